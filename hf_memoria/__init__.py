@@ -1,0 +1,1 @@
+"""Memory for any Hugging Face backbone."""
