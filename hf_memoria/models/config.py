@@ -1,0 +1,120 @@
+"""What a memory adds to the config of a backbone."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedConfig
+
+from hf_memoria.backbones import SPECS, BackboneSpec
+from hf_memoria.models.memory_config import EngramMemoryConfig, memory_config_from
+
+ConfigT = TypeVar("ConfigT", bound=type)
+
+
+class MemoriaConfigMixin:
+    """A backbone's config with a `memory`; list it before the stock config class.
+
+    Attributes:
+        backbone_type: `model_type` of the backbone, whose plain checkpoints load as well.
+        memory: settings of the memory, or None for the backbone as it is.
+    """
+
+    backbone_type: ClassVar[str]
+    model_type: ClassVar[str]
+    memory: EngramMemoryConfig | None
+
+    @property
+    def backbone_spec(self) -> BackboneSpec:
+        """Where things are in the blocks of this family."""
+        return SPECS[self.backbone_type]
+
+    @property
+    def segment_length(self) -> int | None:
+        """Tokens of a segment: what the memory says, else all the positions that the backbone has."""
+        own = self.memory.segment_length if self.memory is not None else None
+        return own or getattr(self, "max_position_embeddings", None)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "memory":
+            value = memory_config_from(value)
+            # While the fields are being filled in, __post_init__ is still to come; after that this is the only check.
+            if value is not None and self.__dict__.get("_post_init_done"):
+                check_memory_fits(self, value)
+        super().__setattr__(name, value)
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)  # type: ignore[misc]
+        if self.memory is not None:
+            check_memory_fits(self, self.memory)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON, the memory's fields among it."""
+        output = super().to_dict()  # type: ignore[misc]
+        output["memory"] = None if self.memory is None else self.memory.to_dict()
+        return output
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read a checkpoint's config; a plain one of the backbone becomes one of this class."""
+        config, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
+        return cls.adopt(config), unused
+
+    @classmethod
+    def adopt(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Turn the config of a plain backbone into one of this class, without memory.
+
+        Raises:
+            ValueError: if it is of another model type.
+        """
+        found = config.get("model_type", cls.model_type)
+        if found not in (cls.model_type, cls.backbone_type):
+            raise ValueError(f"model_type must be {cls.backbone_type!r} or {cls.model_type!r}; got {found!r}.")
+        if found == cls.model_type:
+            return config
+        return {**{k: v for k, v in config.items() if k != "architectures"}, "model_type": cls.model_type}
+
+
+def check_memory_fits(config: Any, memory: EngramMemoryConfig) -> None:
+    """Check the settings of a memory against the backbone that is to have it.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    blocks, positions = config.num_hidden_layers, getattr(config, "max_position_embeddings", None)
+    if memory.cue_layer is not None and config.backbone_spec.causal:
+        raise ValueError(
+            f"cue_layer must be None for {config.backbone_type}; got {memory.cue_layer}. A causal backbone that reads "
+            "what a block made of the same segment would see the future."
+        )
+    if memory.layers and memory.layers[-1] >= blocks:
+        raise ValueError(f"layers must name blocks below {blocks}, which the backbone has; got {memory.layers}.")
+    if memory.segment_length and positions and memory.segment_length > positions:
+        raise ValueError(
+            f"segment_length must be at most the backbone's {positions} positions; got {memory.segment_length}."
+        )
+
+
+def memoria_config(cls: ConfigT) -> ConfigT:
+    """Class decorator: strict field types, whose errors are the ValueError or TypeError that they report."""
+    checked = strict(cls)
+    for name in ("__init__", "__setattr__"):
+        setattr(checked, name, _plain_errors(getattr(checked, name)))
+    return checked
+
+
+def _plain_errors(method: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(method)
+    def call(self: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
+        try:
+            method(self, *args, **kwargs)
+        except StrictDataclassError as error:
+            cause = error.__cause__
+            kind = type(cause) if isinstance(cause, (TypeError, ValueError)) else ValueError
+            raise kind(str(error)) from error
+
+    return call

@@ -1,0 +1,87 @@
+"""One segment of an engram memory around a backbone's forward: what it may read, and what becomes of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_memoria.backbones import Reading
+from hf_memoria.memory import EngramState, Reminded, memorize, remind
+from hf_memoria.models.memory_config import EngramMemoryConfig
+
+
+def starting_state(
+    memory: Any, reset_memory: Tensor | None, *, batch_size: int, like: Tensor, hidden_size: int
+) -> EngramState:
+    """Return the state that a segment starts from: the one given, empty where `reset_memory` says so.
+
+    Raises:
+        TypeError: if `memory` is not an `EngramState` or `reset_memory` not a bool tensor.
+        ValueError: if rows or hidden size are not those of the batch.
+    """
+    if memory is None:
+        memory = EngramState.empty(batch_size, hidden_size, device=like.device, dtype=like.dtype)
+    if not isinstance(memory, EngramState):
+        raise TypeError(f"memory must be an EngramState or None; got {type(memory).__name__}.")
+    if memory.batch_size != batch_size:
+        raise ValueError(
+            f"memory must have a row for each of the batch's {batch_size}; got {memory.batch_size}. Take rows with "
+            "state[rows] and join states with EngramState.cat."
+        )
+    if memory.hidden_size != hidden_size:
+        raise ValueError(f"memory must have the model's hidden size {hidden_size}; got {memory.hidden_size}.")
+    memory = memory.to(like.device, like.dtype)
+    return memory if reset_memory is None else memory.reset(_rows_to_reset(reset_memory, batch_size, like.device))
+
+
+def _rows_to_reset(reset_memory: Any, batch_size: int, device: torch.device) -> Tensor:
+    if not isinstance(reset_memory, Tensor) or reset_memory.dtype != torch.bool:
+        got = reset_memory.dtype if isinstance(reset_memory, Tensor) else type(reset_memory).__name__
+        raise TypeError(f"reset_memory must be a bool tensor of shape [{batch_size}]; got {got}.")
+    if reset_memory.shape != (batch_size,):
+        raise ValueError(
+            f"reset_memory must have shape [{batch_size}], one entry a row; got {list(reset_memory.shape)}."
+        )
+    return reset_memory.to(device)
+
+
+def prepare_reading(
+    state: EngramState, abstractor: nn.Module | None, config: EngramMemoryConfig, segment_mask: Tensor
+) -> tuple[Reading, Reminded]:
+    """Make the working memory of a segment and call up what it reminds of (the design's steps 1 to 5)."""
+    if abstractor is None:
+        working, working_mask = state.cue, state.cue_mask
+    else:
+        working = abstractor(state.cue, state.cue_mask)
+        working_mask = state.cue_mask.any(dim=-1, keepdim=True).expand(working.shape[:2])
+    reminded = remind(
+        state,
+        working.detach(),
+        working_mask,
+        num_reminded_stm=config.num_reminded_stm,
+        num_reminded_ltm=config.num_reminded_ltm,
+        ltm_search_depth=config.ltm_search_depth,
+        correlation_kind=config.correlation,
+    )
+    return Reading(working, working_mask, reminded.data, reminded.mask, segment_mask), reminded
+
+
+def end_segment(
+    state: EngramState, reading: Reading, reminded: Reminded, config: EngramMemoryConfig, final_hidden: Tensor
+) -> EngramState:
+    """Write the segment into memory (the design's steps 6 and 8)."""
+    return memorize(
+        state,
+        reading.working.detach(),
+        reading.working_mask,
+        reminded,
+        reading.mean_attention(),
+        cue=final_hidden,
+        cue_mask=reading.queries_mask,
+        initial_lifespan=config.initial_lifespan,
+        lifespan_extend_scale=config.lifespan_extend_scale,
+        stm_capacity=config.stm_capacity,
+        ltm_capacity=config.ltm_capacity,
+    )

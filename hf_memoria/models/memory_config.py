@@ -1,0 +1,137 @@
+"""Settings of a memory, as they stand in `config.memory`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+from hf_memoria.memory.similarity import CORRELATIONS
+
+GATES = (None, "tanh")
+
+
+@dataclass
+class EngramMemoryConfig:
+    """An engram memory (Memoria, Park & Bak, ICML 2024). The defaults are the paper's for GPT-2.
+
+    Args:
+        num_memories: working-memory vectors that the abstractor makes of a segment; None keeps every position.
+        stm_capacity: short-term engrams of a row before the oldest become long-term.
+        num_reminded_stm: short-term engrams called up for a segment.
+        num_reminded_ltm: long-term engrams called up for a segment.
+        ltm_search_depth: steps of each walk on the co-fire graph.
+        initial_lifespan: steps that an engram lives if it is never reminded.
+        lifespan_extend_scale: steps of life that a reminded engram earns on average.
+        ltm_capacity: long-term engrams of a row at most; None leaves it to their lifespans.
+        layers: blocks that read memory, counted from 0; None is all of them (all after `cue_layer`).
+        cue_layer: block of the same segment whose output makes the working memory, for backbones that are not causal;
+            None takes the final hidden states of the previous segment.
+        correlation: `"logsumexp"`, the paper's ranking, or `"mean_l2"`, that of memoria-pytorch 1.1.0.
+        gate: `"tanh"` multiplies each read by tanh of a learned scalar that starts at zero; None, as in the paper, not.
+        segment_length: tokens of a segment; None is all the positions that the backbone has.
+
+    Raises:
+        TypeError: if a field has the wrong type.
+        ValueError: if its value makes no sense.
+    """
+
+    kind: ClassVar[str] = "engram"
+
+    num_memories: int | None = 50
+    stm_capacity: int = 400
+    num_reminded_stm: int = 50
+    num_reminded_ltm: int = 50
+    ltm_search_depth: int = 10
+    initial_lifespan: int | float = 9
+    lifespan_extend_scale: float = 8.0
+    ltm_capacity: int | None = None
+    layers: list[int] | None = None
+    cue_layer: int | None = None
+    correlation: str = "logsumexp"
+    gate: str | None = None
+    segment_length: int | None = None
+
+    def __post_init__(self) -> None:
+        self.layers = None if self.layers is None else _list_of_counts("layers", self.layers)
+        _count("num_memories", self.num_memories, least=1, optional=True)
+        for name in ("stm_capacity", "num_reminded_stm", "num_reminded_ltm", "ltm_search_depth"):
+            _count(name, getattr(self, name))
+        for name in ("ltm_capacity", "cue_layer"):
+            _count(name, getattr(self, name), optional=True)
+        _count("segment_length", self.segment_length, least=1, optional=True)
+        _number("initial_lifespan", self.initial_lifespan, lambda value: value > 0, "above 0")
+        _number("lifespan_extend_scale", self.lifespan_extend_scale, lambda value: value >= 0, "0 or above")
+        _one_of("correlation", self.correlation, CORRELATIONS)
+        _one_of("gate", self.gate, GATES)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON: the fields and `kind`."""
+        return {"kind": self.kind, **asdict(self)}
+
+
+MemoryConfig = EngramMemoryConfig
+
+KINDS: dict[str, type[MemoryConfig]] = {config.kind: config for config in (EngramMemoryConfig,)}
+
+
+def memory_config_from(value: MemoryConfig | Mapping[str, Any] | None) -> MemoryConfig | None:
+    """Return the settings that `value` holds: themselves, plain JSON with a `kind`, or None.
+
+    Raises:
+        TypeError: if it is something else.
+        ValueError: if the kind or a field is unknown.
+    """
+    if value is None or isinstance(value, tuple(KINDS.values())):
+        return value
+    if not isinstance(value, Mapping):
+        raise TypeError(f"memory must be one of {_names(KINDS.values())}, their JSON, or None; got {value!r}.")
+    given = dict(value)
+    kind = given.pop("kind", None)
+    if kind not in KINDS:
+        raise ValueError(f"memory.kind must be one of {sorted(KINDS)}; got {kind!r}.")
+    known = {field.name for field in fields(KINDS[kind])}
+    unknown = sorted(set(given) - known)
+    if unknown:
+        raise ValueError(
+            f"memory must hold fields of {KINDS[kind].__name__}; got {unknown}, which this version does not know. "
+            "Was it written by a newer version?"
+        )
+    return KINDS[kind](**given)
+
+
+def _names(classes: Any) -> str:
+    return ", ".join(cls.__name__ for cls in classes)
+
+
+def _count(name: str, value: Any, least: int = 0, optional: bool = False) -> None:
+    if value is None and optional:
+        return
+    expected = f"an integer of at least {least}{' or None' if optional else ''}"
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be {expected}; got {value!r}.")
+    if value < least:
+        raise ValueError(f"{name} must be {expected}; got {value!r}.")
+
+
+def _list_of_counts(name: str, value: Any) -> list[int]:
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"{name} must be a list of block numbers or None; got {value!r}.")
+    for item in value:
+        _count(f"every item of {name}", item)
+    if not value or len(set(value)) < len(value):
+        raise ValueError(f"{name} must name at least one block, each once; got {list(value)!r}.")
+    return sorted(value)
+
+
+def _number(name: str, value: Any, allowed: Callable[[float], bool], expected: str) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number {expected}; got {value!r}.")
+    if not math.isfinite(value) or not allowed(value):
+        raise ValueError(f"{name} must be a finite number {expected}; got {value!r}.")
+
+
+def _one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}.")

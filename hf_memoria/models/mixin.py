@@ -1,0 +1,146 @@
+"""What a memory adds to a stock model: the modules, and a state that goes in and comes out of `forward`."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from hf_memoria.backbones import READING, install_engram_memory
+from hf_memoria.models.engram_step import end_segment, prepare_reading, starting_state
+from hf_memoria.models.losses import zero_without_targets
+from hf_memoria.models.outputs import with_memory
+
+MAIN_INPUTS = ("input_ids", "inputs_embeds")
+OWN_ARGUMENTS = ("memory", "reset_memory")
+
+
+class MemoriaMixin:
+    """A stock model whose blocks read a memory; list it before the stock class.
+
+    `forward` takes two arguments more, `memory` (the state after the previous segment, or None for new lanes) and
+    `reset_memory` (bool `[B]`, true where a row starts a new document), and its output has one field more, `memory`,
+    the state after this segment, detached. The model itself keeps nothing between calls. A forward that continues a
+    filled KV cache reads memory and leaves it as it was, since its segment is not over.
+
+    Raises:
+        TypeError, ValueError: from `forward`, if state and batch do not agree.
+    """
+
+    config: Any
+    _forward_names: tuple[str, ...]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        stock = inspect.signature(super(MemoriaMixin, cls).forward)  # type: ignore[misc]
+        cls._forward_names = tuple(stock.parameters)[1:]
+        cls.forward = _with_own_signature(cls.forward, stock, causal_lm="ForCausalLM" in cls.__name__)  # type: ignore[method-assign]
+
+    def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        if self.config.memory is not None:
+            self._install_memory()
+            # Everything else is initialised already and marked so: this reaches what was just added.
+            self.post_init()  # type: ignore[attr-defined]
+
+    def _install_memory(self) -> None:
+        config, memory, spec = self.config, self.config.memory, self.config.backbone_spec
+        install_engram_memory(
+            self.base_model,  # type: ignore[attr-defined]
+            spec,
+            hidden_size=config.hidden_size,
+            intermediate_size=getattr(config, spec.intermediate_size) or 4 * config.hidden_size,
+            num_heads=config.num_attention_heads,
+            num_memories=memory.num_memories,
+            layers=memory.layers,
+            gated=memory.gate is not None,
+            attention_dropout=getattr(config, spec.attention_dropout),
+            output_dropout=getattr(config, spec.output_dropout),
+        )
+
+    def forward(self, *args: Any, memory: Any = None, reset_memory: Tensor | None = None, **kwargs: Any) -> Any:
+        """Run the stock forward over one segment, reading and writing memory; see the class."""
+        kwargs.update(zip(self._forward_names, args, strict=False))
+        if self.config.memory is None:
+            if memory is not None:
+                raise ValueError("memory must be None for a model whose config.memory is None; got a state.")
+            return zero_without_targets(super().forward(**kwargs), kwargs)  # type: ignore[misc]
+        return_dict = kwargs.pop("return_dict", None)
+        output = self._forward_segment(memory, reset_memory, kwargs)
+        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+    def _forward_segment(self, memory: Any, reset_memory: Tensor | None, kwargs: dict[str, Any]) -> ModelOutput:
+        like = self._main_input(kwargs)
+        embedding = self.get_input_embeddings().weight  # type: ignore[attr-defined]
+        state = starting_state(
+            memory,
+            reset_memory,
+            batch_size=like.shape[0],
+            like=torch.empty(0, device=like.device, dtype=embedding.dtype),
+            hidden_size=self.config.hidden_size,
+        )
+        mask = _segment_mask(kwargs.get("attention_mask"), like)
+        base = self.base_model  # type: ignore[attr-defined]
+        reading, reminded = prepare_reading(state, getattr(base, "abstractor", None), self.config.memory, mask)
+        continues = _cached_length(kwargs.get("past_key_values")) > 0
+        output = super().forward(**kwargs, **{READING: reading}, return_dict=True)  # type: ignore[misc]
+        if not continues:
+            final = reading.final_hidden if base is not self else output[0].detach()
+            state = end_segment(state, reading, reminded, self.config.memory, final)
+        return with_memory(zero_without_targets(output, kwargs), state)
+
+    def _main_input(self, kwargs: dict[str, Any]) -> Tensor:
+        found = [kwargs[name] for name in MAIN_INPUTS if kwargs.get(name) is not None]
+        if len(found) != 1:
+            raise ValueError(f"exactly one of {' and '.join(MAIN_INPUTS)} must be given; got {len(found)}.")
+        return found[0]
+
+    @init.guard_torch_init_functions()
+    def initialize_weights(self) -> None:
+        """Initialise what no checkpoint gave, the memory's own parameters by their own rule."""
+        for module in self.base_model.modules():  # type: ignore[attr-defined]
+            if hasattr(module, "reset_memory_parameters"):
+                module.reset_memory_parameters()
+        super().initialize_weights()  # type: ignore[misc]
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """As in Transformers, except that the reentrant form is refused: it drops gradients of the working memory."""
+        if self.config.memory is not None and (gradient_checkpointing_kwargs or {}).get("use_reentrant"):
+            raise ValueError(
+                "gradient_checkpointing_kwargs['use_reentrant'] must be False for a model with memory; got True."
+            )
+        super().gradient_checkpointing_enable(gradient_checkpointing_kwargs)  # type: ignore[misc]
+
+
+def _segment_mask(attention_mask: Tensor | None, like: Tensor) -> Tensor:
+    """Return the real positions of a segment, bool `[B, T]`."""
+    batch, length = like.shape[:2]
+    if attention_mask is None or attention_mask.dim() != 2:
+        return torch.ones(batch, length, dtype=torch.bool, device=like.device)
+    # With a KV cache the mask covers what came before as well; the segment is its end.
+    return attention_mask[:, -length:].to(torch.bool)
+
+
+def _cached_length(cache: Any) -> int:
+    return 0 if cache is None else int(cache.get_seq_length())
+
+
+def _with_own_signature(forward: Any, stock: inspect.Signature, causal_lm: bool) -> Any:
+    """Return `forward` under the stock signature plus ours, which Trainer and generate() look at."""
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return forward(self, *args, **kwargs)
+
+    # Trainer drops dataset columns that are not named here.
+    names = (*OWN_ARGUMENTS, "shift_labels") if causal_lm else OWN_ARGUMENTS
+    own = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in names]
+    parameters = [p for p in stock.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    rest = [p for p in stock.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
+    call.__signature__ = stock.replace(parameters=[*parameters, *own, *rest])  # type: ignore[attr-defined]
+    call.__doc__, call.__name__, call.__qualname__ = forward.__doc__, "forward", forward.__qualname__
+    return call

@@ -1,0 +1,64 @@
+"""From a model that somebody has to one with a memory, weights and all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from hf_memoria.models.families import MEMORIA_CLASSES
+from hf_memoria.models.memory_config import MemoryConfig
+from hf_memoria.models.mixin import MemoriaMixin
+
+OWN_NAMES = ("memory", "abstractor")
+"""Every parameter that a memory adds has one of these words in its name, and none of a backbone has."""
+
+
+def is_memory_parameter(name: str) -> bool:
+    """Whether a parameter's name says that it belongs to the memory."""
+    return any(word in name for word in OWN_NAMES)
+
+
+def wrap(model: PreTrainedModel, memory: MemoryConfig | dict[str, Any] | None = None) -> PreTrainedModel:
+    """Return a copy of a model with a memory: the same weights, and new ones for the memory.
+
+    A model that has a memory already keeps its weights as far as they fit the new settings; `memory=None` takes the
+    memory away.
+
+    Args:
+        model: a stock model of a known family, or one of this package; it stays as it is.
+        memory: the memory's settings, or None for the backbone as it is.
+
+    Raises:
+        TypeError: if the model is of no known class.
+    """
+    cls = _memoria_class(model)
+    config = cls.config_class(**cls.config_class.adopt(model.config.to_dict()) | {"memory": memory})
+    config._attn_implementation = model.config._attn_implementation
+    wrapped = cls(config).to(device=model.device, dtype=model.dtype)
+    _copy_weights(model, wrapped)
+    if getattr(model, "generation_config", None) is not None:
+        wrapped.generation_config = type(model.generation_config).from_dict(model.generation_config.to_dict())
+    return wrapped.train(model.training)
+
+
+def _memoria_class(model: PreTrainedModel) -> Any:
+    if isinstance(model, MemoriaMixin):
+        return type(model)
+    if type(model) not in MEMORIA_CLASSES:
+        known = ", ".join(sorted(cls.__name__ for cls in MEMORIA_CLASSES))
+        raise TypeError(f"model must be one of {known}; got {type(model).__name__}.")
+    return MEMORIA_CLASSES[type(model)]
+
+
+def _copy_weights(source: PreTrainedModel, target: PreTrainedModel) -> None:
+    shapes = {name: value.shape for name, value in target.state_dict().items()}
+    weights = {
+        name: value
+        for name, value in source.state_dict().items()
+        if not is_memory_parameter(name) or shapes.get(name) == value.shape
+    }
+    result = target.load_state_dict(weights, strict=False)
+    lost = [name for name in (*result.missing_keys, *result.unexpected_keys) if not is_memory_parameter(name)]
+    if lost:
+        raise ValueError(f"weights of model must be those of {type(target).__name__}; these differ: {lost}.")

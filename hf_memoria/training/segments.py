@@ -1,0 +1,199 @@
+"""From documents to segments: lanes of whole documents, laid out step by step for a sequential sampler."""
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, List, Value
+from datasets.fingerprint import Hasher
+from transformers import PreTrainedTokenizerBase
+
+from .lanes import LaneLayout, assign_lanes, record_layout
+
+_IGNORED = -100
+_FEATURES = Features(
+    input_ids=List(Value("int32")),
+    attention_mask=List(Value("int8")),
+    labels=List(Value("int32")),
+    shift_labels=List(Value("int32")),
+    reset_memory=Value("bool"),
+)
+# Documents can be books: few enough a batch that the tokenizer's own bookkeeping for a batch stays small.
+_DOCUMENTS_A_BATCH = 32
+
+
+def segment_documents(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase | None = None, *, segment_length: int, lanes: int
+) -> Dataset:
+    """Cut documents into segments, laid out over lanes so that a sequential sampler keeps every lane contiguous.
+
+    A lane is a sequence of whole documents read one after another. Documents go, in their order, each to the lane that
+    has the fewest segments so far. Row k of the result belongs to step k // lanes and lane k % lanes, so `lanes` is
+    the batch size per device times the number of processes. Lanes that end early are filled up with rows that are all
+    padding. No token is dropped; empty documents are left out.
+
+    `shift_labels[i]` is the document's next token after position i, also where that one is the first of the next
+    segment: every token of a document but its first is scored exactly once. `labels` are the ids that were read.
+
+    Rows are written once to the cache of `datasets` and read from there; the same call finds them again.
+
+    Args:
+        dataset: one document a row, in a "text" column, or in "input_ids" when `tokenizer` is None.
+        tokenizer: turns text into ids, with the special tokens that it adds by default. Its pad token fills up rows.
+        segment_length: positions of every row.
+        lanes: number of lanes.
+
+    Returns:
+        Columns input_ids, attention_mask, labels, shift_labels (each [segment_length]) and reset_memory (a bool, True
+        at the first segment of a document). `lane_layout` reads the two numbers back from the result.
+
+    Raises:
+        TypeError: `dataset`, `tokenizer`, a column or a number is of the wrong type.
+        ValueError: a column is missing, a document is None, there is no token, there are fewer documents than lanes,
+            or a number is below 1.
+
+    Example:
+        >>> documents = Dataset.from_dict({"input_ids": [[1, 2, 3, 4, 5], [6, 7, 8]]})
+        >>> segment_documents(documents, segment_length=4, lanes=2)
+
+        step lane | input_ids  | attention_mask | labels                 | shift_labels           | reset_memory
+        0    0    | 1, 2, 3, 4 | 1, 1, 1, 1     | 1, 2, 3, 4             | 2, 3, 4, 5             | True
+        0    1    | 6, 7, 8, 0 | 1, 1, 1, 0     | 6, 7, 8, -100          | 7, 8, -100, -100       | True
+        1    0    | 5, 0, 0, 0 | 1, 0, 0, 0     | 5, -100, -100, -100    | -100, -100, -100, -100 | False
+        1    1    | 0, 0, 0, 0 | 0, 0, 0, 0     | -100, -100, -100, -100 | -100, -100, -100, -100 | False
+    """
+    layout = LaneLayout(lanes=lanes, segment_length=segment_length)
+    _check_input(dataset, tokenizer)
+    tokens = _tokenized(dataset, tokenizer) if tokenizer is not None else dataset.select_columns("input_ids")
+    tokens = tokens.with_format("arrow")
+    plan = assign_lanes(_token_counts(tokens), layout)
+    pad = 0 if tokenizer is None or tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    result = _build(tokens, plan, segment_length, pad)
+    record_layout(result, layout)
+    return result
+
+
+def _check_input(dataset: Any, tokenizer: Any) -> None:
+    if not isinstance(dataset, Dataset):
+        got = f"{type(dataset).__module__.split('.')[0]}.{type(dataset).__name__}".removeprefix("builtins.")
+        raise TypeError(f"segment_documents: `dataset` must be a datasets.Dataset, got {got}. {_remedy(dataset)}")
+    if tokenizer is not None and not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise TypeError(
+            "segment_documents: `tokenizer` must be a transformers tokenizer or None, "
+            f"got {type(tokenizer).__name__}. Load one with AutoTokenizer.from_pretrained."
+        )
+    if tokenizer is None:
+        remedy = "Give one list of token ids a row, or pass a tokenizer to read a text column."
+        _check_column(dataset, "input_ids", "flat lists of ints", _holds_ids, remedy)
+    else:
+        remedy = "Give one string a row, or leave `tokenizer` out to read ids in a column input_ids."
+        _check_column(dataset, "text", "strings", _holds_text, remedy)
+
+
+def _remedy(dataset: Any) -> str:
+    if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
+        return "Pass one of its splits, such as dataset['train']."
+    if isinstance(dataset, IterableDataset):
+        return "Lanes are laid out over all documents: collect the stream first, with datasets.Dataset.from_generator."
+    return "Make one with datasets.Dataset.from_dict({'text': [...]}) or datasets.load_dataset."
+
+
+def _check_column(dataset: Dataset, name: str, expected: str, holds: Callable[[Any], bool], remedy: str) -> None:
+    if name not in dataset.column_names:
+        raise ValueError(
+            f"segment_documents: `dataset` must have a column {name!r}, its columns are {dataset.column_names}. "
+            f"Rename the column that holds the documents with dataset.rename_column. {remedy}"
+        )
+    found = dataset.features.arrow_schema.field(name).type
+    if len(dataset) and not pa.types.is_null(found) and not holds(found):
+        raise TypeError(f"segment_documents: column {name!r} must hold {expected}, got {found}. {remedy}")
+    for start, column in _batches(dataset.with_format("arrow"), name):
+        if column.null_count:
+            row = start + pc.index(pc.is_null(column), True).as_py()
+            raise ValueError(
+                f"segment_documents: column {name!r} must hold {expected}, got None in row {row}. "
+                "Leave such rows out with dataset.filter."
+            )
+
+
+def _holds_text(found: Any) -> bool:
+    return pa.types.is_string(found) or pa.types.is_large_string(found)
+
+
+def _holds_ids(found: Any) -> bool:
+    is_list = pa.types.is_list(found) or pa.types.is_large_list(found) or pa.types.is_fixed_size_list(found)
+    return is_list and (pa.types.is_integer(found.value_type) or pa.types.is_null(found.value_type))
+
+
+def _batches(dataset: Dataset, name: str) -> Iterator[tuple[int, Any]]:
+    start = 0
+    for batch in dataset.iter(batch_size=_DOCUMENTS_A_BATCH):
+        yield start, batch[name]
+        start += len(batch)
+
+
+def _tokenized(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    # Nested, because the cache's key then takes in the code of the function, not just its name.
+    def tokenize(batch: dict[str, list[str]]) -> dict[str, Any]:
+        # verbose=False: that a document is longer than the model's maximum is what segments are for.
+        return {"input_ids": tokenizer(batch["text"], truncation=False, padding=False, verbose=False)["input_ids"]}
+
+    texts = dataset.with_format(None).select_columns("text")
+    ids = Features(input_ids=List(Value("int32")))
+    size = _DOCUMENTS_A_BATCH
+    return texts.map(tokenize, batched=True, batch_size=size, features=ids, remove_columns="text", desc="Tokenizing")
+
+
+def _token_counts(tokens: Dataset) -> np.ndarray:
+    counts = [np.zeros(0, dtype=np.int64)]
+    for start, column in _batches(tokens, "input_ids"):
+        if pc.list_flatten(column).null_count:
+            raise TypeError(
+                "segment_documents: column 'input_ids' must hold flat lists of ints, got a list with None in it in "
+                f"rows {start} to {start + len(column) - 1}. Remove the None or put the id of an unknown token there."
+            )
+        counts.append(pc.list_value_length(column).to_numpy().astype(np.int64))
+    return np.concatenate(counts)
+
+
+def _build(tokens: Dataset, plan: tuple[np.ndarray, ...], segment_length: int, pad: int) -> Dataset:
+    # The default key of the cache names functions without what they do: rows of an older version would come back.
+    code = inspect.getsource(sys.modules[__name__])
+    return Dataset.from_generator(
+        _rows,
+        features=_FEATURES,
+        gen_kwargs={"tokens": tokens, "plan": plan, "segment_length": segment_length, "pad": pad},
+        fingerprint=Hasher.hash((code, tokens._fingerprint, plan, segment_length, pad)),
+    )
+
+
+def _rows(tokens: Dataset, plan: tuple[np.ndarray, ...], segment_length: int, pad: int) -> Iterator[dict[str, Any]]:
+    filler = _row([], False, segment_length, pad)
+    lanes = (_lane(tokens, documents, segment_length, pad) for documents in plan)
+    for step in zip_longest(*lanes, fillvalue=filler):
+        yield from step
+
+
+def _lane(tokens: Dataset, documents: np.ndarray, segment_length: int, pad: int) -> Iterator[dict[str, Any]]:
+    for document in documents.tolist():
+        ids = tokens[document]["input_ids"][0].values
+        for start in range(0, len(ids), segment_length):
+            # One more than fits: the last position of a segment predicts the first token of the next.
+            yield _row(ids[start : start + segment_length + 1].to_pylist(), start == 0, segment_length, pad)
+
+
+def _row(ids: list[int], first: bool, segment_length: int, pad: int) -> dict[str, Any]:
+    read, targets = ids[:segment_length], ids[1:]
+    empty = segment_length - len(read)
+    return {
+        "input_ids": read + [pad] * empty,
+        "attention_mask": [1] * len(read) + [0] * empty,
+        "labels": read + [_IGNORED] * empty,
+        "shift_labels": targets + [_IGNORED] * (segment_length - len(targets)),
+        "reset_memory": first,
+    }

@@ -1,0 +1,168 @@
+"""Which documents does a recipe read? The user's files or data set, or the prose that ships with Python itself."""
+
+import ast
+import glob
+import os
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_dataset
+
+# Not documentation of the standard library: tests, other people's packages, scripts, platform configuration.
+NOT_DOCUMENTATION = (
+    "test",
+    "tests",
+    "idle_test",
+    "idlelib",
+    "lib2to3",
+    "site-packages",
+    "dist-packages",
+    "turtledemo",
+)
+READERS = {".txt": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+
+
+def load_corpus(
+    train_file: list[str] | None = None,
+    validation_file: list[str] | None = None,
+    dataset_name: str | None = None,
+    dataset_config: str | None = None,
+) -> tuple[Dataset, Dataset]:
+    """Return the training and the validation documents, with columns `title` and `text`.
+
+    Without a file or a data set these are Python's own documentation. Where there is no validation part, every tenth
+    document of the training part becomes one.
+    """
+    if train_file and dataset_name:
+        raise ValueError(f"train_file must be left out when dataset_name is given; got both ({dataset_name!r}).")
+    if validation_file and not train_file:
+        raise ValueError("validation_file needs train_file; got none. Give both, or neither.")
+    if dataset_name:
+        splits = load_dataset(dataset_name, dataset_config)
+        validation = splits.get("validation") or splits.get("test")
+        train, validation = (
+            _documents(splits["train"], dataset_name),
+            validation and _documents(validation, dataset_name),
+        )
+    elif train_file:
+        train, validation = read_files(train_file), read_files(validation_file) if validation_file else None
+    else:
+        train, validation = Dataset.from_list(list(python_documentation())), None
+    return (train, validation) if validation is not None else hold_out_every_tenth(train)
+
+
+def read_files(patterns: list[str]) -> Dataset:
+    """Read txt (one document a file), json, jsonl or parquet files (one document a row), folders and globs of them."""
+    files = [file for pattern in patterns for file in _matching_files(pattern)]
+    suffixes = {Path(file).suffix.lower() for file in files}
+    if len(suffixes) != 1 or not suffixes <= set(READERS):
+        raise ValueError(
+            f"files must all be of one kind out of {', '.join(READERS)}; got {sorted(suffixes)} in {files}."
+        )
+    reader = READERS[suffixes.pop()]
+    options: dict[str, Any] = {"sample_by": "document"} if reader == "text" else {}
+    documents = load_dataset(reader, data_files=files, split="train", **options)
+    if reader == "text" and len(documents) == len(files):
+        documents = documents.add_column("title", [Path(file).stem for file in files])
+    return _documents(documents, ", ".join(files))
+
+
+def hold_out_every_tenth(documents: Dataset) -> tuple[Dataset, Dataset]:
+    """Split off every tenth document (at least the last one) for validation, always the same ones."""
+    if len(documents) < 2:
+        raise ValueError(f"a split needs at least 2 documents; got {len(documents)}. Give validation_file.")
+    held_out = list(range(9, len(documents), 10)) or [len(documents) - 1]
+    kept = sorted(set(range(len(documents))) - set(held_out))
+    return documents.select(kept), documents.select(held_out)
+
+
+def python_documentation(minimum_length: int = 10_000) -> Iterator[dict[str, str]]:
+    """Yield Python's language reference and the docstrings of its standard library as documents.
+
+    A topic of `pydoc_data.topics`, or a module's docstrings in source order, is a chapter; short ones are joined with
+    their alphabetical neighbours until a document has `minimum_length` characters. The topics quote one another, and
+    methods repeat docstrings: of every paragraph only the first copy is kept, so that none is in both splits.
+    """
+    seen: set[str] = set()
+    for chapters in (_language_reference(), _library_docstrings()):
+        titles, texts = [], []
+        for title, text in chapters:
+            text = _drop_seen_paragraphs(text, seen)
+            if text:
+                titles.append(title)
+                texts.append(f"{title}\n\n{text}")
+            if sum(map(len, texts)) >= minimum_length:
+                yield {"title": ", ".join(titles), "text": "\n\n\n".join(texts)}
+                titles, texts = [], []
+        if texts:
+            yield {"title": ", ".join(titles), "text": "\n\n\n".join(texts)}
+
+
+def _language_reference() -> list[tuple[str, str]]:
+    """Return the topics; the long ones come first because they contain the short ones, and stay whole that way."""
+    from pydoc_data.topics import topics
+
+    return sorted(topics.items(), key=lambda topic: (-len(topic[1]), topic[0]))
+
+
+def _library_docstrings() -> list[tuple[str, str]]:
+    """Return (module, all its docstrings) of the standard library, in alphabetical order.
+
+    The sources are parsed, never imported, so it does not matter what is installed or how Python was started.
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    chapters = []
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        if not any(part in NOT_DOCUMENTATION or part.startswith("config-") for part in parts):
+            chapters.append((".".join(parts).removesuffix(".__init__"), "\n\n".join(_docstrings(path))))
+    return chapters
+
+
+def _docstrings(path: Path) -> list[str]:
+    """Return the docstrings of a source file, from top to bottom."""
+    try:
+        nodes = ast.walk(ast.parse(path.read_bytes()))
+    except SyntaxError:  # a template, not a module
+        return []
+    documented = [
+        n for n in nodes if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    documented.sort(key=lambda node: getattr(node, "lineno", 0))
+    return [text for text in map(ast.get_docstring, documented) if text]
+
+
+def _drop_seen_paragraphs(text: str, seen: set[str]) -> str:
+    """Return the paragraphs of a text that are not in `seen` yet, and add them to it."""
+    kept = []
+    for paragraph in text.split("\n\n"):
+        words = " ".join(paragraph.split())
+        if words and words not in seen:
+            seen.add(words)
+            kept.append(paragraph)
+    return "\n\n".join(kept)
+
+
+def _matching_files(pattern: str) -> list[str]:
+    """Return the files of a path, a folder or a glob, in alphabetical order."""
+    if os.path.isdir(pattern):
+        files = [str(file) for file in Path(pattern).iterdir() if file.suffix.lower() in READERS]
+    else:
+        files = [file for file in glob.glob(os.path.expanduser(pattern), recursive=True) if os.path.isfile(file)]
+    if not files:
+        raise FileNotFoundError(f"train_file and validation_file must name text to read; {pattern!r} matches no file.")
+    return sorted(files)
+
+
+def _documents(rows: Dataset, source: str) -> Dataset:
+    """Keep `title` (or a number in its place) and `text` of the rows that have any text."""
+    if "text" not in rows.column_names:
+        raise ValueError(
+            f"documents must be in a column 'text'; got {rows.column_names} in {source}. Rename the column."
+        )
+    rows = rows.filter(lambda text: bool(text and text.strip()), input_columns="text")
+    if "title" not in rows.column_names:
+        rows = rows.add_column("title", [f"document {number}" for number in range(len(rows))])
+    return rows.select_columns(["title", "text"])

@@ -1,0 +1,52 @@
+"""What does a scored token cost, and which sliding window costs as much as the memory?
+
+Floating point operations of the forward pass, two for each multiplication and addition. T tokens in a segment, D
+hidden size, W working-memory vectors, K reminded engrams, M engrams held.
+"""
+
+from transformers import PreTrainedModel
+
+from hf_memoria import EngramMemoryConfig
+
+
+def block_flops(backbone: PreTrainedModel, length: int) -> float:
+    """Return the cost of reading `length` tokens with the blocks of a backbone, without embeddings and head.
+
+    Two operations for each parameter of the blocks and token (Kaplan et al. 2020, section 2.1), and in each block
+    2 T^2 D for the attention scores and as much for the weighted sum of the values.
+    """
+    config, embeddings = backbone.config, backbone.get_input_embeddings().weight.numel()
+    parameters = sum(weight.numel() for name, weight in backbone.base_model.named_parameters() if "wpe" not in name)
+    attention = 4 * length**2 * config.hidden_size * config.num_hidden_layers
+    return 2.0 * (parameters - embeddings) * length + attention
+
+
+def memory_flops(backbone: PreTrainedModel, memory: EngramMemoryConfig, length: int, engrams: float) -> float:
+    """Return the extra cost of a segment of `length` tokens: abstractor, search, and two reads in every block.
+
+    Abstractor: keys and values of the cue (4 T D^2), scores and weighted sum (4 W T D), two linear layers of width 4 D
+    (16 W D^2). Search: distances from the working memory to the engrams held (2 W M D). A read: query and output of
+    every token (4 T D^2), keys and values of what is read (4 N D^2), scores and weighted sum (4 T N D), with N = W for
+    the first read and N = K for the second.
+    """
+    D, W = backbone.config.hidden_size, memory.num_memories or length
+    K = memory.num_reminded_stm + memory.num_reminded_ltm
+    abstractor = 4 * length * D**2 + 4 * W * length * D + 16 * W * D**2 if memory.num_memories else 0
+    reads = sum(4 * length * D**2 + 4 * N * D**2 + 4 * length * N * D for N in (W, K))
+    layers = backbone.config.num_hidden_layers if memory.layers is None else len(memory.layers)
+    return float(abstractor + 2 * W * engrams * D + layers * reads)
+
+
+def matched_stride(
+    backbone: PreTrainedModel, memory: EngramMemoryConfig, *, length: int, window: int, engrams: float
+) -> tuple[int, float]:
+    """Return the stride at which a sliding window costs as much for each scored token as the memory, and the ratio.
+
+    The memory model pays for its blocks and its memory once in `length` tokens, the sliding window for its blocks
+    once in `stride` tokens; both pay for the head only where they score. The ratio is sliding / memory at the stride
+    taken.
+    """
+    head = 2.0 * backbone.config.hidden_size * backbone.config.vocab_size
+    with_memory = (block_flops(backbone, length) + memory_flops(backbone, memory, length, engrams)) / length
+    stride = min(max(round(block_flops(backbone, window) / with_memory), 1), window)
+    return stride, (block_flops(backbone, window) / stride + head) / (with_memory + head)

@@ -1,0 +1,35 @@
+"""What is trained, and with which optimizer?"""
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+
+
+def small_gpt2(
+    *, vocabulary: int, end_of_text: int, positions: int, layers: int, hidden_size: int, heads: int, dropout: float
+) -> GPT2LMHeadModel:
+    """Return a GPT-2 with random weights."""
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=vocabulary,
+            n_positions=positions,
+            n_layer=layers,
+            n_embd=hidden_size,
+            n_head=heads,
+            resid_pdrop=dropout,
+            embd_pdrop=dropout,
+            attn_pdrop=dropout,
+            bos_token_id=end_of_text,
+            eos_token_id=end_of_text,
+        )
+    )
+
+
+def adamw(model: PreTrainedModel, learning_rate: float, memory_learning_rate: float | None) -> torch.optim.AdamW:
+    """Return AdamW without weight decay, with a learning rate of their own for the parameters that a memory adds."""
+    backbone, memory = [], []
+    for name, weight in model.named_parameters():
+        (memory if "memory" in name or "abstractor" in name else backbone).append(weight)
+    groups = [{"params": backbone, "lr": learning_rate}]
+    if memory:
+        groups.append({"params": memory, "lr": memory_learning_rate or learning_rate})
+    return torch.optim.AdamW(groups, weight_decay=0.0)

@@ -1,0 +1,248 @@
+"""Train a language model with an engram memory and the same backbone without, and compare them on held-out documents.
+
+    python recipes/language_modeling.py                                             # from nothing, in a few minutes
+    python recipes/language_modeling.py --config recipes/configs/language_modeling/gutenberg.yaml \\
+        --train_file books/*.txt --validation_file held_out/*.txt --seeds 0,1,2      # yours
+
+Without a corpus it reads the documentation that ships with Python, without a checkpoint it trains a small GPT-2 and its
+tokenizer from nothing. Both arms get the same initial weights of the backbone, the same segments in the same order and
+the same schedule. Settings are the fields of `Arguments`; their values are in configs/language_modeling/base.yaml.
+"""
+
+import argparse
+import copy
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from common.config import parse_arguments
+from common.corpus import load_corpus
+from common.evaluation import score_windows, score_with_memory
+from common.flops import matched_stride
+from common.generation import continue_prompt, generate_in_new_process
+from common.report import (
+    CASES,
+    format_sliding_window,
+    format_table,
+    plot,
+    seeds_summary,
+    summarise_cases,
+    timed,
+    versions,
+    write_json,
+)
+from common.tokenizer import encode_documents, scored_bytes, train_tokenizer
+from common.training import adamw, small_gpt2
+from datasets import Dataset
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from hf_memoria import EngramMemoryConfig, MemoriaCallback, segment_documents, wrap
+
+CONFIGS = Path(__file__).resolve().parent / "configs" / "language_modeling"
+
+
+def setting(text: str, **default: Any) -> Any:
+    """Return a dataclass field with its help text."""
+    return field(metadata={"help": text}, **default)
+
+
+@dataclass(kw_only=True)
+class Arguments:
+    """The settings; those without a default have their value in base.yaml."""
+
+    train_file: list[str] | None = setting("txt, json(l) or parquet files, folders or globs.", default=None)
+    validation_file: list[str] | None = setting("The same to evaluate on; else every tenth document.", default=None)
+    dataset_name: str | None = setting("A data set for datasets.load_dataset, with a column 'text'.", default=None)
+    dataset_config: str | None = setting("Its configuration.", default=None)
+    model_name_or_path: str | None = setting("Checkpoint to fine-tune with its own tokenizer.", default=None)
+    output_dir: Path = setting("Where results, plot and model go.")
+    seeds: list[str] = setting("One or more, as 0,1,2.")
+
+    vocabulary_size: int = setting("Of the tokenizer trained here.")
+    layers: int = setting("Blocks of the backbone trained from nothing.")
+    hidden_size: int = setting("Its width.")
+    heads: int = setting("Its attention heads.")
+    dropout: float = setting("Its dropout.")
+
+    num_memories: int = setting("Working-memory vectors that a segment leaves.")
+    stm_capacity: int = setting("Short-term engrams before the oldest become long-term.")
+    num_reminded_stm: int = setting("Short-term engrams reminded for a segment.")
+    num_reminded_ltm: int = setting("Long-term engrams reminded for a segment.")
+    gate: Literal["none", "tanh"] = setting("tanh: reads grow from zero, for pretrained backbones.")
+
+    segment_length: int = setting("Tokens of a segment; the positions of a backbone trained from nothing.")
+    lanes: int = setting("Documents read side by side: the batch size.")
+    epochs: float = setting("Passes over the training documents, unless max_steps is given.")
+    max_steps: int = setting("Optimizer steps; -1: as many as epochs say.")
+    learning_rate: float = setting("Peak of a cosine schedule with 5 % warm-up.")
+    memory_learning_rate: float | None = setting("For the memory's own parameters; else the same.", default=None)
+    trainer_arguments: str = setting('JSON of further TrainingArguments, as {"bf16": true}.', default="{}")
+
+    evaluation_batch_size: int = setting("Rows of an evaluation batch.")
+    sliding_window: int | None = setting("Tokens a sliding window sees; else segment_length.", default=None)
+    generate_from: Path | None = setting(argparse.SUPPRESS, default=None)
+
+    def memory(self) -> EngramMemoryConfig:
+        """Return the settings of the memory."""
+        names = ("num_memories", "stm_capacity", "num_reminded_stm", "num_reminded_ltm", "segment_length")
+        gate = None if self.gate == "none" else self.gate
+        return EngramMemoryConfig(**{name: getattr(self, name) for name in names}, gate=gate)
+
+
+def main(args: Arguments) -> dict[str, Any]:
+    """Run every seed; return (and write) the results, of several seeds their mean and spread."""
+    if args.generate_from is not None:
+        continue_prompt(args.generate_from)
+        return {}
+    train, validation = load_corpus(args.train_file, args.validation_file, args.dataset_name, args.dataset_config)
+    if args.model_name_or_path:
+        tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
+    else:
+        tokenizer = train_tokenizer(train["text"], args.vocabulary_size)
+    train, validation = encode_documents(train, tokenizer), encode_documents(validation, tokenizer)
+    seeds = [int(seed) for seed in ",".join(args.seeds).split(",")]
+    if len(seeds) == 1:
+        return run(args, seeds[0], train, validation, tokenizer)
+    runs = [
+        run(replace(args, output_dir=args.output_dir / f"seed_{seed}"), seed, train, validation, tokenizer)
+        for seed in seeds
+    ]
+    summary = seeds_summary(runs)
+    write_json(summary, args.output_dir / "results.json")
+    print(f"\nMean over seeds {seeds} ± standard deviation of a seed\n{format_table(summary['cases'])}")
+    return summary
+
+
+def run(
+    args: Arguments, seed: int, train: Dataset, validation: Dataset, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    """Train both arms from one seed, evaluate them, and leave results, plot, model and a continuation in a folder."""
+    corpus = {
+        split: {"documents": len(documents), "tokens": sum(map(len, documents["input_ids"]))}
+        for split, documents in (("train", train), ("validation", validation))
+    }
+    print(f"\nSeed {seed}: {corpus}")
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    seconds: dict[str, float] = {}
+    models = build_arms(args, tokenizer, seed)
+    segments = segment_documents(train.shuffle(seed), segment_length=args.segment_length, lanes=args.lanes)
+    losses = {}
+    for arm, model in models.items():
+        with timed(seconds, f"train {arm}"):
+            losses[arm] = train_arm(arm, model, segments, args, seed)
+    with timed(seconds, "evaluate"):
+        scores, sliding = evaluate(models, validation["input_ids"], args)
+    cases = summarise_cases(scores, scored_bytes(validation, tokenizer), args.segment_length)
+    print(f"\nValidation on {len(validation)} documents; ± is the standard error over documents")
+    print(f"{format_table(cases)}\n{format_sliding_window(sliding)}")
+    models["memory"].save_pretrained(args.output_dir / "model")
+    tokenizer.save_pretrained(args.output_dir / "model")
+    with timed(seconds, "generate"):
+        longest = max(validation["input_ids"], key=len)
+        generated = generate_in_new_process(Path(__file__), args.output_dir, longest, args.segment_length)
+    results = {
+        "seed": seed,
+        "cases": cases,
+        "sliding_window": sliding,
+        "corpus": corpus,
+        "validation_titles": validation["title"][:],
+        "parameters": {arm: model.num_parameters() for arm, model in models.items()},
+        "training_loss": losses,
+        "seconds": seconds,
+        "generated": generated,
+        "arguments": asdict(args),
+        "versions": versions(),
+    }
+    write_json(results, args.output_dir / "results.json")
+    plot(losses, cases, args.output_dir / "results.png")
+    print(f"\nSeconds: {seconds}\nResults, plot and model are in {args.output_dir}")
+    return results
+
+
+def build_arms(args: Arguments, tokenizer: PreTrainedTokenizerBase, seed: int) -> dict[str, PreTrainedModel]:
+    """Return the model with memory and the one without, whose backbones have the same weights."""
+    set_seed(seed)
+    if args.model_name_or_path:
+        backbone = AutoModelForCausalLM.from_pretrained(args.model_name_or_path)
+    else:
+        backbone = small_gpt2(
+            vocabulary=len(tokenizer),
+            end_of_text=tokenizer.eos_token_id,
+            positions=args.segment_length,
+            layers=args.layers,
+            hidden_size=args.hidden_size,
+            heads=args.heads,
+            dropout=args.dropout,
+        )
+    plain = wrap(copy.deepcopy(backbone), memory=None)
+    memory = wrap(backbone, memory=args.memory())
+    weights = memory.state_dict()
+    assert all(torch.equal(weights[name], weight) for name, weight in plain.state_dict().items())
+    return {"memory": memory, "plain": plain}
+
+
+def train_arm(
+    arm: str, model: PreTrainedModel, segments: Dataset, args: Arguments, seed: int
+) -> list[tuple[int, float]]:
+    """Train a model with the plain Trainer; return (step, mean loss since the one before) of every logging step."""
+    settings = {
+        "output_dir": str(args.output_dir / "trainer" / arm),
+        "per_device_train_batch_size": args.lanes,
+        "train_sampling_strategy": "sequential",
+        "num_train_epochs": args.epochs,
+        "max_steps": args.max_steps,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.05,
+        "logging_steps": 0.025,
+        "save_strategy": "no",
+        "report_to": "none",
+        "seed": seed,
+    }
+    callbacks = [MemoriaCallback()] if model.config.memory is not None else []
+    trainer = Trainer(
+        model,
+        TrainingArguments(**{**settings, **json.loads(args.trainer_arguments)}),
+        train_dataset=segments,
+        optimizers=(adamw(model, args.learning_rate, args.memory_learning_rate), None),
+        callbacks=callbacks,
+    )
+    print(f"\nTraining: {CASES[arm]}, {model.num_parameters():,} parameters")
+    trainer.train()
+    return [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+
+
+def evaluate(
+    models: dict[str, PreTrainedModel], documents: list[list[int]], args: Arguments
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Return the scores of every case, and what the sliding window was matched to."""
+    documents, length = [list(document) for document in documents], args.segment_length
+    memory, plain = models["memory"], models["plain"]
+    batch = {"batch_size": args.evaluation_batch_size}
+    read = score_with_memory(memory, documents, segment_length=length, **batch, description="Memory on, and shuffled")
+    window = args.sliding_window or length
+    stride, ratio = matched_stride(plain, args.memory(), length=length, window=window, engrams=read.mean_engrams)
+    segments = {"window": length, "stride": length}
+    scores = {
+        "memory": read.own,
+        "memory_off": score_windows(memory, documents, **segments, **batch, description="Memory off"),
+        "shuffled": read.shuffled,
+        "plain": score_windows(plain, documents, **segments, **batch, description="Without memory"),
+        "sliding": score_windows(
+            plain, documents, window=window, stride=stride, **batch, description="Sliding window"
+        ),
+    }
+    return scores, {"window": window, "stride": stride, "flops_ratio": ratio, "mean_engrams": read.mean_engrams}
+
+
+if __name__ == "__main__":
+    main(parse_arguments(Arguments, CONFIGS))
