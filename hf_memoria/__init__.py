@@ -18,21 +18,25 @@ from hf_memoria.models import (
     save_memory,
     wrap,
 )
+from hf_memoria.training import MemoriaCallback, MemoriaTrainerMixin, segment_documents
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     "EngramMemoryConfig",
     "EngramState",
+    "MemoriaCallback",
     "MemoriaGPT2Config",
     "MemoriaGPT2ForCausalLM",
     "MemoriaGPT2ForQuestionAnswering",
     "MemoriaGPT2ForSequenceClassification",
     "MemoriaGPT2ForTokenClassification",
     "MemoriaGPT2Model",
+    "MemoriaTrainerMixin",
     "convert_reference_checkpoint",
     "load_memory",
     "save_memory",
+    "segment_documents",
     "wrap",
 ]
 

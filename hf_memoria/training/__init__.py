@@ -1,0 +1,7 @@
+"""Training with memory under `transformers.Trainer`: documents as lanes of segments, and a callback that carries them."""
+
+from hf_memoria.training.callback import MemoriaCallback
+from hf_memoria.training.segments import segment_documents
+from hf_memoria.training.trainer import MemoriaTrainerMixin
+
+__all__ = ["MemoriaCallback", "MemoriaTrainerMixin", "segment_documents"]

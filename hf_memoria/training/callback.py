@@ -1,0 +1,155 @@
+"""Memory across segments under the plain `transformers.Trainer`."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from hf_memoria.memory import EngramState
+from hf_memoria.training.checkpoints import load_lanes, save_lanes
+from hf_memoria.training.checks import check_dataset, check_training_arguments
+from hf_memoria.training.evaluation_loss import EvaluationLoss
+from hf_memoria.training.lane_memory import LaneMemory
+from hf_memoria.training.statistics import MemoryStatistics
+
+
+class MemoriaCallback(TrainerCallback, ExportableState):
+    """Carry each lane's memory from batch to batch, through evaluation, checkpoints and resuming.
+
+    Give it to a Trainer whose datasets `segment_documents` made and whose arguments say
+    `train_sampling_strategy="sequential"`. Evaluation starts empty and leaves the training memory as it was. The
+    evaluation loss becomes the mean over targets. With each log come `memory/short_term` and `memory/long_term`
+    (engrams a lane), `memory/lifespan` and `memory/age` (means), and `memory/forgotten` and `memory/promoted` (since
+    the last log); list reporting callbacks after this one if they are to report them.
+
+    Attributes:
+        checkpoint: folder that training resumes from, if it is not where it was saved; `MemoriaTrainerMixin` sets it.
+    """
+
+    def __init__(self) -> None:
+        self.checkpoint: str | None = None
+        self._lanes = LaneMemory()
+        self._statistics = MemoryStatistics()
+        self._evaluation_loss = EvaluationLoss()
+        self._lanes.listeners.append(self._observe)
+        self._run_id = ""
+        self._saving: dict[str, str] | None = None
+
+    @property
+    def memory(self) -> EngramState | None:
+        """State of this process's lanes after the last training step."""
+        return self._lanes.training
+
+    def _observe(self, before: EngramState | None, inputs: dict[str, Any], output: Any) -> None:
+        observer = self._statistics if torch.is_grad_enabled() else self._evaluation_loss
+        observer.observe(before, inputs, output)
+
+    def on_init_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Hook the model, for evaluations without training."""
+        if kwargs.get("model") is not None:
+            self._lanes.attach(kwargs["model"])
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Check the set-up; start with empty lanes, or with those of the checkpoint that is resumed."""
+        check_training_arguments(args)
+        dataloader = kwargs["train_dataloader"]
+        check_dataset(dataloader.dataset, args.train_batch_size, args.world_size, "train_dataset")
+        self._lanes.attach(kwargs["model"])
+        self._lanes.strict = True
+        self._lanes.training = self._resumed_lanes(args, state, kwargs["model"]) if state.global_step else None
+        self._run_id = broadcast_object_list([uuid.uuid4().hex])[0]
+
+    def _resumed_lanes(self, args: TrainingArguments, state: TrainerState, model: PreTrainedModel) -> EngramState:
+        entry = state.stateful_callbacks.get(type(self).__name__)
+        saved = entry.get("memory") if isinstance(entry, dict) else None
+        if saved is None:
+            raise ValueError(
+                f"the checkpoint must have been saved with one {type(self).__name__}; its trainer_state.json names no "
+                "memory. Resuming with an empty memory would not be the same run."
+            )
+        here = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        told = [] if self.checkpoint is None else [Path(self.checkpoint)]
+        lanes = load_lanes([*told, Path(saved["folder"]), here], saved["id"], args.process_index, args.world_size)
+        return lanes.to(model.device)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Note what a checkpoint of this step would be called."""
+        folder = Path(args.output_dir).resolve() / f"checkpoint-{state.global_step}"
+        self._saving = {"id": f"{self._run_id}-{state.global_step}", "folder": str(folder)}
+
+    def state(self) -> dict[str, Any]:
+        """Return what trainer_state.json has to know to find the memory of its checkpoint."""
+        return {"args": {}, "attributes": {}, "memory": self._saving}
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Write this process's lanes into the checkpoint that was just saved."""
+        if self._saving is None or self._lanes.training is None:
+            return
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        save_lanes(self._lanes.training, folder, self._saving["id"], args.process_index, args.world_size)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Add the memory's numbers to a training log, and make the loss of an evaluation exact."""
+        if logs is None:
+            return
+        if "loss" in logs and self._lanes.training is not None:
+            self._amend(state, logs, self._statistics.read(self._lanes.training))
+        for name in [name for name in logs if name.startswith("eval_") and name.endswith("_loss") or name == "eval_loss"]:
+            exact = self._evaluation_loss.read()
+            if exact is not None:
+                self._amend(state, logs, {name: exact})
+
+    @staticmethod
+    def _amend(state: TrainerState, logs: dict[str, Any], values: dict[str, float]) -> None:
+        # Trainer copied the logs into its history before it called us; later callbacks and the caller of evaluate()
+        # get `logs` itself.
+        logs.update(values)
+        if state.log_history:
+            state.log_history[-1].update(values)
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Refuse an evaluation that reads no memory, or whose lanes do not match its batches."""
+        if not self._lanes.was_fed:
+            raise ValueError(
+                "an evaluation with MemoriaCallback must read segments with reset_memory; this one did not. Make "
+                "eval_dataset with segment_documents, and give the callback to Trainer(callbacks=[...])."
+            )
+        self._lanes.was_fed = False
+        dataloader = kwargs.get("eval_dataloader")
+        if dataloader is not None:
+            check_dataset(dataloader.dataset, args.eval_batch_size, args.world_size, "eval_dataset")
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Empty the evaluation's lanes."""
+        self._lanes.evaluation = None
+
+    on_predict = on_evaluate
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Let forwards without `reset_memory` pass again."""
+        self._lanes.strict = False

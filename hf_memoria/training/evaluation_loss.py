@@ -1,0 +1,39 @@
+"""The evaluation loss with every target counted once: Trainer's own is a mean of batch means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate.utils import reduce
+from torch import Tensor
+
+from hf_memoria.models.losses import IGNORED
+
+
+class EvaluationLoss:
+    """Sum of negative log likelihood and number of targets over an evaluation's batches."""
+
+    def __init__(self) -> None:
+        self._total: Tensor | None = None
+
+    @torch.no_grad()
+    def observe(self, before: Any, inputs: dict[str, Any], output: Any) -> None:
+        """Add one batch; without `shift_labels` there is nothing that has to be mended."""
+        targets, loss = inputs.get("shift_labels"), output.get("loss") if isinstance(output, dict) else None
+        if targets is None or loss is None:
+            return
+        count = (targets != IGNORED).sum().to(loss.device, torch.float64)
+        # The model divided by this many targets: those of the batch, or of all processes' batches.
+        divisor = inputs.get("num_items_in_batch")
+        divisor = count if divisor is None else torch.as_tensor(divisor, device=loss.device)
+        batch = torch.stack([loss.double() * divisor, count])
+        self._total = batch if self._total is None else self._total + batch
+
+    def read(self) -> float | None:
+        """Return the mean over all targets of all processes since the last call, or None if there was none."""
+        if self._total is None:
+            return None
+        total, count = reduce(self._total, "sum").tolist()
+        self._total = None
+        return total / count if count else None
