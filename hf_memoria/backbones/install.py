@@ -109,8 +109,8 @@ class _BlockHooks:
         if reading is None:
             return None
         hidden = output[0] if residual is None else output[0] + residual
-        read, weights = self.block.memory(
-            hidden, reading.working, reading.working_mask, reading.reminded, reading.reminded_mask
-        )
+        # Looked up at each call: PEFT puts a trained copy in its place.
+        reader: Any = self.block.memory
+        read, weights = reader(hidden, reading.working, reading.working_mask, reading.reminded, reading.reminded_mask)
         reading.leave_attention(self.index, weights)
         return (output[0] + (read - hidden), *output[1:]) if residual is not None else (read, *output[1:])

@@ -15,7 +15,7 @@ BLOCK = 64
 
 
 def add_working(state: EngramState, working: Tensor, mask: Tensor, initial_lifespan: float) -> EngramState:
-    """Append working-memory vectors `[B, W, D]` where `mask` `[B, W]` is true, as the youngest engrams of their row."""
+    """Append working-memory vectors `[B, W, D]` where `mask` `[B, W]` is true, as the youngest of their row."""
     count = mask.to(torch.int64)
     grown = state.pad(state.capacity + working.shape[1], 0)
 
@@ -26,7 +26,7 @@ def add_working(state: EngramState, working: Tensor, mask: Tensor, initial_lifes
     return replace(
         grown,
         data=joined("data", working.detach().masked_fill(~mask.unsqueeze(-1), 0.0)),
-        kind=joined("kind", count * EngramKind.WORKING),
+        kind=joined("kind", count * int(EngramKind.WORKING)),
         lifespan=joined("lifespan", mask * float(initial_lifespan)),
         id=joined("id", (state.next_id.unsqueeze(1) + count.cumsum(1) - 1) * count),
         created=joined("created", state.step.unsqueeze(1) * count),
@@ -47,7 +47,9 @@ def promote(state: EngramState, rows: Tensor, stm_capacity: int) -> EngramState:
     short_term = (state.is_kind(EngramKind.WORKING) & rows) | state.is_kind(EngramKind.SHORT_TERM)
     younger = _count_from_here(short_term)
     overflow = short_term & (younger > stm_capacity) & rows
-    kind = state.kind.masked_fill(short_term, EngramKind.SHORT_TERM).masked_fill(overflow, EngramKind.LONG_TERM)
+    kind = state.kind.masked_fill(short_term, int(EngramKind.SHORT_TERM)).masked_fill(
+        overflow, int(EngramKind.LONG_TERM)
+    )
     return replace(state, kind=kind)
 
 

@@ -95,6 +95,4 @@ def _check_rows(state: EngramState, **inputs: Tensor) -> None:
                 f"{name} must have a row for each of the memory's {state.batch_size} rows; got {value.shape[0]}."
             )
         if value.dim() == 3 and value.shape[-1] != state.hidden_size:
-            raise ValueError(
-                f"{name} must have the memory's hidden size {state.hidden_size}; got {value.shape[-1]}."
-            )
+            raise ValueError(f"{name} must have the memory's hidden size {state.hidden_size}; got {value.shape[-1]}.")

@@ -63,7 +63,9 @@ def write_state(state: EngramState, path: str | Path, description: Mapping[str, 
         raise
 
 
-def read_state(path: str | Path, device: torch.device | str | None = None) -> tuple[EngramState, dict[str, Any] | None]:
+def read_state(
+    path: str | Path, device: torch.device | str | None = None
+) -> tuple[EngramState, dict[str, Any] | None]:
     """Read a state and the settings that it was made with.
 
     Raises:
@@ -89,7 +91,9 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         with safe_open(str(path), framework="pt") as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path} must be a whole safetensors file; it is damaged or something else ({error}).") from error
+        raise ValueError(
+            f"{path} must be a whole safetensors file; it is damaged or something else ({error})."
+        ) from error
 
 
 def _check(path: Path, what: str, expected: Any, got: Any) -> None:

@@ -66,21 +66,23 @@ class EngramState:
         dtype: torch.dtype | None = None,
     ) -> EngramState:
         """Return the state of `batch_size` lanes that have read nothing yet."""
-        row = {"device": device, "dtype": torch.int64}
-        slots = (batch_size, 0)
+
+        def zeros(*shape: int, dtype: torch.dtype | None) -> Tensor:
+            return torch.zeros(batch_size, *shape, device=device, dtype=dtype)
+
         return cls(
-            cue=torch.zeros(batch_size, 0, hidden_size, device=device, dtype=dtype),
-            cue_mask=torch.zeros(slots, device=device, dtype=torch.bool),
-            data=torch.zeros(batch_size, 0, hidden_size, device=device, dtype=dtype),
-            kind=torch.zeros(slots, device=device, dtype=torch.int8),
-            lifespan=torch.zeros(slots, device=device, dtype=torch.float32),
-            age=torch.zeros(slots, **row),
-            id=torch.zeros(slots, **row),
-            created=torch.zeros(slots, **row),
-            cofire_counts=torch.zeros(batch_size, 0, 0, device=device, dtype=torch.int32),
-            valid=torch.zeros(slots, device=device, dtype=torch.bool),
-            step=torch.zeros(batch_size, **row),
-            next_id=torch.zeros(batch_size, **row),
+            cue=zeros(0, hidden_size, dtype=dtype),
+            cue_mask=zeros(0, dtype=torch.bool),
+            data=zeros(0, hidden_size, dtype=dtype),
+            kind=zeros(0, dtype=torch.int8),
+            lifespan=zeros(0, dtype=torch.float32),
+            age=zeros(0, dtype=torch.int64),
+            id=zeros(0, dtype=torch.int64),
+            created=zeros(0, dtype=torch.int64),
+            cofire_counts=zeros(0, 0, dtype=torch.int32),
+            valid=zeros(0, dtype=torch.bool),
+            step=zeros(dtype=torch.int64),
+            next_id=zeros(dtype=torch.int64),
         )
 
     @property
@@ -120,7 +122,7 @@ class EngramState:
 
     def is_kind(self, kind: EngramKind) -> Tensor:
         """Return which slots hold an engram of this tier, bool `[B, C]`."""
-        return self.valid & (self.kind == kind)
+        return self.valid & (self.kind == int(kind))
 
     def _count(self, kind: EngramKind) -> Tensor:
         return self.is_kind(kind).sum(dim=-1)

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from hf_memoria.backbones import SPECS, BackboneSpec
 from hf_memoria.models.memory_config import EngramMemoryConfig, memory_config_from
 
-ConfigT = TypeVar("ConfigT", bound=type)
+ConfigT = TypeVar("ConfigT")
 
 
 class MemoriaConfigMixin:
@@ -59,7 +59,9 @@ class MemoriaConfigMixin:
         return output
 
     @classmethod
-    def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read a checkpoint's config; a plain one of the backbone becomes one of this class."""
         config, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
         return cls.adopt(config), unused
@@ -99,9 +101,9 @@ def check_memory_fits(config: Any, memory: EngramMemoryConfig) -> None:
         )
 
 
-def memoria_config(cls: ConfigT) -> ConfigT:
+def memoria_config(cls: type[ConfigT]) -> type[ConfigT]:
     """Class decorator: strict field types, whose errors are the ValueError or TypeError that they report."""
-    checked = strict(cls)
+    checked: type[ConfigT] = strict(cls)
     for name in ("__init__", "__setattr__"):
         setattr(checked, name, _plain_errors(getattr(checked, name)))
     return checked

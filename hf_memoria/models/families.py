@@ -25,7 +25,7 @@ AUTO_CLASSES: dict[str, Any] = {
 }
 """Auto classes by the end of a class's name."""
 
-FAMILIES: tuple[tuple[type, tuple[type[PreTrainedModel], ...]], ...] = (
+FAMILIES: tuple[tuple[Any, tuple[type[PreTrainedModel], ...]], ...] = (
     (
         gpt2.MemoriaGPT2Config,
         (

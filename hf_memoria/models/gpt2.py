@@ -25,7 +25,7 @@ class MemoriaGPT2Config(MemoriaConfigMixin, GPT2Config):
 
     model_type = "memoria-gpt2"
     backbone_type: ClassVar[str] = "gpt2"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "memory"]
+    keys_to_ignore_at_inference = ["past_key_values", "memory"]  # noqa: RUF012
 
     memory: EngramMemoryConfig | None = None
 

@@ -25,6 +25,7 @@ def zero_without_targets(output: Any, inputs: dict[str, Any]) -> Any:
     targets = targets_of(inputs)
     if not isinstance(output, ModelOutput) or output.get("loss") is None or targets is None:
         return output
-    has_target = (targets != IGNORED).any().to(output.loss.device)
-    output["loss"] = torch.where(has_target, output.loss, torch.zeros_like(output.loss))
+    loss = output["loss"]
+    has_target = (targets != IGNORED).any().to(loss.device)
+    output["loss"] = torch.where(has_target, loss, torch.zeros_like(loss))
     return output

@@ -29,7 +29,7 @@ class EngramMemoryConfig:
         cue_layer: block of the same segment whose output makes the working memory, for backbones that are not causal;
             None takes the final hidden states of the previous segment.
         correlation: `"logsumexp"`, the paper's ranking, or `"mean_l2"`, that of memoria-pytorch 1.1.0.
-        gate: `"tanh"` multiplies each read by tanh of a learned scalar that starts at zero; None, as in the paper, not.
+        gate: `"tanh"` multiplies each read by tanh of a learned scalar that starts at zero; None is the paper's form.
         segment_length: tokens of a segment; None is all the positions that the backbone has.
 
     Raises:
@@ -83,7 +83,7 @@ def memory_config_from(value: MemoryConfig | Mapping[str, Any] | None) -> Memory
         TypeError: if it is something else.
         ValueError: if the kind or a field is unknown.
     """
-    if value is None or isinstance(value, tuple(KINDS.values())):
+    if value is None or isinstance(value, EngramMemoryConfig):
         return value
     if not isinstance(value, Mapping):
         raise TypeError(f"memory must be one of {_names(KINDS.values())}, their JSON, or None; got {value!r}.")

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from hf_memoria.backbones import READING, install_engram_memory
+from hf_memoria.backbones import READING, blocks_of, install_engram_memory
 from hf_memoria.models.engram_step import end_segment, prepare_reading, starting_state
 from hf_memoria.models.losses import zero_without_targets
 from hf_memoria.models.outputs import with_memory
@@ -37,12 +37,12 @@ class MemoriaMixin:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        stock = inspect.signature(super(MemoriaMixin, cls).forward)  # type: ignore[misc]
+        stock = inspect.signature(super().forward)  # type: ignore[misc]
         cls._forward_names = tuple(stock.parameters)[1:]
         cls.forward = _with_own_signature(cls.forward, stock, causal_lm="ForCausalLM" in cls.__name__)  # type: ignore[method-assign]
 
     def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
-        super().__init__(config, *args, **kwargs)
+        super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         if self.config.memory is not None:
             self._install_memory()
             # Everything else is initialised already and marked so: this reaches what was just added.
@@ -86,11 +86,13 @@ class MemoriaMixin:
         )
         mask = _segment_mask(kwargs.get("attention_mask"), like)
         base = self.base_model  # type: ignore[attr-defined]
+        _refuse_reentrant_checkpoints(blocks_of(base, self.config.backbone_spec)[0])
         reading, reminded = prepare_reading(state, getattr(base, "abstractor", None), self.config.memory, mask)
         continues = _cached_length(kwargs.get("past_key_values")) > 0
         output = super().forward(**kwargs, **{READING: reading}, return_dict=True)  # type: ignore[misc]
         if not continues:
-            final = reading.final_hidden if base is not self else output[0].detach()
+            # No hook sees a base model's own forward when it is called from here.
+            final: Any = output[0].detach() if base is self else reading.final_hidden
             state = end_segment(state, reading, reminded, self.config.memory, final)
         return with_memory(zero_without_targets(output, kwargs), state)
 
@@ -108,13 +110,13 @@ class MemoriaMixin:
                 module.reset_memory_parameters()
         super().initialize_weights()  # type: ignore[misc]
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """As in Transformers, except that the reentrant form is refused: it drops gradients of the working memory."""
-        if self.config.memory is not None and (gradient_checkpointing_kwargs or {}).get("use_reentrant"):
-            raise ValueError(
-                "gradient_checkpointing_kwargs['use_reentrant'] must be False for a model with memory; got True."
-            )
-        super().gradient_checkpointing_enable(gradient_checkpointing_kwargs)  # type: ignore[misc]
+
+def _refuse_reentrant_checkpoints(block: Any) -> None:
+    # The reentrant form sends the gradient of the working memory through its graph once a block and fails with
+    # "backward through the graph a second time", which names neither the cause nor the remedy.
+    checkpoint = getattr(block, "_gradient_checkpointing_func", None)
+    if block.training and getattr(checkpoint, "keywords", {}).get("use_reentrant"):
+        raise ValueError("use_reentrant must be False to checkpoint activations of a model with memory; got True.")
 
 
 def _segment_mask(attention_mask: Tensor | None, like: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ class Abstractor(nn.Module):
         self.contract = nn.Linear(intermediate_size, hidden_size)
 
     def forward(self, cue: Tensor, cue_mask: Tensor) -> Tensor:
-        """Return working memory `[B, N, D]` for a cue `[B, T, D]` whose real positions are in bool `cue_mask` `[B, T]`.
+        """Return working memory `[B, N, D]` for a cue `[B, T, D]`; bool `cue_mask` `[B, T]` has its real positions.
 
         A row without any real position gives finite vectors that mean nothing.
         """

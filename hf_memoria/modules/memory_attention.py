@@ -39,7 +39,11 @@ class MemoryAttention(nn.Module):
         Returns:
             the result `[B, T, D]`, finite and meaningless in rows without memory, and the weights `[B, H, T, M]`.
         """
-        query, key, value = self._heads(self.query(hidden)), self._heads(self.key(memory)), self._heads(self.value(memory))
+        query, key, value = (
+            self._heads(self.query(hidden)),
+            self._heads(self.key(memory)),
+            self._heads(self.value(memory)),
+        )
         scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
         scores = scores.masked_fill(~open_empty_rows(mask)[:, None, None], float("-inf"))
         weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)

@@ -1,4 +1,4 @@
-"""Training with memory under `transformers.Trainer`: documents as lanes of segments, and a callback that carries them."""
+"""Training with memory under `transformers.Trainer`: lanes of segments, and a callback."""
 
 from hf_memoria.training.callback import MemoriaCallback
 from hf_memoria.training.segments import segment_documents

@@ -70,14 +70,15 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         self._run_id = broadcast_object_list([uuid.uuid4().hex])[0]
 
     def _resumed_lanes(self, args: TrainingArguments, state: TrainerState, model: PreTrainedModel) -> EngramState:
-        entry = state.stateful_callbacks.get(type(self).__name__)
+        entries: Any = state.stateful_callbacks
+        entry = entries.get(type(self).__name__)
         saved = entry.get("memory") if isinstance(entry, dict) else None
         if saved is None:
             raise ValueError(
                 f"the checkpoint must have been saved with one {type(self).__name__}; its trainer_state.json names no "
                 "memory. Resuming with an empty memory would not be the same run."
             )
-        here = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        here = _checkpoint_folder(args, state)
         told = [] if self.checkpoint is None else [Path(self.checkpoint)]
         lanes = load_lanes([*told, Path(saved["folder"]), here], saved["id"], args.process_index, args.world_size)
         return lanes.to(model.device)
@@ -86,7 +87,7 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Note what a checkpoint of this step would be called."""
-        folder = Path(args.output_dir).resolve() / f"checkpoint-{state.global_step}"
+        folder = _checkpoint_folder(args, state).resolve()
         self._saving = {"id": f"{self._run_id}-{state.global_step}", "folder": str(folder)}
 
     def state(self) -> dict[str, Any]:
@@ -97,7 +98,7 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         """Write this process's lanes into the checkpoint that was just saved."""
         if self._saving is None or self._lanes.training is None:
             return
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        folder = _checkpoint_folder(args, state)
         save_lanes(self._lanes.training, folder, self._saving["id"], args.process_index, args.world_size)
 
     def on_log(
@@ -113,7 +114,7 @@ class MemoriaCallback(TrainerCallback, ExportableState):
             return
         if "loss" in logs and self._lanes.training is not None:
             self._amend(state, logs, self._statistics.read(self._lanes.training))
-        for name in [name for name in logs if name.startswith("eval_") and name.endswith("_loss") or name == "eval_loss"]:
+        for name in [name for name in logs if name.startswith("eval_") and name.endswith("loss")]:
             exact = self._evaluation_loss.read()
             if exact is not None:
                 self._amend(state, logs, {name: exact})
@@ -146,10 +147,18 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         """Empty the evaluation's lanes."""
         self._lanes.evaluation = None
 
-    on_predict = on_evaluate
+    def on_predict(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any, **kwargs: Any
+    ) -> None:
+        """Empty the lanes of a prediction."""
+        self._lanes.evaluation = None
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Let forwards without `reset_memory` pass again."""
         self._lanes.strict = False
+
+
+def _checkpoint_folder(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"

@@ -38,7 +38,9 @@ def load_lanes(folders: Iterable[Path], checkpoint_id: str, rank: int, processes
             if (description or {}).get(ID) == checkpoint_id:
                 return state
         elif others:
-            raise ValueError(f"processes must be as many as when {folder} was saved; got {processes} for {others[0].name}.")
+            raise ValueError(
+                f"processes must be as many as when {folder} was saved; got {processes} for {others[0].name}."
+            )
     raise FileNotFoundError(
         "the memory of the checkpoint must lie beside its weights, but it is in none of "
         f"{looked}. If the checkpoint was moved, let the trainer tell where: "

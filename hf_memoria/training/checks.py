@@ -16,12 +16,15 @@ def check_training_arguments(args: TrainingArguments) -> None:
         ValueError: naming the argument.
     """
     config = args.accelerator_config
-    _require("train_sampling_strategy", args.train_sampling_strategy, "sequential", "any other order tears lanes apart")
+    _require("train_sampling_strategy", args.train_sampling_strategy, "sequential", "another order tears lanes apart")
     _require("auto_find_batch_size", args.auto_find_batch_size, False, "lanes are as many as rows of a batch")
     _require("the number of devices of a process", max(args.n_gpu, 1), 1, "nn.DataParallel drops the memory; use DDP")
     for name in ("split_batches", "dispatch_batches"):
         value = bool(getattr(config, name, None))
         _require(f"accelerator_config.{name}", value, False, "it deals rows to processes in another order")
+    _require(
+        "label_smoothing_factor", args.label_smoothing_factor, 0.0, "Trainer's label smoother ignores shift_labels"
+    )
     restore = getattr(args, "restore_callback_states_from_checkpoint", False)
     _require("restore_callback_states_from_checkpoint", restore, False, "MemoriaCallback restores the memory itself")
 

@@ -97,7 +97,7 @@ def find_memory_model(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, MemoriaMixin):
             if module.config.memory is None:
-                raise ValueError("config.memory must be the settings of a memory; got None. Leave MemoriaCallback out.")
+                raise ValueError("config.memory must be settings of a memory; got None. Leave MemoriaCallback out.")
             return module
     raise ValueError(f"model must be a model of hf_memoria; got {type(model).__name__}. See hf_memoria.wrap.")
 

@@ -87,7 +87,7 @@ def assign_lanes(tokens: np.ndarray, layout: LaneLayout) -> tuple[np.ndarray, ..
         ValueError: there is no token at all, or a lane would get no document.
 
     Example:
-        >>> assign_lanes(np.array([9, 4, 0, 3, 8]), LaneLayout(lanes=2, segment_length=4))
+        >>> assign_lanes(np.array([5, 4, 0, 3, 8]), LaneLayout(lanes=2, segment_length=4))
         (array([0, 4]), array([1, 3]))
     """
     documents = np.flatnonzero(tokens)

@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDa
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
-from .lanes import LaneLayout, assign_lanes, record_layout
+from hf_memoria.training.lanes import LaneLayout, assign_lanes, record_layout
 
 _IGNORED = -100
 _FEATURES = Features(
@@ -110,7 +110,7 @@ def _check_column(dataset: Dataset, name: str, expected: str, holds: Callable[[A
             f"Rename the column that holds the documents with dataset.rename_column. {remedy}"
         )
     found = dataset.features.arrow_schema.field(name).type
-    if len(dataset) and not pa.types.is_null(found) and not holds(found):
+    if not pa.types.is_null(found) and not holds(found):
         raise TypeError(f"segment_documents: column {name!r} must hold {expected}, got {found}. {remedy}")
     for start, column in _batches(dataset.with_format("arrow"), name):
         if column.null_count:

@@ -243,5 +243,12 @@ def test_rows_and_sizes_that_do_not_agree_are_refused():
     wide = torch.zeros(2, 2, HIDDEN + 1)
     with pytest.raises(ValueError, match="working must have the memory's hidden size 6; got 7"):
         memorize(
-            state, wide, mask[:2], nothing, torch.zeros(2, 0), cue=wide, cue_mask=mask[:2], **Settings().consolidation()
+            state,
+            wide,
+            mask[:2],
+            nothing,
+            torch.zeros(2, 0),
+            cue=wide,
+            cue_mask=mask[:2],
+            **Settings().consolidation(),
         )

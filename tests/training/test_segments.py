@@ -5,6 +5,7 @@ import random
 import socket
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
@@ -15,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, T
 from transformers.data import default_data_collator
 
 from hf_memoria.training import segments
-from hf_memoria.training.lanes import LaneLayout, lane_layout
+from hf_memoria.training.lanes import LaneLayout, assign_lanes, lane_layout
 from hf_memoria.training.segments import segment_documents
 
 EXAMPLE = [[1, 2, 3, 4, 5], [6, 7, 8]]
@@ -74,6 +75,11 @@ def test_the_example_of_the_docstring():
         [[5, 0, 0, 0], [1, 0, 0, 0], [5, -100, -100, -100], none, False],
         [[0, 0, 0, 0], [0, 0, 0, 0], none, none, False],
     ]
+
+
+def test_documents_go_to_the_shortest_lane_and_empty_ones_to_none():
+    lanes = assign_lanes(np.array([5, 4, 0, 3, 8]), LaneLayout(lanes=2, segment_length=4))
+    assert [documents.tolist() for documents in lanes] == [[0, 4], [1, 3]]
 
 
 def test_every_document_can_be_read_back_from_its_lane(case):
@@ -165,9 +171,11 @@ def test_every_row_of_every_rank_reads_one_lane_in_order(processes):
     assert read == {document[0] for document in documents if document}
 
 
-def test_trainer_counts_the_targets_of_every_row(tmp_path):
+@pytest.mark.parametrize("loss_shifts_labels", [True, False])
+def test_trainer_counts_the_targets_of_every_row(tmp_path, loss_shifts_labels):
     model = GPT2LMHeadModel(GPT2Config(vocab_size=16, n_positions=8, n_embd=4, n_layer=1, n_head=1))
     trainer = Trainer(model, TrainingArguments(str(tmp_path), use_cpu=True, report_to="none"))
+    trainer._loss_shifts_labels = loss_shifts_labels
     rows = cut([[1, 2, 3, 4, 5], [6, 7, 8], [9]]).to_list()
     counts = [int(trainer._get_num_items_in_batch([default_data_collator([row])], "cpu")) for row in rows]
     assert counts == [4, 2, 0, 0]
@@ -357,6 +365,7 @@ WRONG = {
     "only None": (lambda: of_ids([None, None]), ValueError, "flat lists of ints, got None in row 0"),
     "None within": (lambda: of_ids([[1]] * 40 + [[2, None]]), TypeError, "with None in it in rows 32 to 40"),
     "empty": (lambda: of_ids([]), ValueError, "at least one token, got none in its 0 documents"),
+    "none left": (lambda: of_ids(EXAMPLE).select([]), ValueError, "at least one token, got none in its 0 documents"),
     "no tokens": (lambda: of_ids([[], []]), ValueError, "at least one token, got none in its 2 documents"),
     "few": (lambda: of_ids([[1], [], []]), ValueError, "got 2 lanes for 1 documents. Lower `lanes` to 1 or less"),
 }
@@ -373,6 +382,7 @@ WRONG_TEXT = {
     "numbers": (lambda: Dataset.from_dict({"text": [1]}), TypeError, "'text' must hold strings, got int64"),
     "None": (lambda: Dataset.from_dict({"text": ["a", None]}), ValueError, "must hold strings, got None in row 1"),
     "empty": (lambda: Dataset.from_dict({"text": []}), ValueError, "at least one token"),
+    "none left": (lambda: Dataset.from_dict({"text": ["a"]}).select([]), ValueError, "at least one token"),
 }
 
 

@@ -1,0 +1,30 @@
+"""Recipes are files to run, not a package: their folder is put on the path, as running one does."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+sys.path.insert(0, str(RECIPES))
+
+
+@pytest.fixture
+def gpt2():
+    """A tiny GPT-2 without memory, whose attention is far from uniform."""
+    from common.training import small_gpt2
+
+    torch.manual_seed(0)
+    model = small_gpt2(vocabulary=50, end_of_text=0, positions=8, layers=2, hidden_size=16, heads=2, dropout=0.0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(4)
+    return model.eval()
+
+
+@pytest.fixture
+def documents():
+    """Documents of different lengths, one of them shorter than a window, one that ends with a full one."""
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randint(50, (length,), generator=generator).tolist() for length in (3, 37, 17, 8, 26)]

@@ -1,0 +1,67 @@
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from common.config import parse_arguments
+
+
+@dataclass(kw_only=True)
+class Arguments:
+    steps: int
+    rate: float
+    seeds: list[str]
+    out: Path
+    files: list[str] | None = None
+    cap: int | None = None
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    (folder / "base.yaml").write_text("steps: 1\nrate: 0.5\nseeds: 0\nout: here\ncap: 7\n")
+    (folder / "variant.yaml").write_text("steps: 2\nfiles: [a, b]\n")
+    return folder
+
+
+def test_base_is_read_without_a_config(folder):
+    assert parse_arguments(Arguments, folder, []) == Arguments(steps=1, rate=0.5, seeds=["0"], out=Path("here"), cap=7)
+
+
+def test_a_variant_overrides_base_and_a_flag_overrides_both(folder):
+    variant = ["--config", str(folder / "variant.yaml")]
+    found = parse_arguments(Arguments, folder, variant)
+    assert (found.steps, found.rate, found.files) == (2, 0.5, ["a", "b"])
+    for flags in ([*variant, "--steps", "3", "--files", "c"], ["--steps=3", "--files", "c", *variant]):
+        found = parse_arguments(Arguments, folder, flags)
+        assert (found.steps, found.rate, found.files) == (3, 0.5, ["c"])
+
+
+def test_base_beside_the_variant_wins_over_the_recipes(folder, tmp_path):
+    (tmp_path / "mine.yaml").write_text("rate: 2\n")
+    found = parse_arguments(Arguments, folder, ["--config", str(tmp_path / "mine.yaml")])
+    assert (found.steps, found.rate) == (1, 2.0)
+    (tmp_path / "base.yaml").write_text("steps: 9\nseeds: [4, 5]\nout: there\n")
+    found = parse_arguments(Arguments, folder, ["--config", str(tmp_path / "mine.yaml")])
+    assert found == Arguments(steps=9, rate=2.0, seeds=["4", "5"], out=Path("there"))
+
+
+def test_null_takes_a_setting_back_to_its_default(folder):
+    (folder / "variant.yaml").write_text("cap: null\n")
+    assert parse_arguments(Arguments, folder, ["--config", str(folder / "variant.yaml")]).cap is None
+
+
+def test_an_unknown_key_is_named_with_its_file(folder):
+    (folder / "variant.yaml").write_text("stepz: 2\n")
+    with pytest.raises(ValueError, match=r"variant\.yaml must only hold settings .* got \['stepz'\]"):
+        parse_arguments(Arguments, folder, ["--config", str(folder / "variant.yaml")])
+
+
+def test_what_the_yaml_holds_is_checked_as_flags_are(folder, capsys):
+    (folder / "variant.yaml").write_text("steps: many\n")
+    with pytest.raises(SystemExit):
+        parse_arguments(Arguments, folder, ["--config", str(folder / "variant.yaml")])
+    assert "--steps: invalid int value: 'many'" in capsys.readouterr().err
+    (folder / "variant.yaml").write_text("just words\n")
+    with pytest.raises(ValueError, match="must hold `key: value` lines; got str"):
+        parse_arguments(Arguments, folder, ["--config", str(folder / "variant.yaml")])
