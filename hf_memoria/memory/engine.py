@@ -26,6 +26,7 @@ from hf_memoria.memory.state import EngramState
 __all__ = ["Reminded", "memorize", "remind"]
 
 
+@torch.compiler.disable  # it gives slots back, as many as there are deaths: shapes that a graph cannot hold
 @torch.no_grad()
 def memorize(
     state: EngramState,

@@ -79,6 +79,7 @@ def walk(state: EngramState, start: Tensor, mask: Tensor, depth: int) -> Tensor:
     return found
 
 
+@torch.compiler.disable  # it looks at how many engrams there are, which a graph cannot hold
 @torch.no_grad()
 def remind(
     state: EngramState,

@@ -35,8 +35,13 @@ class Abstractor(nn.Module):
         queries = self.queries(torch.arange(self.queries.num_embeddings, device=cue.device))
         scores = queries @ self.key(cue).transpose(-1, -2)
         mask = open_empty_rows(cue_mask).unsqueeze(1)
-        weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1, dtype=torch.float32).to(scores.dtype)
-        return self.contract(self.expand(weights @ self.value(cue)))
+        return self.contract(self.expand(masked_softmax(scores, mask) @ self.value(cue)))
+
+
+def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
+    """Softmax over the last axis where `mask` is true, computed in at least float32, in the dtype of `scores`."""
+    precise = torch.promote_types(scores.dtype, torch.float32)
+    return scores.masked_fill(~mask, float("-inf")).softmax(dim=-1, dtype=precise).to(scores.dtype)
 
 
 def open_empty_rows(mask: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hf_memoria.modules.abstractor import open_empty_rows
+from hf_memoria.modules.abstractor import masked_softmax, open_empty_rows
 
 
 class MemoryAttention(nn.Module):
@@ -45,8 +45,7 @@ class MemoryAttention(nn.Module):
             self._heads(self.value(memory)),
         )
         scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-        scores = scores.masked_fill(~open_empty_rows(mask)[:, None, None], float("-inf"))
-        weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
+        weights = masked_softmax(scores, open_empty_rows(mask)[:, None, None])
         mixed = F.dropout(weights, self.attention_dropout, self.training) @ value
         return self.dropout(self.output(mixed.transpose(1, 2).flatten(2))), weights
 

@@ -1,0 +1,102 @@
+"""Tiny models that every test can build in milliseconds, and no network."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+from transformers import GPT2Config
+
+import hf_memoria
+from hf_memoria import EngramMemoryConfig, MemoriaGPT2Config
+
+BACKBONE = {
+    "vocab_size": 61,
+    "n_positions": 16,
+    "n_embd": 32,
+    "n_layer": 3,
+    "n_head": 4,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 60,
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
+    "classifier_dropout": 0.0,
+}
+
+# The abstractor's weights are small at first; these make what is remembered weigh enough to be seen in the logits.
+LOUD = {"initializer_range": 0.2}
+
+
+def small_memory(**changes):
+    """Settings under which engrams are reminded, promoted and forgotten within a few segments."""
+    settings = {
+        "num_memories": 3,
+        "stm_capacity": 6,
+        "num_reminded_stm": 3,
+        "num_reminded_ltm": 3,
+        "ltm_search_depth": 3,
+        "initial_lifespan": 4,
+        "lifespan_extend_scale": 1.0,
+    }
+    return EngramMemoryConfig(**(settings | changes))
+
+
+@pytest.fixture
+def memory_settings():
+    return small_memory
+
+
+@pytest.fixture
+def plain_config():
+    return lambda **changes: GPT2Config(**(BACKBONE | LOUD | changes))
+
+
+@pytest.fixture
+def build():
+    """Build a tiny model with memory: `build("ForCausalLM", memory={...}, **config)`."""
+
+    def make(head="ForCausalLM", memory=None, without_memory=False, seed=0, **changes):
+        settings = None if without_memory else small_memory(**(memory or {}))
+        torch.manual_seed(seed)
+        cls = getattr(hf_memoria, f"MemoriaGPT2{head}")
+        return cls(MemoriaGPT2Config(**(BACKBONE | LOUD | changes), memory=settings)).eval()
+
+    return make
+
+
+@pytest.fixture
+def segments():
+    """Token ids of consecutive segments, `[steps, batch, length]`."""
+
+    def make(steps=8, batch=2, length=12, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randint(1, 60, (steps, batch, length), generator=generator)
+
+    return make
+
+
+def read_all(model, segments, memory=None, **kwargs):
+    """Read segments one after another; return the outputs."""
+    outputs = []
+    for segment in segments:
+        outputs.append(model(segment, memory=memory, **kwargs))
+        memory = outputs[-1].memory
+    return outputs
+
+
+def states_equal(one, other):
+    """Return whether two states are the same to the bit."""
+    return all(torch.equal(value, other.tensors()[name]) for name, value in one.tensors().items())
+
+
+@pytest.fixture
+def read():
+    return read_all
+
+
+@pytest.fixture
+def same_state():
+    return states_equal

@@ -1,0 +1,86 @@
+"""What `import hf_memoria` offers, and that all of it is typed and documented."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import hf_memoria
+
+PUBLIC = {
+    "EngramMemoryConfig",
+    "EngramState",
+    "MemoriaCallback",
+    "MemoriaGPT2Config",
+    "MemoriaGPT2ForCausalLM",
+    "MemoriaGPT2ForQuestionAnswering",
+    "MemoriaGPT2ForSequenceClassification",
+    "MemoriaGPT2ForTokenClassification",
+    "MemoriaGPT2Model",
+    "MemoriaTrainerMixin",
+    "convert_reference_checkpoint",
+    "load_memory",
+    "save_memory",
+    "segment_documents",
+    "wrap",
+}
+
+
+def test_the_public_names_are_these():
+    assert set(hf_memoria.__all__) == PUBLIC
+    assert all(hasattr(hf_memoria, name) for name in PUBLIC)
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_every_public_name_is_documented(name):
+    assert (inspect.getdoc(getattr(hf_memoria, name)) or "").strip()
+
+
+@pytest.mark.parametrize("name", sorted(n for n in PUBLIC if inspect.isfunction(getattr(hf_memoria, n))))
+def test_every_public_function_is_typed(name):
+    signature = inspect.signature(getattr(hf_memoria, name))
+    assert signature.return_annotation is not inspect.Signature.empty
+    assert all(p.annotation is not inspect.Parameter.empty for p in signature.parameters.values())
+
+
+def test_signatures_that_others_build_on():
+    defaults = hf_memoria.EngramMemoryConfig().to_dict()
+    assert defaults == {
+        "kind": "engram",
+        "num_memories": 50,
+        "stm_capacity": 400,
+        "num_reminded_stm": 50,
+        "num_reminded_ltm": 50,
+        "ltm_search_depth": 10,
+        "initial_lifespan": 9,
+        "lifespan_extend_scale": 8.0,
+        "ltm_capacity": None,
+        "layers": None,
+        "cue_layer": None,
+        "correlation": "logsumexp",
+        "gate": None,
+        "segment_length": None,
+    }
+    parameters = inspect.signature(hf_memoria.segment_documents).parameters
+    assert list(parameters) == ["dataset", "tokenizer", "segment_length", "lanes"]
+    assert parameters["lanes"].kind is inspect.Parameter.KEYWORD_ONLY
+    assert list(inspect.signature(hf_memoria.load_memory).parameters) == ["path", "model", "device"]
+    assert list(inspect.signature(hf_memoria.save_memory).parameters) == ["state", "path", "config"]
+
+
+def test_forward_names_what_trainer_and_generate_look_for():
+    names = list(inspect.signature(hf_memoria.MemoriaGPT2ForCausalLM.forward).parameters)
+    assert names[:3] == ["self", "input_ids", "past_key_values"]
+    assert {"memory", "reset_memory", "shift_labels", "labels"} <= set(names)
+    assert "shift_labels" not in inspect.signature(hf_memoria.MemoriaGPT2Model.forward).parameters
+
+
+def test_importing_registers_the_models():
+    code = (
+        "import transformers, hf_memoria; c = transformers.AutoConfig.for_model('memoria-gpt2', n_layer=1, n_embd=8,"
+        " n_head=2, vocab_size=9, bos_token_id=0, eos_token_id=0);"
+        "print(type(transformers.AutoModelForCausalLM.from_config(c)).__name__)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "MemoriaGPT2ForCausalLM"
