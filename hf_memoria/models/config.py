@@ -40,12 +40,7 @@ class MemoriaConfigMixin:
         return own or getattr(self, "max_position_embeddings", None)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "memory":
-            value = memory_config_from(value)
-            # While the fields are being filled in, __post_init__ is still to come; after that this is the only check.
-            if value is not None and self.__dict__.get("_post_init_done"):
-                check_memory_fits(self, value)
-        super().__setattr__(name, value)
+        super().__setattr__(name, memory_config_from(value) if name == "memory" else value)
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)  # type: ignore[misc]

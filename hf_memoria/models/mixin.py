@@ -12,6 +12,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from hf_memoria.backbones import READING, blocks_of, install_engram_memory
+from hf_memoria.models.config import check_memory_fits
 from hf_memoria.models.engram_step import end_segment, prepare_reading, starting_state
 from hf_memoria.models.losses import zero_without_targets
 from hf_memoria.models.outputs import with_memory
@@ -44,6 +45,8 @@ class MemoriaMixin:
     def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         if self.config.memory is not None:
+            # Once more: settings may have come to the config after it was made, as from_pretrained(memory=...) does.
+            check_memory_fits(self.config, self.config.memory)
             self._install_memory()
             # Everything else is initialised already and marked so: this reaches what was just added.
             self.post_init()  # type: ignore[attr-defined]

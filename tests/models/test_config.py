@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hf_memoria import EngramMemoryConfig, MemoriaGPT2Config
+from hf_memoria import EngramMemoryConfig, MemoriaGPT2Config, MemoriaGPT2Model
 
 
 @pytest.mark.parametrize(
@@ -58,9 +58,14 @@ def test_a_wrong_field_is_named(field, value, error):
 def test_a_memory_that_does_not_fit_is_refused(memory, error, message):
     with pytest.raises(error, match=message):
         MemoriaGPT2Config(memory=memory)
-    later = MemoriaGPT2Config()
+    later = MemoriaGPT2Config(n_embd=12, vocab_size=5, bos_token_id=0, eos_token_id=0)
     with pytest.raises(error, match=message):
-        later.memory = memory
+        give_and_build(later, memory)
+
+
+def give_and_build(config, memory):
+    config.memory = memory
+    return MemoriaGPT2Model(config)
 
 
 @pytest.mark.parametrize(("field", "value"), [("n_layer", "12"), ("n_embd", 1.5), ("vocab_size", None)])
