@@ -4,13 +4,12 @@
     python recipes/language_modeling.py --config recipes/configs/language_modeling/gutenberg.yaml \\
         --train_file books/*.txt --validation_file held_out/*.txt --seeds 0,1,2      # yours
 
-Without a corpus it reads the documentation that ships with Python, without a checkpoint it trains a small GPT-2 and its
-tokenizer from nothing. Both arms get the same initial weights of the backbone, the same segments in the same order and
-the same schedule. Settings are the fields of `Arguments`; their values are in configs/language_modeling/base.yaml.
+Without a corpus it reads the documentation that ships with Python, without a checkpoint it trains a small GPT-2 and
+its tokenizer from nothing. Both arms get the same initial weights of the backbone, the same segments in the same order
+and the same schedule. Settings are the fields of `Arguments`; their values are in configs/language_modeling/base.yaml.
 """
 
 import argparse
-import copy
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 from common.config import parse_arguments
-from common.corpus import load_corpus
+from common.corpus import cut_documents, load_corpus
 from common.evaluation import score_windows, score_with_memory
 from common.flops import matched_stride
 from common.generation import continue_prompt, generate_in_new_process
@@ -51,46 +50,52 @@ from hf_memoria import EngramMemoryConfig, MemoriaCallback, segment_documents, w
 CONFIGS = Path(__file__).resolve().parent / "configs" / "language_modeling"
 
 
-def setting(text: str, **default: Any) -> Any:
-    """Return a dataclass field with its help text."""
-    return field(metadata={"help": text}, **default)
-
-
 @dataclass(kw_only=True)
 class Arguments:
     """The settings; those without a default have their value in base.yaml."""
 
-    train_file: list[str] | None = setting("txt, json(l) or parquet files, folders or globs.", default=None)
-    validation_file: list[str] | None = setting("The same to evaluate on; else every tenth document.", default=None)
-    dataset_name: str | None = setting("A data set for datasets.load_dataset, with a column 'text'.", default=None)
-    dataset_config: str | None = setting("Its configuration.", default=None)
-    model_name_or_path: str | None = setting("Checkpoint to fine-tune with its own tokenizer.", default=None)
-    output_dir: Path = setting("Where results, plot and model go.")
-    seeds: list[str] = setting("One or more, as 0,1,2.")
+    train_file: list[str] | None = field(
+        default=None, metadata={"help": "txt, json(l) or parquet files, folders, globs."}
+    )
+    validation_file: list[str] | None = field(
+        default=None, metadata={"help": "To evaluate on; else every tenth document."}
+    )
+    dataset_name: str | None = field(default=None, metadata={"help": "Data set with a column 'text'."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Its configuration."})
+    document_characters: int | None = field(
+        default=None, metadata={"help": "Cut documents at line ends into documents of about this length."}
+    )
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Checkpoint to fine-tune, with its tokenizer."}
+    )
+    output_dir: Path = field(metadata={"help": "Where results, plot and model go."})
+    seeds: list[str] = field(metadata={"help": "One or more, as 0,1,2."})
 
-    vocabulary_size: int = setting("Of the tokenizer trained here.")
-    layers: int = setting("Blocks of the backbone trained from nothing.")
-    hidden_size: int = setting("Its width.")
-    heads: int = setting("Its attention heads.")
-    dropout: float = setting("Its dropout.")
+    vocabulary_size: int = field(metadata={"help": "Of the tokenizer trained here."})
+    layers: int = field(metadata={"help": "Blocks of the backbone trained from nothing."})
+    hidden_size: int = field(metadata={"help": "Its width."})
+    heads: int = field(metadata={"help": "Its attention heads."})
+    dropout: float = field(metadata={"help": "Its dropout."})
 
-    num_memories: int = setting("Working-memory vectors that a segment leaves.")
-    stm_capacity: int = setting("Short-term engrams before the oldest become long-term.")
-    num_reminded_stm: int = setting("Short-term engrams reminded for a segment.")
-    num_reminded_ltm: int = setting("Long-term engrams reminded for a segment.")
-    gate: Literal["none", "tanh"] = setting("tanh: reads grow from zero, for pretrained backbones.")
+    num_memories: int = field(metadata={"help": "Working-memory vectors that a segment leaves."})
+    stm_capacity: int = field(metadata={"help": "Short-term engrams before the oldest become long-term."})
+    num_reminded_stm: int = field(metadata={"help": "Short-term engrams reminded for a segment."})
+    num_reminded_ltm: int = field(metadata={"help": "Long-term engrams reminded for a segment."})
+    gate: Literal["none", "tanh"] = field(metadata={"help": "tanh: reads grow from zero, for pretrained backbones."})
 
-    segment_length: int = setting("Tokens of a segment; the positions of a backbone trained from nothing.")
-    lanes: int = setting("Documents read side by side: the batch size.")
-    epochs: float = setting("Passes over the training documents, unless max_steps is given.")
-    max_steps: int = setting("Optimizer steps; -1: as many as epochs say.")
-    learning_rate: float = setting("Peak of a cosine schedule with 5 % warm-up.")
-    memory_learning_rate: float | None = setting("For the memory's own parameters; else the same.", default=None)
-    trainer_arguments: str = setting('JSON of further TrainingArguments, as {"bf16": true}.', default="{}")
+    segment_length: int = field(metadata={"help": "Tokens of a segment, and positions of a new backbone."})
+    lanes: int = field(metadata={"help": "Documents read side by side: the batch size."})
+    epochs: float = field(metadata={"help": "Passes over the training documents, unless max_steps is given."})
+    max_steps: int = field(metadata={"help": "Optimizer steps; -1: as many as epochs say."})
+    learning_rate: float = field(metadata={"help": "Peak of a cosine schedule with warm-up."})
+    memory_learning_rate: float | None = field(
+        default=None, metadata={"help": "That of the memory's parameters, if another."}
+    )
+    trainer_arguments: str = field(default="{}", metadata={"help": "JSON of more TrainingArguments."})
 
-    evaluation_batch_size: int = setting("Rows of an evaluation batch.")
-    sliding_window: int | None = setting("Tokens a sliding window sees; else segment_length.", default=None)
-    generate_from: Path | None = setting(argparse.SUPPRESS, default=None)
+    evaluation_batch_size: int = field(metadata={"help": "Rows of an evaluation batch."})
+    sliding_window: int | None = field(default=None, metadata={"help": "Tokens it sees; else segment_length."})
+    generate_from: Path | None = field(default=None, metadata={"help": argparse.SUPPRESS})
 
     def memory(self) -> EngramMemoryConfig:
         """Return the settings of the memory."""
@@ -105,6 +110,8 @@ def main(args: Arguments) -> dict[str, Any]:
         continue_prompt(args.generate_from)
         return {}
     train, validation = load_corpus(args.train_file, args.validation_file, args.dataset_name, args.dataset_config)
+    if args.document_characters:
+        train, validation = (cut_documents(split, args.document_characters) for split in (train, validation))
     if args.model_name_or_path:
         tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
     else:
@@ -145,11 +152,6 @@ def run(
     cases = summarise_cases(scores, scored_bytes(validation, tokenizer), args.segment_length)
     print(f"\nValidation on {len(validation)} documents; ± is the standard error over documents")
     print(f"{format_table(cases)}\n{format_sliding_window(sliding)}")
-    models["memory"].save_pretrained(args.output_dir / "model")
-    tokenizer.save_pretrained(args.output_dir / "model")
-    with timed(seconds, "generate"):
-        longest = max(validation["input_ids"], key=len)
-        generated = generate_in_new_process(Path(__file__), args.output_dir, longest, args.segment_length)
     results = {
         "seed": seed,
         "cases": cases,
@@ -159,13 +161,16 @@ def run(
         "parameters": {arm: model.num_parameters() for arm, model in models.items()},
         "training_loss": losses,
         "seconds": seconds,
-        "generated": generated,
         "arguments": asdict(args),
         "versions": versions(),
     }
     write_json(results, args.output_dir / "results.json")
     plot(losses, cases, args.output_dir / "results.png")
-    print(f"\nSeconds: {seconds}\nResults, plot and model are in {args.output_dir}")
+    models["memory"].save_pretrained(args.output_dir / "model")
+    tokenizer.save_pretrained(args.output_dir / "model")
+    longest = max(validation["input_ids"], key=len)
+    generate_in_new_process(Path(__file__), args.output_dir, longest, args.segment_length)
+    print(f"\nResults, plot and model are in {args.output_dir}; seconds: {seconds}")
     return results
 
 
@@ -184,7 +189,10 @@ def build_arms(args: Arguments, tokenizer: PreTrainedTokenizerBase, seed: int) -
             heads=args.heads,
             dropout=args.dropout,
         )
-    plain = wrap(copy.deepcopy(backbone), memory=None)
+    positions = backbone.config.max_position_embeddings
+    if args.sliding_window is not None and args.sliding_window > positions:
+        raise ValueError(f"sliding_window must be at most the backbone's {positions}; got {args.sliding_window}.")
+    plain = wrap(backbone, memory=None)
     memory = wrap(backbone, memory=args.memory())
     weights = memory.state_dict()
     assert all(torch.equal(weights[name], weight) for name, weight in plain.state_dict().items())

@@ -78,6 +78,29 @@ def hold_out_every_tenth(documents: Dataset) -> tuple[Dataset, Dataset]:
     return documents.select(kept), documents.select(held_out)
 
 
+def cut_documents(documents: Dataset, characters: int) -> Dataset:
+    """Cut documents at line ends into documents of about this many characters.
+
+    A few whole books are too few documents to fill lanes with, and to tell from what spread a result comes.
+    """
+
+    def cut(batch: dict[str, list[str]]) -> dict[str, list[str]]:
+        rows = zip(batch["title"], batch["text"], strict=True)
+        pairs = [(title, piece) for title, text in rows for piece in _cut(text, characters)]
+        return {"title": [title for title, _ in pairs], "text": [piece for _, piece in pairs]}
+
+    return documents.map(cut, batched=True, batch_size=1, desc="Cutting documents")
+
+
+def _cut(text: str, characters: int) -> list[str]:
+    pieces = [""]
+    for line in text.splitlines(keepends=True):
+        if len(pieces[-1]) >= characters:
+            pieces.append("")
+        pieces[-1] += line
+    return [piece for piece in pieces if piece.strip()]
+
+
 def python_documentation(minimum_length: int = 10_000) -> Iterator[dict[str, str]]:
     """Yield Python's language reference and the docstrings of its standard library as documents.
 

@@ -4,6 +4,7 @@ Floating point operations of the forward pass, two for each multiplication and a
 hidden size, W working-memory vectors, K reminded engrams, M engrams held.
 """
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from hf_memoria import EngramMemoryConfig
@@ -12,13 +13,13 @@ from hf_memoria import EngramMemoryConfig
 def block_flops(backbone: PreTrainedModel, length: int) -> float:
     """Return the cost of reading `length` tokens with the blocks of a backbone, without embeddings and head.
 
-    Two operations for each parameter of the blocks and token (Kaplan et al. 2020, section 2.1), and in each block
-    2 T^2 D for the attention scores and as much for the weighted sum of the values.
+    Two operations for each entry of the blocks' matrices and token (Kaplan et al. 2020, section 2.1), and in each
+    block 2 T^2 D for the attention scores and as much for the weighted sum of the values.
     """
-    config, embeddings = backbone.config, backbone.get_input_embeddings().weight.numel()
-    parameters = sum(weight.numel() for name, weight in backbone.base_model.named_parameters() if "wpe" not in name)
-    attention = 4 * length**2 * config.hidden_size * config.num_hidden_layers
-    return 2.0 * (parameters - embeddings) * length + attention
+    blocks = (module for module in backbone.base_model.children() if isinstance(module, nn.ModuleList))
+    matrices = sum(weight.numel() for block in blocks for weight in block.parameters() if weight.dim() > 1)
+    attention = 4 * length**2 * backbone.config.hidden_size * backbone.config.num_hidden_layers
+    return 2.0 * matrices * length + attention
 
 
 def memory_flops(backbone: PreTrainedModel, memory: EngramMemoryConfig, length: int, engrams: float) -> float:

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 PROMPT, GENERATED = "prompt.json", "generated.json"
 
 
-def generate_in_new_process(script: Path, folder: Path, document: list[int], segment_length: int) -> dict[str, str]:
-    """Let `script --generate_from folder` continue the start of a document; return what was read last, and written.
+def generate_in_new_process(script: Path, folder: Path, document: list[int], segment_length: int) -> None:
+    """Let `script --generate_from folder` continue the start of a document.
 
     The prompt is up to four segments and a half. Its full segments go through the memory, and what is left of the
     last one bounds the new tokens.
@@ -21,7 +21,6 @@ def generate_in_new_process(script: Path, folder: Path, document: list[int], seg
     prompt = document[: segments * segment_length + max(segment_length // 2, 1)]
     (folder / PROMPT).write_text(json.dumps(prompt), encoding="utf-8")
     subprocess.run([sys.executable, str(script), "--generate_from", str(folder)], check=True)
-    return json.loads((folder / GENERATED).read_text(encoding="utf-8"))
 
 
 @torch.no_grad()

@@ -92,8 +92,8 @@ def format_table(cases: Mapping[str, Any]) -> str:
 def format_sliding_window(sliding: Mapping[str, float]) -> str:
     """Return the sentence that says what the sliding window costs."""
     return (
-        "The sliding window sees {window} tokens and moves by {stride}: {flops_ratio:.2f} times the forward operations "
-        "of memory on for each scored token (which holds {mean_engrams:.0f} engrams in the mean)."
+        "The sliding window sees {window} tokens and moves by {stride}: {flops_ratio:.3f} times the forward FLOPs of "
+        "memory on for each scored token. Memory on holds {mean_engrams:.0f} engrams in the mean."
     ).format(**sliding)
 
 

@@ -162,9 +162,9 @@ def test_of_equal_neighbours_the_oldest_is_walked_to():
 
 
 def test_a_walk_without_an_unvisited_neighbour_ends():
-    # 2 and 3 are linked with each other and with nothing that the walk reaches.
-    state = memory("LLLLS", [1, 2, 0, 0, 0], {(4, 0): 1, (0, 1): 1, (2, 3): 8})
-    assert reminded(state, depth=9) == [[4, 0, 1]]
+    # 0 and 1 are linked with each other and with nothing that the walk reaches.
+    state = memory("LLLLS", [0, 0, 1, 2, 0], {(4, 2): 1, (2, 3): 1, (0, 1): 8})
+    assert reminded(state, depth=9) == [[4, 2, 3]]
 
 
 def test_a_walk_stays_in_long_term_memory():

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from common.corpus import hold_out_every_tenth, load_corpus, python_documentation, read_files
+from common.corpus import cut_documents, hold_out_every_tenth, load_corpus, python_documentation, read_files
 from datasets import Dataset
 
 
@@ -34,7 +34,8 @@ def test_no_paragraph_is_in_both_splits(default):
     assert not shared
 
 
-def test_split_by_document_is_always_the_same(default):
+def test_every_tenth_document_is_held_out_of_the_default(default, monkeypatch):
+    monkeypatch.setattr("common.corpus.python_documentation", lambda: iter(default))
     train, validation = load_corpus()
     assert len(train) + len(validation) == len(default)
     assert validation["title"][:] == [document["title"] for document in default[9::10]]
@@ -92,3 +93,11 @@ def test_errors_say_what_was_expected(tmp_path):
         load_corpus(train_file=["a.txt"], dataset_name="wikitext")
     with pytest.raises(ValueError, match="validation_file needs train_file"):
         load_corpus(validation_file=["a.txt"])
+
+
+def test_documents_are_cut_at_line_ends_and_nothing_is_lost():
+    text = "".join(f"line {number}\n" for number in range(100))
+    cut = cut_documents(Dataset.from_dict({"title": ["a", "b"], "text": [text, "short"]}), characters=50)
+    assert "".join(piece for title, piece in zip(cut["title"], cut["text"], strict=True) if title == "a") == text
+    assert cut["text"][-1] == "short"
+    assert all(piece.endswith("\n") and 50 <= len(piece) < 60 for piece in cut["text"][:-2])

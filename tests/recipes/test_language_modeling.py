@@ -1,0 +1,137 @@
+"""The recipe from its command line, on a few topics of Python's language reference."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+from common.config import parse_arguments
+from common.tokenizer import train_tokenizer
+from language_modeling import CONFIGS, Arguments, build_arms
+from transformers import AutoConfig, AutoTokenizer
+
+RECIPE = CONFIGS.parents[1] / "language_modeling.py"
+
+CASES = ("memory", "memory_off", "shuffled", "plain", "sliding")
+
+
+def run_recipe(*flags, cwd):
+    # One thread: at this size a second one gains nothing, and waits long where other processes keep the cores busy.
+    return subprocess.run(
+        [sys.executable, str(RECIPE), *map(str, flags)],
+        cwd=cwd,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What two seeds leave, run from a folder that is not the repository."""
+    from pydoc_data.topics import topics
+
+    base = tmp_path_factory.mktemp("recipe")
+    for split, names in (("train", ("types", "import", "try")), ("validation", ("calls", "strings", "execmodel"))):
+        (base / split).mkdir()
+        for name in names:
+            (base / split / f"{name}.txt").write_text(topics[name][:6000], encoding="utf-8")
+    config = CONFIGS / "smoke.yaml"
+    flags = ["--config", config, "--train_file", "train", "--validation_file", "validation/*.txt", "--seeds", "0,1"]
+    done = run_recipe(*flags, "--max_steps", 6, "--output_dir", "out", cwd=base)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (base / "out" / "stdout.txt").write_text(done.stdout, encoding="utf-8")
+    return base / "out"
+
+
+@pytest.fixture(scope="module")
+def results(folder):
+    return json.loads((folder / "seed_0" / "results.json").read_text())
+
+
+def test_every_case_is_measured_on_the_same_tokens(results):
+    assert tuple(results["cases"]) == CASES
+    tokens = results["corpus"]["validation"]["tokens"] - 3  # the first of each document is not scored
+    for numbers in results["cases"].values():
+        bins = numbers["perplexity_by_position"]
+        assert sum(part["tokens"] for part in bins) == tokens
+        assert len(numbers["nll_per_document"]) == 3
+        assert 1 < numbers["perplexity"]["value"] < 1000  # the vocabulary
+        assert numbers["perplexity"]["error"] > 0
+        assert numbers["bits_per_byte"]["value"] > 0
+
+
+def test_cases_differ_only_where_they_should(results):
+    first = {case: numbers["perplexity_by_position"][0]["perplexity"] for case, numbers in results["cases"].items()}
+    later = {case: numbers["perplexity_by_position"][2]["perplexity"] for case, numbers in results["cases"].items()}
+    assert first["memory"] == pytest.approx(first["memory_off"]) == pytest.approx(first["shuffled"])
+    assert first["sliding"] == pytest.approx(first["plain"])
+    assert len(set(later.values())) == len(CASES)
+    assert results["sliding_window"]["flops_ratio"] == pytest.approx(1, abs=0.05)
+
+
+def test_arms_start_from_the_same_weights_and_take_the_same_steps(results):
+    losses, parameters = results["training_loss"], results["parameters"]
+    assert [step for step, _ in losses["memory"]] == [step for step, _ in losses["plain"]] == [1, 2, 3, 4, 5, 6]
+    assert losses["memory"][0][1] == losses["plain"][0][1]  # first segments: nothing to remember
+    assert losses["memory"][-1][1] != losses["plain"][-1][1]
+    assert parameters["memory"] > parameters["plain"]
+
+
+def test_flags_win_over_the_variant_and_the_variant_over_base(results):
+    assert results["arguments"]["max_steps"] == 6
+    assert results["arguments"]["layers"] == 1
+    assert results["arguments"]["learning_rate"] > 0
+
+
+def test_plot_model_and_continuation_are_there(folder):
+    for seed in (0, 1):
+        run = folder / f"seed_{seed}"
+        assert (run / "results.png").read_bytes().startswith(b"\x89PNG")
+        config = AutoConfig.from_pretrained(run / "model")
+        assert (config.model_type, config.memory.num_memories, config.memory.segment_length) == ("memoria-gpt2", 4, 64)
+        generated = json.loads((run / "generated.json").read_text())
+        prompt = json.loads((run / "prompt.json").read_text())
+        tokenizer = AutoTokenizer.from_pretrained(run / "model")
+        assert len(prompt) == 4 * 64 + 32
+        assert generated["prompt"] == tokenizer.decode(prompt[-32:])
+        assert generated["continuation"].strip()
+        assert repr(generated["continuation"]) in (folder / "stdout.txt").read_text()
+
+
+def test_several_seeds_give_their_mean_and_spread(folder, results):
+    summary = json.loads((folder / "results.json").read_text())
+    other = json.loads((folder / "seed_1" / "results.json").read_text())
+    assert summary["seeds"] == [0, 1]
+    for case in CASES:
+        values = [run["cases"][case]["perplexity"]["value"] for run in (results, other)]
+        assert values[0] != values[1]
+        assert summary["cases"][case]["perplexity"]["value"] == pytest.approx(sum(values) / 2)
+        assert summary["cases"][case]["perplexity"]["error"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    assert "Mean over seeds [0, 1]" in (folder / "stdout.txt").read_text()
+
+
+def test_help_lists_the_settings_and_hides_the_inner_one(capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(Arguments, CONFIGS, ["--help"])
+    settings = capsys.readouterr().out.split("options:")[1]
+    assert "--memory_learning_rate" in settings
+    assert "--generate_from" not in settings
+
+
+@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_can_be_read_and_holds_only_what_differs(config):
+    base, settings = (yaml.safe_load(path.read_text()) for path in (CONFIGS / "base.yaml", config))
+    args = parse_arguments(Arguments, CONFIGS, ["--config", str(config)])
+    assert args.memory().segment_length == args.segment_length
+    if config.stem != "base":
+        assert not {key for key, value in settings.items() if base.get(key) == value}
+
+
+def test_a_window_longer_than_the_positions_is_an_error():
+    args = parse_arguments(Arguments, CONFIGS, ["--sliding_window", "65", "--segment_length", "64"])
+    tokenizer = train_tokenizer(["some text"], 300)
+    with pytest.raises(ValueError, match="sliding_window must be at most the backbone's 64; got 65"):
+        build_arms(args, tokenizer, seed=0)

@@ -1,0 +1,51 @@
+"""What the README shows is what runs."""
+
+import re
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+
+from hf_memoria import segment_documents
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def code_blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_loop_over_segments_runs(build, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    loop = next(block for block in code_blocks("python") if "for step in range" in block)
+    documents = [{"input_ids": torch.randint(1, 60, (40 + i,)).tolist()} for i in range(6)]
+    books = segment_documents(Dataset.from_list(documents), segment_length=16, lanes=4)
+    names = {"model": build().train(), "books": books}
+    exec(compile(loop, "README.md", "exec"), names)
+    assert names["memory"].batch_size == 4
+    assert int(names["memory"].num_short_term.sum()) > 0
+    assert (tmp_path / "memory.safetensors").is_file()
+
+
+def test_the_quickstart_names_what_there_is():
+    import hf_memoria
+
+    quickstart = code_blocks("python")[0]
+    for name in re.search(r"from hf_memoria import (.*)", quickstart).group(1).split(", "):
+        assert name in hf_memoria.__all__
+
+
+def test_the_gate_runs_the_test_command_of_the_readme():
+    _, test_command = code_blocks("bash")
+    gate = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    install, run = re.search(r"pip (install .*?) && \S*?(python -m pytest)", test_command).groups()
+    assert install.split(maxsplit=1)[1] in gate.replace("-q ", "")
+    assert f"{run}\n" in gate
+
+
+def test_every_module_is_in_the_list_of_files():
+    listed = README.split("## Files")[1].split("## Architecture")[0]
+    for path in (ROOT / "hf_memoria").rglob("*.py"):
+        if path.name != "__init__.py" and path.parent.name in ("memory", "modules", "backbones", "models", "training"):
+            assert path.name in listed, path

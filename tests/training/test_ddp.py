@@ -1,0 +1,157 @@
+"""Two processes, launched as a user does: each keeps its lanes, and together they are one process."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import ddp_worker
+import pytest
+import torch
+
+SECONDS = 240
+MEMORY_NAMES = [f"memory/{name}" for name in ("short_term", "long_term", "lifespan", "age", "forgotten", "promoted")]
+
+
+def free_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def launch(folder):
+    """Run the worker on two processes; return what it printed."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += ["--main_process_port", str(free_port()), ddp_worker.__file__, str(folder)]
+    # No graphics card is used, and no configuration of the user's accelerate is read.
+    environment = os.environ | {
+        "CUDA_VISIBLE_DEVICES": "",
+        "HF_HOME": str(folder / "home"),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        command, env=environment, cwd=folder, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(new_model, segments, evaluation_segments, evaluation_documents, cut, tmp_path_factory):
+    """What both processes, and the one, start from."""
+    folder = tmp_path_factory.mktemp("ddp")
+    new_model().save_pretrained(folder / "model")
+    segments.save_to_disk(folder / "train")
+    evaluation_segments.save_to_disk(folder / "evaluation")
+    cut(evaluation_documents, lanes=2).save_to_disk(folder / "two_lanes")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def printed(folder):
+    return launch(folder)
+
+
+@pytest.fixture(scope="module")
+def reports(folder, printed):
+    """What each of the two processes saw."""
+    return [json.loads((folder / f"report-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def one_process(folder):
+    """The same runs with four lanes in one batch."""
+    return {
+        name: ddp_worker.run(folder, name, 1, output_dir=str(folder / f"{name}-alone"))
+        for name in ("plain", "checkpointing")
+    }
+
+
+def weights(folder, name, rank):
+    return torch.load(folder / f"{name}-{rank}.pt", weights_only=True)
+
+
+def largest_difference(one, other):
+    assert one.keys() == other.keys()
+    return max((one[name] - other[name]).abs().max().item() for name in one)
+
+
+def test_there_were_two_processes(reports):
+    assert [report["processes"] for report in reports] == [2, 2]
+
+
+@pytest.mark.parametrize("name", ddp_worker.RUNS)
+def test_each_process_keeps_its_own_lanes(name, reports):
+    for report in reports:
+        assert report[name]["own rows"]
+        assert report[name]["own states"]
+        assert report[name]["engrams"] > 100
+
+
+def test_each_process_keeps_its_own_lanes_in_every_evaluation(reports):
+    for report in reports:
+        assert report["plain"]["own rows in evaluation"] == [True] * 3
+        assert report["plain"]["own states in evaluation"] == [True] * 3
+
+
+def test_at_the_last_step_one_process_had_nothing_but_padding(reports):
+    assert [report["plain"]["padding at last"] for report in reports] == [True, False]
+
+
+@pytest.mark.parametrize("name", ["plain", "checkpointing"])
+def test_two_processes_end_with_the_weights_of_one(name, folder, reports, one_process):
+    expected = one_process[name][0].model.state_dict()
+    assert largest_difference(weights(folder, name, 0), expected) < 1e-6
+    assert largest_difference(weights(folder, name, 0), weights(folder, name, 1)) == 0.0
+
+
+@pytest.mark.parametrize("name", ["plain", "checkpointing"])
+def test_they_log_the_numbers_of_one(name, reports, one_process):
+    expected = [log for log in one_process[name][1]["logs"] if "loss" in log]
+    for report in reports:
+        found = [log for log in report[name]["logs"] if "loss" in log]
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            for number in ("loss", *MEMORY_NAMES):
+                assert one[number] == pytest.approx(other[number], abs=1e-5)
+
+
+def test_they_evaluate_to_the_loss_of_one(reports, one_process):
+    expected = [log["eval_loss"] for log in one_process["plain"][1]["logs"] if "eval_loss" in log]
+    assert len(expected) == 3
+    for report in reports:
+        found = [log["eval_loss"] for log in report["plain"]["logs"] if "eval_loss" in log]
+        assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_resuming_on_two_processes_is_the_same_as_never_having_stopped(folder, reports):
+    for rank in (0, 1):
+        assert largest_difference(weights(folder, "resumed", rank), weights(folder, "dropout", rank)) == 0.0
+        whole, resumed = (
+            [log for log in reports[rank][name]["logs"] if "loss" in log] for name in ("dropout", "resumed")
+        )
+        assert whole == resumed
+        assert len(whole) == 17
+
+
+def test_a_checkpoint_holds_the_lanes_of_each_process(folder, reports):
+    found = sorted(path.name for path in (folder / "dropout").rglob("*.safetensors"))
+    assert found == [
+        "memory-00000-of-00002.safetensors",
+        "memory-00001-of-00002.safetensors",
+        "model.safetensors",
+    ]
+    assert not list(Path(folder / "resumed").rglob("memory-*"))
+
+
+def test_a_dataset_of_other_lanes_is_refused_on_both(reports):
+    for report in reports:
+        assert "2 a batch x 2 process(es) = 4; got 2" in report["refusal"]
+
+
+def test_nothing_was_left_waiting_for_a_gradient(printed):
+    assert "Expected to have finished reduction" not in printed
