@@ -131,27 +131,37 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Refuse an evaluation that reads no memory, or whose lanes do not match its batches."""
-        if not self._lanes.was_fed:
+        try:
+            self._check_evaluation(args, kwargs.get("eval_dataloader"))
+        except ValueError:
+            self._forget_evaluation()
+            raise
+
+    def _check_evaluation(self, args: TrainingArguments, dataloader: Any) -> None:
+        was_fed, self._lanes.was_fed = self._lanes.was_fed, False
+        if not was_fed:
             raise ValueError(
                 "an evaluation with MemoriaCallback must read segments with reset_memory; this one did not. Make "
                 "eval_dataset with segment_documents, and give the callback to Trainer(callbacks=[...])."
             )
-        self._lanes.was_fed = False
-        dataloader = kwargs.get("eval_dataloader")
         if dataloader is not None:
             check_dataset(dataloader.dataset, args.eval_batch_size, args.world_size, "eval_dataset")
+
+    def _forget_evaluation(self) -> None:
+        self._lanes.evaluation = None
+        self._evaluation_loss = EvaluationLoss()
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Empty the evaluation's lanes."""
-        self._lanes.evaluation = None
+        self._forget_evaluation()
 
     def on_predict(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any, **kwargs: Any
     ) -> None:
         """Empty the lanes of a prediction."""
-        self._lanes.evaluation = None
+        self._forget_evaluation()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

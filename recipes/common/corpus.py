@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, load_dataset
+from tqdm.auto import tqdm
 
 # Not documentation of the standard library: tests, other people's packages, scripts, platform configuration.
 NOT_DOCUMENTATION = (
@@ -137,7 +138,7 @@ def _library_docstrings() -> list[tuple[str, str]]:
     """
     root = Path(sysconfig.get_path("stdlib"))
     chapters = []
-    for path in sorted(root.rglob("*.py")):
+    for path in tqdm(sorted(root.rglob("*.py")), desc="Reading docstrings", unit="file"):
         parts = path.relative_to(root).with_suffix("").parts
         if not any(part in NOT_DOCUMENTATION or part.startswith("config-") for part in parts):
             chapters.append((".".join(parts).removesuffix(".__init__"), "\n\n".join(_docstrings(path))))

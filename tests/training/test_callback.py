@@ -369,12 +369,16 @@ def test_an_evaluation_that_would_be_wrong_is_refused(message, new_model, evalua
 
 @pytest.mark.parametrize("message", REFUSED_EVALUATIONS)
 def test_a_refused_evaluation_spoils_no_other(
-    message, new_model, evaluation_documents, evaluation_segments, cut, new_trainer
+    message, new_model, evaluation_documents, evaluation_segments, cut, new_trainer, record
 ):
-    trainer = new_trainer(new_model(), evaluate=evaluation_segments)
+    model = new_model()
+    trainer = new_trainer(model, evaluate=evaluation_segments)
     expected = trainer.evaluate()["eval_loss"]
     with pytest.raises(ValueError, match=message):
         trainer.evaluate(REFUSED_EVALUATIONS[message](evaluation_documents, cut))
+    calls = record(model)
+    model(torch.ones(LANES, 8, dtype=torch.long), reset_memory=torch.zeros(LANES, dtype=torch.bool))
+    assert calls[0].before is None
     assert trainer.evaluate()["eval_loss"] == expected
 
 
