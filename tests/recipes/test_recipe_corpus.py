@@ -59,6 +59,14 @@ def test_a_text_file_is_one_document_and_a_folder_its_files(tmp_path):
     assert read_files([str(tmp_path / "b.txt")])["title"][:] == ["b"]
 
 
+def test_files_come_in_alphabetical_order(tmp_path, monkeypatch):
+    names = [f"{name}.txt" for name in "cadb"]  # as a file system may list them
+    for name in names:
+        (tmp_path / name).write_text(name)
+    monkeypatch.setattr("glob.glob", lambda *args, **kwargs: [str(tmp_path / name) for name in names])
+    assert read_files([str(tmp_path / "*.txt")])["title"][:] == ["a", "b", "c", "d"]
+
+
 def test_json_lines_and_parquet_hold_one_document_a_row(tmp_path):
     rows = [{"text": "one", "other": 1}, {"text": " \n", "other": 2}, {"text": "three", "other": 3}]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
