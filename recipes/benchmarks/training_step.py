@@ -6,8 +6,8 @@
 A step is forward, backward and AdamW in float32. Both models live in one process and take turns, so that a machine
 that slows down slows both; medians are printed, and the ratio of each round. Peak memory is that of a process of its
 own for each model. The memory has grown for as many segments as `--grown` says before the first step, so that short-
-and long-term memory hold engrams. Beside the ratio of time stands that of multiplications, which says what the reads and the
-abstractor cost in arithmetic; a step also has an optimizer, whose share memory hardly changes.
+and long-term memory hold engrams. Beside the ratio of time stands that of multiplications: what the reads and the
+abstractor cost in arithmetic. A step also has an optimizer, whose share memory hardly changes.
 """
 
 from __future__ import annotations
