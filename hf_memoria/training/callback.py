@@ -40,6 +40,7 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         self._lanes.listeners.append(self._observe)
         self._run_id = ""
         self._saving: dict[str, str] | None = None
+        self._evaluated: Any = None
 
     @property
     def memory(self) -> EngramState | None:
@@ -66,6 +67,7 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         check_dataset(dataloader.dataset, args.train_batch_size, args.world_size, "train_dataset")
         self._lanes.attach(kwargs["model"])
         self._lanes.strict = True
+        self._statistics = MemoryStatistics()
         self._lanes.training = self._resumed_lanes(args, state, kwargs["model"]) if state.global_step else None
         self._run_id = broadcast_object_list([uuid.uuid4().hex])[0]
 
@@ -114,10 +116,16 @@ class MemoriaCallback(TrainerCallback, ExportableState):
             return
         if "loss" in logs and self._lanes.training is not None:
             self._amend(state, logs, self._statistics.read(self._lanes.training))
-        for name in [name for name in logs if name.startswith("eval_") and name.endswith("loss")]:
-            exact = self._evaluation_loss.read()
-            if exact is not None:
-                self._amend(state, logs, {name: exact})
+        exact = self._exact_loss(logs)
+        if exact:
+            self._amend(state, logs, exact)
+
+    def _exact_loss(self, metrics: dict[str, Any]) -> dict[str, float]:
+        # Every evaluation reports its run time under the prefix of its loss; without one there is nothing to read.
+        prefixes = [name.removesuffix("_runtime") for name in metrics if name.endswith("_runtime")]
+        names = [f"{prefix}_loss" for prefix in prefixes if f"{prefix}_loss" in metrics]
+        exact = self._evaluation_loss.read() if names else None
+        return {} if exact is None else dict.fromkeys(names, exact)
 
     @staticmethod
     def _amend(state: TrainerState, logs: dict[str, Any], values: dict[str, float]) -> None:
@@ -138,6 +146,10 @@ class MemoriaCallback(TrainerCallback, ExportableState):
             raise
 
     def _check_evaluation(self, args: TrainingArguments, dataloader: Any) -> None:
+        if dataloader is not self._evaluated:
+            # An evaluation that was interrupted never said that it was over.
+            self._evaluation_loss.restart()
+            self._evaluated = dataloader
         was_fed, self._lanes.was_fed = self._lanes.was_fed, False
         if not was_fed:
             raise ValueError(
@@ -150,6 +162,7 @@ class MemoriaCallback(TrainerCallback, ExportableState):
     def _forget_evaluation(self) -> None:
         self._lanes.evaluation = None
         self._evaluation_loss = EvaluationLoss()
+        self._evaluated = None
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -160,7 +173,8 @@ class MemoriaCallback(TrainerCallback, ExportableState):
     def on_predict(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any, **kwargs: Any
     ) -> None:
-        """Empty the lanes of a prediction."""
+        """Make the loss of a prediction exact and empty its lanes."""
+        metrics.update(self._exact_loss(metrics))
         self._forget_evaluation()
 
     def on_train_end(

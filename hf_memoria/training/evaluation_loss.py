@@ -16,6 +16,11 @@ class EvaluationLoss:
 
     def __init__(self) -> None:
         self._total: Tensor | None = None
+        self._last: Tensor | None = None
+
+    def restart(self) -> None:
+        """Forget all but the last batch, the first of a new evaluation."""
+        self._total = self._last
 
     @torch.no_grad()
     def observe(self, before: Any, inputs: dict[str, Any], output: Any) -> None:
@@ -28,6 +33,7 @@ class EvaluationLoss:
         divisor = inputs.get("num_items_in_batch")
         divisor = count if divisor is None else torch.as_tensor(divisor, device=loss.device)
         batch = torch.stack([loss.double() * divisor, count])
+        self._last = batch
         self._total = batch if self._total is None else self._total + batch
 
     def read(self) -> float | None:
@@ -35,5 +41,5 @@ class EvaluationLoss:
         if self._total is None:
             return None
         total, count = reduce(self._total, "sum").tolist()
-        self._total = None
+        self._total = self._last = None
         return total / count if count else None

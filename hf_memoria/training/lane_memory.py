@@ -16,14 +16,13 @@ Listener = Callable[[EngramState | None, dict[str, Any], Any], None]
 class LaneMemory:
     """State of each lane between steps, one for training and one for evaluation.
 
-    It takes part in forwards that bring `reset_memory` but no `memory`, as the batches of a segmented dataset do;
-    a forward that a user calls by hand is left alone.
+    It takes part in forwards that bring `num_items_in_batch` and no `memory`: Trainer's do, a user's own do not.
 
     Attributes:
         training: state after the last training step, or None before the first.
         evaluation: state after the last evaluation step, or None.
         strict: whether a training forward without `reset_memory` is an error.
-        was_fed: whether a forward took part since this was last set to False.
+        was_fed: whether an evaluation's forward took part since this was last set to False.
         listeners: called after each such forward with the state before, the inputs and the output.
     """
 
@@ -45,6 +44,10 @@ class LaneMemory:
         """
         self.detach()
         inner = find_memory_model(model)
+        for hook in list(inner._forward_pre_hooks.values()):
+            # An older Trainer of this model: only one may feed it.
+            if isinstance(owner := getattr(hook, "__self__", None), LaneMemory):
+                owner.detach()
         self._handles = [
             inner.register_forward_pre_hook(self._feed, with_kwargs=True),
             inner.register_forward_hook(self._take, with_kwargs=True),
@@ -57,7 +60,7 @@ class LaneMemory:
 
     def _feed(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._inputs = None
-        if kwargs.get("memory") is not None:
+        if kwargs.get("memory") is not None or "num_items_in_batch" not in kwargs:
             return None
         if kwargs.get("reset_memory") is None:
             if self.strict and model.training:
@@ -83,7 +86,7 @@ class LaneMemory:
             self.training = _replace_first_rows(self.training, after)
         else:
             self.evaluation = _replace_first_rows(self.evaluation, after)
-        self.was_fed = True
+        self.was_fed = self.was_fed or not model.training
         for listener in self.listeners:
             listener(before, inputs, output)
 

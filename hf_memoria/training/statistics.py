@@ -64,9 +64,8 @@ def newly_long_term(before: EngramState, after: EngramState) -> Tensor:
     long_term = after.is_kind(EngramKind.LONG_TERM)
     if before.capacity == 0:
         return long_term
-    # Ids rise along a row; invalid slots are put past its end so that they do too.
-    ids = before.id.masked_fill(~before.valid, torch.iinfo(torch.int64).max)
-    slots = torch.searchsorted(ids, after.id).clamp(max=before.capacity - 1)
-    was_there = ids.gather(1, slots) == after.id
-    was_long_term = was_there & before.is_kind(EngramKind.LONG_TERM).gather(1, slots)
+    ids, order = before.id.masked_fill(~before.valid, torch.iinfo(torch.int64).max).sort(dim=-1)
+    places = torch.searchsorted(ids, after.id).clamp(max=before.capacity - 1)
+    was_there = ids.gather(1, places) == after.id
+    was_long_term = was_there & before.is_kind(EngramKind.LONG_TERM).gather(1, order.gather(1, places))
     return long_term & ~was_long_term

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
-
-from transformers import Trainer
 
 from hf_memoria.training.callback import MemoriaCallback
 
@@ -15,9 +14,10 @@ class MemoriaTrainerMixin:
     Trainer tells no callback the path that `train(resume_from_checkpoint=...)` was given.
     """
 
-    def train(self: Any, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+    def train(self: Any, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`."""
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, MemoriaCallback):
-                callback.checkpoint = resume_from_checkpoint if isinstance(resume_from_checkpoint, str) else None
-        return Trainer.train(self, resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+                told = isinstance(resume_from_checkpoint, (str, os.PathLike))
+                callback.checkpoint = os.fspath(resume_from_checkpoint) if told else None
+        return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]

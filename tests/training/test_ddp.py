@@ -1,7 +1,9 @@
 """Two processes, launched as a user does: each keeps its lanes, and together they are one process."""
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -33,11 +35,20 @@ def launch(folder):
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
     }
-    done = subprocess.run(
-        command, env=environment, cwd=folder, capture_output=True, text=True, timeout=SECONDS, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    with (folder / "printed.txt").open("w+") as printed:
+        process = subprocess.Popen(
+            command, env=environment, cwd=folder, stdout=printed, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            code = process.wait(timeout=SECONDS)
+        finally:
+            # The launcher's own processes are of its group, and outlive it when it is killed alone.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        printed.seek(0)
+        text = printed.read()
+    assert code == 0, text
+    return text
 
 
 @pytest.fixture(scope="module")
