@@ -4,7 +4,8 @@ Axes, here and everywhere: B rows (lanes), T positions of a segment, W working, 
 C slots of a row, K reminded engrams, D hidden size.
 """
 
+from hf_memoria.memory.compaction import compact
 from hf_memoria.memory.engine import Reminded, memorize, remind
 from hf_memoria.memory.state import EngramKind, EngramState
 
-__all__ = ["EngramKind", "EngramState", "Reminded", "memorize", "remind"]
+__all__ = ["EngramKind", "EngramState", "Reminded", "compact", "memorize", "remind"]

@@ -1,6 +1,8 @@
 """The engram memory, batched: a step is `remind`, then the backbone reads, then `memorize`.
 
-Both are pure functions of a state; nothing is kept between calls. `naive.py` says the same one row at a time.
+Both are functions of a state that leave it as it was; nothing is kept between calls. Neither looks at a value, so both
+compile into one graph, but for the compaction that ends a step now and then. `naive.py` says the same one row at a
+time.
 """
 
 from __future__ import annotations
@@ -11,22 +13,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_memoria.memory.checks import check_sizes, check_step, finite_rows
+from hf_memoria.memory.compaction import compact, with_room
 from hf_memoria.memory.consolidation import (
     add_working,
     bound_long_term,
-    compact,
     forget_expired,
     grow_older,
+    new_slots,
     promote,
 )
-from hf_memoria.memory.plasticity import fire_together, lifespan_credit
-from hf_memoria.memory.retrieval import Reminded, mark_slots, remind
+from hf_memoria.memory.plasticity import event_of, lifespan_credit
+from hf_memoria.memory.retrieval import Reminded, remind
 from hf_memoria.memory.state import EngramState
 
 __all__ = ["Reminded", "memorize", "remind"]
 
 
-@torch.compiler.disable  # it gives slots back, as many as there are deaths: shapes that a graph cannot hold
 @torch.no_grad()
 def memorize(
     state: EngramState,
@@ -41,6 +44,7 @@ def memorize(
     lifespan_extend_scale: float,
     stm_capacity: int,
     ltm_capacity: int | None = None,
+    graph: str = "auto",
 ) -> EngramState:
     """End a step: fire, credit, grow older, promote, forget, and keep the segment's states as the next cue.
 
@@ -58,22 +62,50 @@ def memorize(
         lifespan_extend_scale: steps of life that reminded engrams earn on average.
         stm_capacity: short-term engrams of a row before the oldest become long-term.
         ltm_capacity: long-term engrams of a row at most, or None.
+        graph: form of the co-fire graph, `"dense"`, `"sparse"`, or `"auto"`, which chooses by the size of the store;
+            what is remembered is the same.
 
     Raises:
-        ValueError: if rows or hidden sizes do not agree.
+        TypeError, ValueError: if rows, hidden sizes, types or devices do not agree, a vector is not finite, or a
+            setting is none. The state is not changed.
     """
-    _check_rows(state, working=working, working_mask=working_mask, weights=weights, cue=cue, cue_mask=cue_mask)
-    active = cue_mask.any(dim=-1)
+    check_sizes(stm_capacity=stm_capacity, **({} if ltm_capacity is None else {"ltm_capacity": ltm_capacity}))
+    check_step(state, working, working_mask, reminded, weights, cue, cue_mask, graph)
+    finite = finite_rows(working, working_mask, cue, cue_mask, weights, reminded.mask)
+    active = cue_mask.any(dim=-1) & finite
     working_mask = working_mask & active.unsqueeze(1)
     recalled = reminded.mask & active.unsqueeze(1)
+    fired = reminded.index.shape[1] + working.shape[1]
 
-    credit = lifespan_credit(weights, recalled, lifespan_extend_scale)
-    state = replace(state, lifespan=state.lifespan.scatter_add(1, reminded.index, credit))
-    fired = torch.cat([mark_slots(reminded.index, recalled, state.capacity), working_mask], dim=1)
-    state = fire_together(add_working(state, working, working_mask, initial_lifespan), fired)
+    state = with_room(_with_graph(state, graph), working.shape[1], fired)
+    state = _credit_and_fire(state, reminded.index, recalled, working_mask, weights, lifespan_extend_scale)
+    state = add_working(state, working, working_mask, initial_lifespan)
     state = promote(grow_older(state, active), active, stm_capacity)
     state = bound_long_term(forget_expired(state, active), active, ltm_capacity)
-    return _with_cue(compact(state), cue.detach(), cue_mask, active)
+    state = _with_cue(state, cue.detach(), cue_mask, active)
+    room = replace(state.room, segments=state.room.segments - 1, short_term=max(stm_capacity, state.room.short_term))
+    state = replace(state, room=room, refused=state.refused + ~finite)
+    if room.segments < 1 or room.slots < working.shape[1]:
+        return compact(state, working=working.shape[1], fired=fired)
+    return state
+
+
+def _with_graph(state: EngramState, graph: str) -> EngramState:
+    return state if graph == state.room.graph else replace(state, room=replace(state.room, graph=graph))
+
+
+def _credit_and_fire(
+    state: EngramState, index: Tensor, recalled: Tensor, working_mask: Tensor, weights: Tensor, scale: float
+) -> EngramState:
+    credit = lifespan_credit(weights, recalled, scale)
+    new = new_slots(state, working_mask.shape[1])
+    event = event_of(index, recalled, new, working_mask, state.recent.shape[2])
+    return replace(
+        state,
+        lifespan=state.lifespan.scatter_add(1, index, credit),
+        fire_counts=state.fire_counts.scatter_add(1, index, recalled.to(torch.int32)),
+        recent=torch.cat([state.recent[:, 1:], event], dim=1),
+    )
 
 
 def _with_cue(state: EngramState, cue: Tensor, cue_mask: Tensor, active: Tensor) -> EngramState:
@@ -85,15 +117,4 @@ def _with_cue(state: EngramState, cue: Tensor, cue_mask: Tensor, active: Tensor)
         state,
         cue=torch.where(active[:, None, None], cue, state.cue),
         cue_mask=torch.where(active[:, None], F.pad(cue_mask, (0, missing)), state.cue_mask),
-        step=state.step + active,
     )
-
-
-def _check_rows(state: EngramState, **inputs: Tensor) -> None:
-    for name, value in inputs.items():
-        if value.shape[0] != state.batch_size:
-            raise ValueError(
-                f"{name} must have a row for each of the memory's {state.batch_size} rows; got {value.shape[0]}."
-            )
-        if value.dim() == 3 and value.shape[-1] != state.hidden_size:
-            raise ValueError(f"{name} must have the memory's hidden size {state.hidden_size}; got {value.shape[-1]}.")

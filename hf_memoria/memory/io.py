@@ -1,7 +1,8 @@
 """An engram state as one safetensors file, with a description that says what it fits and a checksum.
 
 The header's metadata holds `format`, `version`, `config` (JSON of the settings that the state was made with, may be
-null), `config_hash` and `checksum`; shapes and types are in safetensors' own header.
+null), `config_hash`, `graph` (the form of the co-fire graph) and `checksum`; shapes and types are in safetensors' own
+header. What is written is compacted: nothing of a forgotten engram is in a file.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,25 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hf_memoria.memory.state import EngramState
+from hf_memoria.memory.compaction import compact
+from hf_memoria.memory.room import Claim, Room
+from hf_memoria.memory.state import GRAPHS, EngramState
 
 FORMAT = "hf_memoria.engram_state"
-VERSION = "1"
-FIELDS = tuple(field.name for field in fields(EngramState))
+VERSION = "2"
+AXES = {
+    "data": "BCD",
+    "cue": "BTD",
+    "cue_mask": "BT",
+    **dict.fromkeys(("kind", "lifespan", "id", "created", "fire_counts"), "BC"),
+    "recent": "BRF",
+    **dict.fromkeys(("used", "step", "next_id", "refused"), "B"),
+    "graph.counts": "BCC",
+    "graph.events": "BNP",
+    "graph.weights": "BNP",
+    "graph.lists": "BCE",
+}
+"""Axes of each field: those of one letter are as long in every field."""
 
 
 def write_state(state: EngramState, path: str | Path, description: Mapping[str, Any] | None = None) -> None:
@@ -41,6 +56,7 @@ def write_state(state: EngramState, path: str | Path, description: Mapping[str, 
     """
     if not isinstance(state, EngramState):
         raise TypeError(f"state must be an EngramState; got {type(state).__name__}.")
+    state = compact(state, segments=0)
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors().items()}
     config = None if description is None else json.dumps(dict(description), sort_keys=True)
     metadata = {
@@ -48,6 +64,7 @@ def write_state(state: EngramState, path: str | Path, description: Mapping[str, 
         "version": VERSION,
         "config": config or "null",
         "config_hash": _hash((config or "null").encode()),
+        "graph": state.graph.form,
         "checksum": _checksum(tensors),
     }
     path = Path(path)
@@ -56,6 +73,7 @@ def write_state(state: EngramState, path: str | Path, description: Mapping[str, 
     os.close(handle)
     try:
         save_file(tensors, temporary, metadata=metadata)
+        os.chmod(temporary, _usual_mode())
         _flush(temporary)
         os.replace(temporary, path)
     except BaseException:
@@ -78,12 +96,20 @@ def read_state(
     metadata, tensors = _read(path)
     _check(path, "format", FORMAT, metadata.get("format"))
     _check(path, "version", VERSION, metadata.get("version"))
-    _check(path, "fields", sorted(FIELDS), sorted(tensors))
+    like = _state_like(path, metadata.get("graph"))
+    _check(path, "fields", sorted(like.tensors()), sorted(tensors))
     _check(path, "checksum", metadata.get("checksum"), _checksum(tensors))
     _check(path, "config_hash", metadata.get("config_hash"), _hash(metadata.get("config", "").encode()))
-    state = EngramState(**{name: tensors[name] for name in FIELDS})
-    _check_shapes(path, state)
-    return state.to(device), json.loads(metadata["config"])
+    _check_shapes(path, like, tensors)
+    state = like.with_tensors(tensors, Claim())
+    most = int(state.num_short_term.max()) if state.batch_size else 0
+    return replace(state, room=Room(short_term=most)).to(device), json.loads(metadata["config"])
+
+
+def _state_like(path: Path, form: str | None) -> EngramState:
+    if form not in GRAPHS:
+        _check(path, "graph", sorted(GRAPHS), form)
+    return replace(EngramState.empty(0, 0), graph=GRAPHS[str(form)].empty(0, 0))
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -102,10 +128,18 @@ def _check(path: Path, what: str, expected: Any, got: Any) -> None:
         raise ValueError(f"{what} of the memory file {path} must be {expected!r}; got {got!r}.{hint}")
 
 
-def _check_shapes(path: Path, state: EngramState) -> None:
-    like = EngramState.empty(state.batch_size, state.hidden_size).pad(state.capacity, state.cue.shape[1])
+def _check_shapes(path: Path, like: EngramState, tensors: Mapping[str, Tensor]) -> None:
+    """Check that all fields are of the types and of the number of rows, slots and so on that the others are of."""
+    sizes: dict[str, int] = {}
     for name, value in like.tensors().items():
-        _check(path, f"shape of {name}", list(value.shape), list(getattr(state, name).shape))
+        got = tensors[name]
+        axes = AXES[name]
+        if name not in ("cue", "data"):
+            _check(path, f"type of {name}", str(value.dtype), str(got.dtype))
+        _check(path, f"number of axes of {name}", len(axes), got.dim())
+        expected = [sizes.setdefault(axis, size) for axis, size in zip(axes, got.shape, strict=True)]
+        _check(path, f"shape of {name}", expected, list(got.shape))
+    _check(path, "type of cue", str(tensors["data"].dtype), str(tensors["cue"].dtype))
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:
@@ -119,6 +153,13 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
 
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _usual_mode() -> int:
+    # mkstemp keeps its files to their owner; this one is to be as readable as any other that is written here.
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def _flush(path: str) -> None:

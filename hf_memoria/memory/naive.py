@@ -154,6 +154,7 @@ def bound_long_term(engrams: list[NaiveEngram], capacity: int | None) -> list[Na
 def row_of(state: EngramState, row: int) -> NaiveRow:
     """Read one row of a batched state."""
     slots = state.valid[row].nonzero().flatten().tolist()
+    ages = state.age[row]
     ids = {slot: int(state.id[row, slot]) for slot in slots}
     engrams = tuple(
         NaiveEngram(
@@ -161,11 +162,11 @@ def row_of(state: EngramState, row: int) -> NaiveRow:
             state.data[row, slot],
             EngramKind(int(state.kind[row, slot])),
             float(state.lifespan[row, slot]),
-            int(state.age[row, slot]),
+            int(ages[slot]),
             int(state.created[row, slot]),
         )
         for slot in slots
     )
-    counts = {(ids[i], ids[j]): int(state.cofire_counts[row, i, j]) for i in slots for j in slots}
-    cofire = Counter({pair: count for pair, count in counts.items() if count})
+    counts = state[row].cofire_counts[0].tolist()
+    cofire = Counter({(ids[i], ids[j]): counts[i][j] for i in slots for j in slots if counts[i][j]})
     return NaiveRow(engrams, cofire, int(state.step[row]), int(state.next_id[row]))

@@ -1,24 +1,19 @@
-"""What firing changes: co-fire counts and lifespans (the design's steps 6 and 8)."""
+"""What firing changes: counts and lifespans (the design's steps 6 and 8)."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from hf_memoria.memory.state import EngramState
 
+def event_of(reminded: Tensor, mask: Tensor, new: Tensor, new_mask: Tensor, width: int) -> Tensor:
+    """Who fires together in a segment: reminded slots `[B, K]` and new ones `[B, W]`, as int32 `[B, 1, width]`.
 
-def fire_together(state: EngramState, fired: Tensor) -> EngramState:
-    """Add one to the co-fire count of every ordered pair of fired engrams, each with itself included.
-
-    Args:
-        state: B rows.
-        fired: which engrams fired, bool `[B, C]`.
+    Every ordered pair of them has fired together once more, each engram with itself included; -1 is nobody.
     """
-    pairs = fired.unsqueeze(2) & fired.unsqueeze(1)
-    return replace(state, cofire_counts=state.cofire_counts + pairs)
+    slots = torch.cat([reminded.masked_fill(~mask, -1), new.masked_fill(~new_mask, -1)], dim=1)
+    slots = torch.nn.functional.pad(slots, (0, width - slots.shape[1]), value=-1)
+    return slots.to(torch.int32).unsqueeze(1)
 
 
 def lifespan_credit(weights: Tensor, mask: Tensor, scale: float) -> Tensor:

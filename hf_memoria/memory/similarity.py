@@ -1,4 +1,8 @@
-"""How much an engram has to do with what is in working memory."""
+"""How much an engram has to do with what is in working memory.
+
+Distances are taken after the mean of the working memory is subtracted from both sides. They stay what they were, but
+their digits are no longer spent on what all vectors have in common, so float32 is enough; bfloat16 is widened to it.
+"""
 
 from __future__ import annotations
 
@@ -8,31 +12,40 @@ from torch import Tensor
 CORRELATIONS = ("logsumexp", "mean_l2")
 
 
-def squared_distances(left: Tensor, right: Tensor) -> Tensor:
-    """Squared Euclidean distances, `[B, W, M]`, of `[B, W, D]` to `[B, M, D]`, in float64 where the device has it.
-
-    ||l - r||^2 = ||l||^2 + ||r||^2 - 2 l.r needs no `[B, W, M, D]`, but cancels where two vectors nearly agree;
-    products of float32 vectors are exact in float64, which keeps the digits that float32 would lose.
-    """
-    dtype = torch.float32 if left.device.type == "mps" else torch.float64
-    left, right = left.to(dtype), right.to(dtype)
-    norms = left.square().sum(-1).unsqueeze(2) + right.square().sum(-1).unsqueeze(1)
-    return (norms - 2 * left @ right.transpose(1, 2)).clamp(min=0)
-
-
 def correlation(working: Tensor, working_mask: Tensor, engrams: Tensor, how: str = "logsumexp") -> Tensor:
-    """Correlation C(m) of each engram with the working memory, `[B, M]`.
+    """Correlation C(m) of each engram with the working memory, up to a constant of the row, `[B, M]`.
 
     Args:
         working: working memory, `[B, W, D]`.
-        working_mask: which of its vectors are real, bool `[B, W]`; a row without any gives -inf or 0.
+        working_mask: which of its vectors are real, bool `[B, W]`; a row without any gives -inf or what it may.
         engrams: `[B, M, D]`.
         how: `"logsumexp"`, log sum_w exp(-||w - m||^2): the ranking of Memoria's mean of exp(-||w - m||^2) without
-            its underflow; `"mean_l2"`, the mean of -||w - m||^2 of memoria-pytorch 1.1.0.
+            its underflow; `"mean_l2"`, the mean of -||w - m||^2 of memoria-pytorch 1.1.0. That is
+            -||centre - m||^2 and a number that all engrams of the row share, which is left out.
     """
-    negative = -squared_distances(working, engrams)
-    mask = working_mask.unsqueeze(-1)
-    if how == "logsumexp":
-        return negative.masked_fill(~mask, float("-inf")).logsumexp(dim=1)
-    count = working_mask.sum(dim=-1, keepdim=True).clamp(min=1)
-    return negative.masked_fill(~mask, 0.0).sum(dim=1) / count
+    dtype = torch.promote_types(torch.promote_types(working.dtype, engrams.dtype), torch.float32)
+    centre = centre_of(working.to(dtype), working_mask)
+    centred = engrams.to(dtype) - centre.unsqueeze(1)
+    to_centre = centred.square().sum(dim=-1)
+    if how == "mean_l2":
+        return -to_centre
+    around = working.to(dtype) - centre.unsqueeze(1)
+    return log_sum_of_kernels(around, working_mask, centred, to_centre)
+
+
+def centre_of(working: Tensor, working_mask: Tensor) -> Tensor:
+    """Mean of the real vectors of a working memory, `[B, D]`; zero where there is none."""
+    total = working.masked_fill(~working_mask.unsqueeze(-1), 0.0).sum(dim=1)
+    return total / working_mask.sum(dim=-1, keepdim=True).clamp(min=1)
+
+
+def log_sum_of_kernels(around: Tensor, working_mask: Tensor, centred: Tensor, to_centre: Tensor) -> Tensor:
+    """log sum_w exp(-||w - m||^2) of centred vectors `[B, W, D]` and `[B, M, D]`, and ||m||^2 `[B, M]`.
+
+    ||w - m||^2 = ||w||^2 + ||m||^2 - 2 w.m needs no `[B, W, M, D]`.
+    """
+    norms = around.square().sum(dim=-1)
+    exponents = torch.baddbmm(-norms.unsqueeze(2), around, centred.transpose(1, 2), alpha=2)
+    exponents = exponents.masked_fill(~working_mask.unsqueeze(-1), float("-inf"))
+    # ||m||^2 is the same for all w: it may leave the sum, and with it the largest rounding.
+    return exponents.logsumexp(dim=1) - to_centre

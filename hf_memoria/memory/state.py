@@ -1,18 +1,28 @@
 """The state of an engram memory: a value that goes into a forward and comes out of it, one row per lane.
 
 Axes: B rows (lanes), T positions of the cue, C slots for engrams, D hidden size. Slots are in order of creation, so
-the oldest engram of a row stands first; slots that hold nothing are invalid and all zero.
+the oldest engram of a row stands first. A step appends and marks; `compaction` moves engrams together now and then.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from hf_memoria.memory.cofire import DenseGraph
+from hf_memoria.memory.cofire_events import EventGraph
+from hf_memoria.memory.room import Claim, Room
+from hf_memoria.memory.slots import members, pad_slots
+from hf_memoria.memory.stacking import stack_states
+
+CofireGraph = DenseGraph | EventGraph
+GRAPHS = {graph.form: graph for graph in (DenseGraph, EventGraph)}
 
 
 class EngramKind(IntEnum):
@@ -28,19 +38,26 @@ class EngramKind(IntEnum):
 class EngramState:
     """What each lane remembers after a segment.
 
+    Later states may share `data` with this one: they append where this one holds nothing yet. Everything else is a
+    state's own. What slots hold that are not valid means nothing.
+
     Attributes:
         cue: final hidden states of the previous segment, `[B, T, D]`, from which the next working memory is made.
         cue_mask: which positions of the cue are real (not padding), bool `[B, T]`.
         data: the engrams, `[B, C, D]`.
         kind: tier of each engram (`EngramKind`), int8 `[B, C]`.
         lifespan: steps left to live if it is never reminded again, float32 `[B, C]`.
-        age: steps since its creation, int64 `[B, C]`.
         id: number of the engram in its row, counting from 0 in order of creation, int64 `[B, C]`.
         created: step of its row at which it was made, int64 `[B, C]`.
-        cofire_counts: how often two engrams fired together; the diagonal counts firings, int32 `[B, C, C]`.
-        valid: which slots hold an engram, bool `[B, C]`.
+        fire_counts: how often each engram fired, int32 `[B, C]`.
+        recent: slots that fired together in each segment since the graph was made, int32 `[B, R, F]`, -1 for nobody.
+        graph: how often engrams had fired together before.
+        used: slots of each row that have been written, int64 `[B]`.
         step: segments that the row has read since it was empty, int64 `[B]`.
         next_id: id of the next engram of the row, int64 `[B]`.
+        refused: segments of each row that were not remembered because they were not finite, int64 `[B]`.
+        room: what the host knows of the buffers.
+        claim: whether a later state has been written into them.
     """
 
     cue: Tensor
@@ -48,13 +65,17 @@ class EngramState:
     data: Tensor
     kind: Tensor
     lifespan: Tensor
-    age: Tensor
     id: Tensor
     created: Tensor
-    cofire_counts: Tensor
-    valid: Tensor
+    fire_counts: Tensor
+    recent: Tensor
+    graph: CofireGraph
+    used: Tensor
     step: Tensor
     next_id: Tensor
+    refused: Tensor
+    room: Room = field(default_factory=Room)
+    claim: Claim = field(default_factory=Claim)
 
     @classmethod
     def empty(
@@ -76,13 +97,15 @@ class EngramState:
             data=zeros(0, hidden_size, dtype=dtype),
             kind=zeros(0, dtype=torch.int8),
             lifespan=zeros(0, dtype=torch.float32),
-            age=zeros(0, dtype=torch.int64),
             id=zeros(0, dtype=torch.int64),
             created=zeros(0, dtype=torch.int64),
-            cofire_counts=zeros(0, 0, dtype=torch.int32),
-            valid=zeros(0, dtype=torch.bool),
+            fire_counts=zeros(0, dtype=torch.int32),
+            recent=zeros(0, 0, dtype=torch.int32),
+            graph=DenseGraph.empty(batch_size, 0, device),
+            used=zeros(dtype=torch.int64),
             step=zeros(dtype=torch.int64),
             next_id=zeros(dtype=torch.int64),
+            refused=zeros(dtype=torch.int64),
         )
 
     @property
@@ -101,6 +124,16 @@ class EngramState:
         return self.data.shape[1]
 
     @property
+    def valid(self) -> Tensor:
+        """Which slots hold an engram, bool `[B, C]`."""
+        return self.kind != int(EngramKind.EMPTY)
+
+    @property
+    def age(self) -> Tensor:
+        """Steps since each engram was made, int64 `[B, C]`."""
+        return (self.step.unsqueeze(1) - self.created) * self.valid
+
+    @property
     def num_working(self) -> Tensor:
         """Working-memory engrams of each row, int64 `[B]`; 0 between calls."""
         return self._count(EngramKind.WORKING)
@@ -116,29 +149,51 @@ class EngramState:
         return self._count(EngramKind.LONG_TERM)
 
     @property
-    def fire_counts(self) -> Tensor:
-        """How often each engram fired, int32 `[B, C]`."""
-        return self.cofire_counts.diagonal(dim1=1, dim2=2)
+    def cofire_counts(self) -> Tensor:
+        """How often two engrams fired together, int32 `[B, C, C]`; the diagonal counts firings."""
+        every = torch.arange(self.capacity, device=self.data.device).expand(self.batch_size, -1)
+        took_part = members(self.recent, self.capacity)
+        counts = torch.baddbmm(self.graph.rows(every), took_part.transpose(1, 2), took_part)
+        counts = counts * (self.valid.unsqueeze(2) & self.valid.unsqueeze(1))
+        return counts.to(torch.int32).diagonal_scatter(self.fire_counts * self.valid, dim1=1, dim2=2)
 
     def is_kind(self, kind: EngramKind) -> Tensor:
         """Return which slots hold an engram of this tier, bool `[B, C]`."""
-        return self.valid & (self.kind == int(kind))
+        return self.kind == int(kind)
 
     def _count(self, kind: EngramKind) -> Tensor:
         return self.is_kind(kind).sum(dim=-1)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every tensor by name, those of the graph as `graph.<name>`."""
+        own = {name: getattr(self, name) for name in TENSOR_FIELDS}
+        return own | {f"graph.{part.name}": getattr(self.graph, part.name) for part in fields(self.graph)}
+
+    def with_tensors(self, tensors: dict[str, Tensor], claim: Claim) -> EngramState:
+        """Return a state with the same form of graph and room, and all tensors replaced."""
+        parts = {part.name: tensors[f"graph.{part.name}"] for part in fields(self.graph)}
+        own = {name: tensors[name] for name in TENSOR_FIELDS}
+        return EngramState(**own, graph=type(self.graph)(**parts), room=self.room, claim=claim)
+
     def __getitem__(self, rows: int | slice | Sequence[int] | Tensor) -> EngramState:
         """Return the state of some rows, in the order asked for; an integer gives a state of one row."""
-        if isinstance(rows, int):
-            if not -self.batch_size <= rows < self.batch_size:
-                raise IndexError(f"row must be below the batch size {self.batch_size}; got {rows}.")
-            rows = [rows]
-        index = rows if isinstance(rows, slice) else torch.as_tensor(rows, device=self.data.device)
-        return EngramState(**{name: value[index] for name, value in self.tensors().items()})
+        index = self._row_index(rows)
+        return self.with_tensors({name: value[index] for name, value in self.tensors().items()}, Claim())
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the fields by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+    def _row_index(self, rows: Any) -> Tensor:
+        if isinstance(rows, slice):
+            rows = range(self.batch_size)[rows]
+        index = torch.as_tensor(list(rows) if isinstance(rows, range) else rows, device=self.data.device)
+        if index.numel() == 0:
+            index = index.to(torch.int64)
+        elif index.dtype == torch.bool:
+            return index
+        if index.is_floating_point():
+            raise TypeError(f"rows must be integers or a bool mask; got {index.dtype}.")
+        outside = index[(index < -self.batch_size) | (index >= self.batch_size)]
+        if outside.numel():
+            raise IndexError(f"row must be below the batch size {self.batch_size}; got {int(outside[0])}.")
+        return index.reshape(-1)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> EngramState:
         """Move to a device; `dtype` changes the vectors (cue and engrams), never counts or lifespans."""
@@ -147,39 +202,50 @@ class EngramState:
             if not dtype.is_floating_point:
                 raise TypeError(f"dtype must be a floating point type; got {dtype}.")
             moved |= {name: moved[name].to(dtype) for name in ("cue", "data")}
-        return EngramState(**moved)
+        shared = moved["data"] is self.data
+        return self.with_tensors(moved, self.claim if shared else Claim())
 
     def detach(self) -> EngramState:
         """Cut the state off any autograd graph."""
-        return EngramState(**{name: value.detach() for name, value in self.tensors().items()})
+        return self.with_tensors({name: value.detach() for name, value in self.tensors().items()}, self.claim)
 
     def reset(self, rows: Tensor) -> EngramState:
         """Empty the rows where the bool mask `rows` `[B]` is true, cue included."""
-        keep = ~rows
-        fresh = {name: _mask_rows(value, keep) for name, value in self.tensors().items()}
-        return EngramState(**fresh)
+        fresh: dict[str, Any] = {
+            name: value.masked_fill(_trailing(rows, value), -1 if name == "recent" else 0)
+            for name, value in self.tensors().items()
+            if name in RESET_FIELDS
+        }
+        return replace(self, **fresh)
 
-    def forget(self, ids: int | Iterable[int], row: int) -> EngramState:
+    def forget(self, ids: int | Iterable[int] | Tensor, row: int) -> EngramState:
         """Delete engrams of a row by id: their data, counts and edges are gone.
 
         Raises:
+            IndexError: if there is no such row.
             ValueError: if the row does not hold one of the ids.
         """
-        wanted = [ids] if isinstance(ids, int) else list(ids)
+        row = operator.index(row)
+        self._row_index(row)
+        wanted = torch.as_tensor(ids if isinstance(ids, (int, Tensor)) else list(ids)).reshape(-1).tolist()
         present = set(self.id[row][self.valid[row]].tolist())
         missing = sorted(set(wanted) - present)
         if missing:
             raise ValueError(f"ids must be engrams of row {row}; got {missing}, which it does not hold.")
-        valid = self.valid.clone()
-        valid[row] &= ~torch.isin(self.id[row], torch.tensor(wanted, device=valid.device, dtype=torch.int64))
-        return replace(self, valid=valid).erase_invalid()
+        gone = torch.zeros_like(self.valid)
+        gone[row] = self.valid[row] & torch.isin(
+            self.id[row], torch.tensor(wanted, device=gone.device).to(torch.int64)
+        )
+        return self._erase(gone)
 
-    def erase_invalid(self) -> EngramState:
-        """Zero every slot that holds no engram, so that nothing forgotten can be read from a state."""
-        pairs = self.valid.unsqueeze(2) & self.valid.unsqueeze(1)
-        slots = {name: getattr(self, name) for name in SLOT_FIELDS}
-        erased = {name: value.masked_fill(~_trailing(self.valid, value), 0) for name, value in slots.items()}
-        return replace(self, **erased, cofire_counts=self.cofire_counts.masked_fill(~pairs, 0))
+    def _erase(self, gone: Tensor) -> EngramState:
+        erased: dict[str, Any] = {
+            name: getattr(self, name).masked_fill(_trailing(gone, getattr(self, name)), 0) for name in SLOT_FIELDS
+        }
+        missing = self.recent < 0
+        slots = self.recent.to(torch.int64).clamp(min=0).flatten(1)
+        dead = gone.gather(1, slots).view_as(self.recent) if gone.numel() else missing
+        return replace(self, **erased, recent=self.recent.masked_fill(dead | missing, -1), claim=Claim())
 
     @staticmethod
     def cat(states: Sequence[EngramState]) -> EngramState:
@@ -188,26 +254,18 @@ class EngramState:
         Raises:
             ValueError: if there is none, or hidden size, dtype or device differ.
         """
-        if not states:
-            raise ValueError("states must hold at least one EngramState; got none.")
-        for name in ("hidden_size", "dtype", "device"):
-            found = {str(getattr(state if name == "hidden_size" else state.data, name)) for state in states}
-            if len(found) > 1:
-                raise ValueError(f"{name} must be the same in all states; got {sorted(found)}.")
-        capacity = max(state.capacity for state in states)
-        cue_length = max(state.cue.shape[1] for state in states)
-        padded = [state.pad(capacity, cue_length).tensors() for state in states]
-        return EngramState(**{name: torch.cat([state[name] for state in padded]) for name in padded[0]})
+        return stack_states(states)
 
     def pad(self, capacity: int, cue_length: int) -> EngramState:
         """Widen to at least `capacity` slots and `cue_length` cue positions, all of the new ones invalid."""
         slots = max(capacity - self.capacity, 0)
         positions = max(cue_length - self.cue.shape[1], 0)
-        if not slots and not positions:
-            return self
-        padded = {name: _pad_axis_1(getattr(self, name), slots) for name in (*SLOT_FIELDS, "valid")}
-        padded |= {name: _pad_axis_1(getattr(self, name), positions) for name in ("cue", "cue_mask")}
-        return replace(self, **padded, cofire_counts=F.pad(self.cofire_counts, (0, slots, 0, slots)))
+        padded: dict[str, Any] = {name: pad_slots(getattr(self, name), slots) for name in SLOT_FIELDS if slots}
+        padded |= {name: pad_slots(getattr(self, name), positions) for name in ("cue", "cue_mask") if positions}
+        if not slots:
+            return replace(self, **padded) if padded else self
+        room = replace(self.room, slots=self.room.slots + slots)
+        return replace(self, **padded, graph=self.graph.pad(slots), room=room, claim=Claim())
 
     def __repr__(self) -> str:
         return (
@@ -217,16 +275,10 @@ class EngramState:
         )
 
 
-SLOT_FIELDS = ("data", "kind", "lifespan", "age", "id", "created")
+SLOT_FIELDS = ("data", "kind", "lifespan", "id", "created", "fire_counts")
+TENSOR_FIELDS = tuple(part.name for part in fields(EngramState) if part.name not in ("graph", "room", "claim"))
+RESET_FIELDS = tuple(name for name in TENSOR_FIELDS if name not in ("data", "used"))
 
 
 def _trailing(mask: Tensor, like: Tensor) -> Tensor:
     return mask.reshape(mask.shape + (1,) * (like.dim() - mask.dim()))
-
-
-def _mask_rows(value: Tensor, keep: Tensor) -> Tensor:
-    return torch.where(_trailing(keep, value), value, torch.zeros_like(value))
-
-
-def _pad_axis_1(value: Tensor, count: int) -> Tensor:
-    return F.pad(value, (0, 0) * (value.dim() - 2) + (0, count))

@@ -84,4 +84,5 @@ def end_segment(
         lifespan_extend_scale=config.lifespan_extend_scale,
         stm_capacity=config.stm_capacity,
         ltm_capacity=config.ltm_capacity,
+        graph=config.cofire_graph,
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
+from hf_memoria.memory.room import GRAPHS
 from hf_memoria.memory.similarity import CORRELATIONS
 
 GATES = (None, "tanh")
@@ -31,6 +32,8 @@ class EngramMemoryConfig:
         correlation: `"logsumexp"`, the paper's ranking, or `"mean_l2"`, that of memoria-pytorch 1.1.0.
         gate: `"tanh"` multiplies each read by tanh of a learned scalar that starts at zero; None is the paper's form.
         segment_length: tokens of a segment; None is all the positions that the backbone has.
+        cofire_graph: how the co-fire graph is held: `"dense"` is a table of all pairs, `"sparse"` the events
+            themselves, `"auto"` chooses by the number of engrams. What is remembered is the same.
 
     Raises:
         TypeError: if a field has the wrong type.
@@ -52,6 +55,7 @@ class EngramMemoryConfig:
     correlation: str = "logsumexp"
     gate: str | None = None
     segment_length: int | None = None
+    cofire_graph: str = "auto"
 
     def __post_init__(self) -> None:
         self.layers = None if self.layers is None else _list_of_counts("layers", self.layers)
@@ -65,6 +69,7 @@ class EngramMemoryConfig:
         _number("lifespan_extend_scale", self.lifespan_extend_scale, lambda value: value >= 0, "0 or above")
         _one_of("correlation", self.correlation, CORRELATIONS)
         _one_of("gate", self.gate, GATES)
+        _one_of("cofire_graph", self.cofire_graph, GRAPHS)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON: the fields and `kind`."""

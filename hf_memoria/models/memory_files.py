@@ -11,6 +11,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hf_memoria.memory import EngramState
 from hf_memoria.memory.io import read_state, write_state
 
+BOOKKEEPING = ("checkpoint_id",)
+"""What a description may say that is nothing of a model."""
+
 
 def describe_memory(config: PreTrainedConfig) -> dict[str, Any]:
     """Return what a state has to agree with to fit a model: its family, hidden size and memory settings.
@@ -21,7 +24,8 @@ def describe_memory(config: PreTrainedConfig) -> dict[str, Any]:
     memory = getattr(config, "memory", None)
     if memory is None:
         raise ValueError("config.memory must be the settings of a memory; got None.")
-    return {"model_type": config.model_type, "hidden_size": config.hidden_size, **memory.to_dict()}
+    settings = {name: value for name, value in memory.to_dict().items() if name != "cofire_graph"}
+    return {"model_type": config.model_type, "hidden_size": config.hidden_size, **settings}
 
 
 def save_memory(state: EngramState, path: str | Path, config: PreTrainedConfig | None = None) -> None:
@@ -36,9 +40,14 @@ def save_memory(state: EngramState, path: str | Path, config: PreTrainedConfig |
 
     Raises:
         TypeError: if `state` is not an `EngramState`.
-        ValueError: if the config has no memory.
+        ValueError: if the config has no memory, or another hidden size.
     """
-    write_state(state, path, None if config is None else describe_memory(config))
+    description = None if config is None else describe_memory(config)
+    if description is not None and isinstance(state, EngramState) and description["hidden_size"] != state.hidden_size:
+        raise ValueError(
+            f"state must have the config's hidden size {description['hidden_size']}; got {state.hidden_size}."
+        )
+    write_state(state, path, description)
 
 
 def load_memory(
@@ -60,13 +69,13 @@ def load_memory(
     if model is None:
         return state
     expected = describe_memory(model.config)
-    _check_fits(path, expected, {"hidden_size": state.hidden_size} if made_with is None else made_with)
+    _check_fits(path, expected, {**(made_with or {}), "hidden_size": state.hidden_size})
     return state.to(dtype=model.dtype)
 
 
 def _check_fits(path: str | Path, expected: dict[str, Any], made_with: dict[str, Any]) -> None:
-    # A file that was saved without a config has only its shapes to be held against.
-    differing = [name for name in made_with if expected.get(name) != made_with[name]]
+    # A file that was saved without a config, as Trainer's checkpoints are, has only its shapes to be held against.
+    differing = [name for name in made_with if name not in BOOKKEEPING and expected.get(name) != made_with[name]]
     if differing:
         told = "; ".join(f"{name} is {made_with[name]!r}, the model's {expected.get(name)!r}" for name in differing)
         raise ValueError(

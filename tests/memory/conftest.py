@@ -22,7 +22,7 @@ def lived_state(batch=3, hidden=6, steps=14, dtype=torch.float32, seed=0):
             working,
             working_mask,
             reminded,
-            torch.rand(reminded.index.shape, generator=generator),
+            torch.rand(batch, 4, generator=generator)[:, : reminded.index.shape[1]],
             cue=cue,
             cue_mask=cue_mask,
             initial_lifespan=5,

@@ -9,7 +9,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hf_memoria.memory import EngramKind, EngramState, memorize, remind
+from hf_memoria.memory import EngramKind, EngramState, compact, memorize, remind
+from hf_memoria.memory.cofire import DenseGraph
+from hf_memoria.memory.cofire_folding import events_from_counts
+from hf_memoria.memory.room import Room
 
 KINDS = {"L": EngramKind.LONG_TERM, "S": EngramKind.SHORT_TERM}
 
@@ -17,7 +20,7 @@ KINDS = {"L": EngramKind.LONG_TERM, "S": EngramKind.SHORT_TERM}
 def memory(kinds, at, edges=None):
     """One row: `kinds` such as "LLS", places on the line, co-fire counts by pairs of ids (both ways)."""
     size = len(kinds)
-    counts = torch.eye(size, dtype=torch.int32) * 99
+    counts = torch.zeros(size, size)
     for (one, other), count in (edges or {}).items():
         counts[one, other] = counts[other, one] = count
     return replace(
@@ -26,13 +29,27 @@ def memory(kinds, at, edges=None):
         kind=torch.tensor([[int(KINDS[kind]) for kind in kinds]], dtype=torch.int8),
         lifespan=torch.full((1, size), 9.0),
         id=torch.arange(size).unsqueeze(0),
-        cofire_counts=counts.unsqueeze(0),
-        valid=torch.ones(1, size, dtype=torch.bool),
+        fire_counts=torch.full((1, size), 99, dtype=torch.int32),
+        graph=DenseGraph(counts.unsqueeze(0)),
+        used=torch.tensor([size]),
         next_id=torch.tensor([size]),
+        room=Room(short_term=size),
     )
 
 
-def reminded(state, stm=9, ltm=9, depth=0, at=(0.0,), how="logsumexp"):
+def as_events(state):
+    """The same memory with its graph in the other form."""
+    return replace(state, graph=events_from_counts(state.graph.counts, width=2))
+
+
+def reminded(state, **settings):
+    """Ids that each row is reminded of, whatever the form of the graph."""
+    found = ids_reminded(state, **settings)
+    assert ids_reminded(as_events(state), **settings) == found
+    return found
+
+
+def ids_reminded(state, stm=9, ltm=9, depth=0, at=(0.0,), how="logsumexp"):
     """Ids that each row is reminded of, short-term before long-term."""
     working = torch.tensor(at).reshape(1, -1, 1).expand(state.batch_size, -1, -1)
     found = remind(
@@ -299,5 +316,6 @@ def test_an_engram_of_which_nothing_is_left_is_forgotten_with_its_edges():
     state = replace(memory("LLS", [1, 2, 3], {(0, 1): 4, (1, 2): 6}), lifespan=torch.tensor([[2.0, 1.0, 1.5]]))
     after = age_one_step(replace(state, data=state.data.masked_fill(state.data == 2, float("nan"))), None)
     assert held(after) == [0, 2]
+    after = compact(after, segments=0)
     assert not after.data.isnan().any()
-    assert after.cofire_counts[0, :2, :2].tolist() == [[99, 0], [0, 99]]
+    assert after.cofire_counts[0].tolist() == [[99, 0], [0, 99]]

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -202,7 +203,7 @@ def test_gradient_flows_into_the_working_memory_and_stops_at_what_was_remembered
     before = read(model, ids[:3])[-1].memory
     data = before.data.clone().requires_grad_()
     cue = before.cue.clone().requires_grad_()
-    state = hf_memoria.EngramState(**(before.tensors() | {"data": data, "cue": cue}))
+    state = replace(before, data=data, cue=cue)
     model(ids[3], labels=ids[3], memory=state).loss.backward()
     assert model.transformer.abstractor.queries.weight.grad.abs().sum() > 0
     assert data.grad is None or not data.grad.any()

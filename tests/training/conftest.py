@@ -6,6 +6,7 @@ import datasets
 import pytest
 import torch
 from datasets import Dataset
+from state_content import same_content
 from transformers import Trainer, TrainingArguments
 
 from hf_memoria import EngramMemoryConfig, EngramState, MemoriaCallback, MemoriaGPT2Config, MemoriaGPT2ForCausalLM
@@ -172,13 +173,7 @@ def difference():
 def same_lanes():
     """Say whether two states hold the same, whatever number of slots they are padded to."""
 
-    def compare(one, other):
-        slots = max(one.capacity, other.capacity)
-        positions = max(one.cue.shape[1], other.cue.shape[1])
-        one, other = (state.pad(slots, positions).tensors() for state in (one, other))
-        return all(torch.equal(one[name], other[name]) for name in one)
-
-    return compare
+    return same_content
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import random
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -175,7 +176,7 @@ def random_states(seed):
             kinds[row, :held] = torch.tensor(chance.choices([2, 3], k=held), dtype=torch.int8)
             valid[row, :held] = True
         empty = EngramState.empty(rows, 2).pad(capacity, 0)
-        pair.append(EngramState(**(empty.tensors() | {"id": ids, "kind": kinds, "valid": valid})))
+        pair.append(replace(empty, id=ids, kind=kinds * valid))
     return pair
 
 

@@ -1,0 +1,112 @@
+"""What is given to a step has to agree with the memory, and be finite; otherwise nothing is changed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hf_memoria.memory.room import GRAPHS
+from hf_memoria.memory.state import EngramState
+
+if TYPE_CHECKING:
+    from hf_memoria.memory.retrieval import Reminded
+
+
+def check_sizes(**sizes: Any) -> None:
+    """Refuse sizes that are negative or no integers."""
+    for name, size in sizes.items():
+        if not isinstance(size, int) or isinstance(size, bool):
+            raise TypeError(f"{name} must be an integer of at least 0; got {size!r}.")
+        if size < 0:
+            raise ValueError(f"{name} must be an integer of at least 0; got {size}.")
+
+
+def check_working(state: EngramState, working: Tensor, working_mask: Tensor) -> None:
+    """Check a working memory `[B, W, D]` and its mask `[B, W]` against the memory that it is to remind of."""
+    _check_vectors(state, "working", working)
+    _check_mask(state, "working_mask", working_mask, working)
+    _check_finite("working", working, working_mask)
+
+
+def check_step(
+    state: EngramState,
+    working: Tensor,
+    working_mask: Tensor,
+    reminded: Reminded,
+    weights: Tensor,
+    cue: Tensor,
+    cue_mask: Tensor,
+    graph: str,
+) -> None:
+    """Check everything that `memorize` writes."""
+    if graph not in GRAPHS:
+        raise ValueError(f"graph must be one of {', '.join(map(repr, GRAPHS))}; got {graph!r}.")
+    check_working(state, working, working_mask)
+    _check_vectors(state, "cue", cue)
+    _check_mask(state, "cue_mask", cue_mask, cue)
+    _check_rows_and_device(state, "weights", weights)
+    if weights.shape != reminded.index.shape:
+        expected, got = list(reminded.index.shape), list(weights.shape)
+        raise ValueError(f"weights must have an entry for each reminded engram, shape {expected}; got {got}.")
+    _check_finite("cue", cue, cue_mask)
+    _check_finite("weights", weights.unsqueeze(-1), reminded.mask)
+
+
+def finite_rows(
+    working: Tensor, working_mask: Tensor, cue: Tensor, cue_mask: Tensor, weights: Tensor, recalled: Tensor
+) -> Tensor:
+    """Which rows hold finite numbers where they count, bool `[B]`."""
+    pairs = ((working, working_mask), (cue, cue_mask), (weights.unsqueeze(-1), recalled))
+    if _can_look(working):
+        return torch.ones(working.shape[0], dtype=torch.bool, device=working.device)
+    return torch.stack([_finite(value, mask).all(dim=1) for value, mask in pairs]).all(dim=0)
+
+
+def _check_vectors(state: EngramState, name: str, value: Tensor) -> None:
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{name} must be a floating point tensor; got {got}.")
+    if value.dim() != 3:
+        raise ValueError(f"{name} must have the shape [batch, vectors, hidden]; got {list(value.shape)}.")
+    _check_rows_and_device(state, name, value)
+    if value.shape[-1] != state.hidden_size:
+        raise ValueError(f"{name} must have the memory's hidden size {state.hidden_size}; got {value.shape[-1]}.")
+
+
+def _check_mask(state: EngramState, name: str, mask: Tensor, of: Tensor) -> None:
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"{name} must be a bool tensor; got {got}.")
+    _check_rows_and_device(state, name, mask)
+    if mask.shape != of.shape[:2]:
+        raise ValueError(f"{name} must have the shape {list(of.shape[:2])}; got {list(mask.shape)}.")
+
+
+def _check_rows_and_device(state: EngramState, name: str, value: Tensor) -> None:
+    if value.shape[0] != state.batch_size:
+        raise ValueError(
+            f"{name} must have a row for each of the memory's {state.batch_size} rows; got {value.shape[0]}."
+        )
+    if value.device != state.data.device:
+        raise ValueError(f"{name} must be on the memory's device {state.data.device}; got {value.device}.")
+
+
+def _can_look(value: Tensor) -> bool:
+    # Looking at a value on another device would hold up the host, and a compiled graph cannot.
+    return value.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _check_finite(name: str, value: Tensor, mask: Tensor) -> None:
+    if _can_look(value) and not bool((finite := _finite(value, mask)).all()):
+        rows = (~finite).any(dim=1).nonzero().flatten().tolist()
+        raise ValueError(f"{name} must be finite; rows {rows} hold NaN or infinity, and are not remembered.")
+
+
+def _finite(value: Tensor, mask: Tensor) -> Tensor:
+    if not value.numel():
+        return torch.ones_like(mask)
+    # The extremes of a vector are finite just if all of it is: NaN spreads to both.
+    least, most = torch.aminmax(value, dim=-1)
+    return (least.isfinite() & most.isfinite()) | ~mask

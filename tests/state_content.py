@@ -1,0 +1,27 @@
+"""What a state says, whatever room its buffers have and wherever in them its engrams stand."""
+
+import torch
+
+from hf_memoria.memory import EngramState, compact
+
+COUNTS = ("used", "graph.counts", "graph.events", "graph.weights", "graph.lists", "recent")
+
+
+def content(state: EngramState) -> dict[str, torch.Tensor]:
+    """Return the compacted fields and the co-fire counts, cue positions that are not real left out of sight."""
+    compacted = compact(state, segments=0)
+    fields = {name: value for name, value in compacted.tensors().items() if name not in COUNTS}
+    longest = int(state.cue_mask.sum(dim=1).max()) if state.cue_mask.numel() else 0
+    fields |= {"cue": state.cue[:, :longest], "cue_mask": state.cue_mask[:, :longest]}
+    return fields | {"cofire_counts": compacted.cofire_counts}
+
+
+def same_content(one: EngramState, other: EngramState) -> bool:
+    """Whether two states are the same to the bit."""
+    left, right = content(one), content(other)
+    return all(torch.equal(value, right[name]) and value.dtype == right[name].dtype for name, value in left.items())
+
+
+def kept(state: EngramState) -> EngramState:
+    """Return a copy that shares nothing."""
+    return state[list(range(state.batch_size))]
