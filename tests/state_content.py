@@ -4,13 +4,15 @@ import torch
 
 from hf_memoria.memory import EngramState, compact
 
-COUNTS = ("used", "graph.counts", "graph.events", "graph.weights", "graph.lists", "recent")
+ARRANGEMENT = ("used", "recent")
 
 
 def content(state: EngramState) -> dict[str, torch.Tensor]:
     """Return the compacted fields and the co-fire counts, cue positions that are not real left out of sight."""
     compacted = compact(state, segments=0)
-    fields = {name: value for name, value in compacted.tensors().items() if name not in COUNTS}
+    fields = {
+        name: value for name, value in compacted.tensors().items() if name not in ARRANGEMENT and "graph" not in name
+    }
     longest = int(state.cue_mask.sum(dim=1).max()) if state.cue_mask.numel() else 0
     fields |= {"cue": state.cue[:, :longest], "cue_mask": state.cue_mask[:, :longest]}
     return fields | {"cofire_counts": compacted.cofire_counts}

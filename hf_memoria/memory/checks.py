@@ -108,5 +108,4 @@ def _finite(value: Tensor, mask: Tensor) -> Tensor:
     if not value.numel():
         return torch.ones_like(mask)
     # The extremes of a vector are finite just if all of it is: NaN spreads to both.
-    least, most = torch.aminmax(value, dim=-1)
-    return (least.isfinite() & most.isfinite()) | ~mask
+    return (value.amin(dim=-1).isfinite() & value.amax(dim=-1).isfinite()) | ~mask

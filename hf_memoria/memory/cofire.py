@@ -12,8 +12,37 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from hf_memoria.memory.slots import members, take_slots
+
+FORBIDDEN = -(2.0**40)
+"""Stands for the count of a slot that may not be walked to; whatever is added leaves it below zero."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recent:
+    """What fired together since a graph was made, as a search needs it.
+
+    Attributes:
+        events: slots, `[B, R, F]`, -1 for nobody.
+        took_part: who took part in each event, 0 or 1, `[B, R, C]`.
+    """
+
+    events: Tensor
+    took_part: Tensor
+
+    @classmethod
+    def of(cls, events: Tensor, capacity: int) -> Recent:
+        """Prepare events for a search among so many slots."""
+        return cls(events, members(events, capacity))
+
+    def factors(self, current: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+        """`[B, K, R + 1]` and `[B, R + 1, C]`, whose product counts recent events, and forbids what is not allowed."""
+        index = current.unsqueeze(1).expand(-1, self.took_part.shape[1], -1)
+        mine = F.pad(self.took_part.gather(2, index), (0, 0, 0, 1), value=1.0)
+        forbidden = (~allowed).to(self.took_part.dtype) * FORBIDDEN
+        return mine.transpose(1, 2), torch.cat([self.took_part, forbidden.unsqueeze(1)], dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,25 +69,23 @@ class DenseGraph:
 
     def pad(self, slots: int) -> DenseGraph:
         """Widen by slots without edges."""
-        return DenseGraph(torch.nn.functional.pad(self.counts, (0, slots, 0, slots))) if slots else self
+        return DenseGraph(F.pad(self.counts, (0, slots, 0, slots))) if slots else self
 
     def rows(self, index: Tensor) -> Tensor:
         """Counts of some slots `[B, K]` with every slot, float32 `[B, K, C]`."""
         return take_slots(self.counts, index)
 
-    def best_neighbours(self, current: Tensor, allowed: Tensor, recent: Tensor) -> tuple[Tensor, Tensor]:
+    def best_neighbours(self, current: Tensor, allowed: Tensor, recent: Recent) -> tuple[Tensor, Tensor]:
         """For each of `current` `[B, K]`, the allowed slot that it fired with most, and whether there is one.
 
         Args:
             current: slots.
             allowed: slots that may be the answer, bool `[B, C]`.
-            recent: events since the graph was made, `[B, R, F]`, -1 for nobody.
+            recent: what fired since the graph was made.
         """
-        took_part = members(recent, self.capacity)
-        mine = took_part.gather(2, current.unsqueeze(1).expand(-1, recent.shape[1], -1))
-        counts = torch.baddbmm(self.rows(current), mine.transpose(1, 2), took_part)
+        mine, theirs = recent.factors(current, allowed)
         # max returns the first of equal values, which is the oldest engram.
-        best, slot = (counts * allowed.unsqueeze(1)).max(dim=2)
+        best, slot = self.rows(current).baddbmm_(mine, theirs).max(dim=2)
         return slot, best > 0
 
     def compact(self, index: Tensor, exists: Tensor, recent: Tensor, capacity: int) -> DenseGraph:
@@ -67,7 +94,7 @@ class DenseGraph:
         Args:
             index: slots that stay, in their new order.
             exists: which entries of `index` count.
-            recent: see `best_neighbours`.
+            recent: events since the graph was made, `[B, R, F]`, -1 for nobody.
             capacity: slots of a row from now on.
         """
         columns = index.unsqueeze(1).expand(-1, index.shape[1], -1)

@@ -1,8 +1,7 @@
 """The co-fire graph as a log of events: for stores in which a table of all pairs would be far too large.
 
 Each slot lists the events that it took part in; how often two engrams fired together is how many events both list.
-An engram that fires for ever would list ever more: past `LONGEST_LIST` its counts are folded into private events whose
-members weigh what they were counted.
+Few fire often. Those that do have a row of counts instead of a list that would grow for ever.
 """
 
 from __future__ import annotations
@@ -14,10 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hf_memoria.memory.slots import members, pad_slots, take_slots
-
-LONGEST_LIST = 32
-"""Events that a slot lists before they are folded."""
+from hf_memoria.memory.cofire import DenseGraph, Recent
+from hf_memoria.memory.slots import pad_slots, take_slots
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,24 +23,38 @@ class EventGraph:
 
     Attributes:
         events: slots that took part in each event, int32 `[B, N, F]`, -1 for nobody.
-        weights: how often each of them fired in it, int32 `[B, N, F]`.
         lists: events of each slot, int32 `[B, C, E]`, -1 past the end.
+        rows_of_counts: counts of the slots that fire often with all slots, float32 `[B, H, C]`; the first is zero.
+        row: which of those rows is a slot's, int32 `[B, C]`; 0 for slots that list their events.
     """
 
     form: ClassVar[str] = "sparse"
 
     events: Tensor
-    weights: Tensor
     lists: Tensor
+    rows_of_counts: Tensor
+    row: Tensor
 
     @classmethod
     def empty(cls, batch_size: int, capacity: int, device: torch.device | str | None = None) -> EventGraph:
         """Return the graph of engrams that never fired."""
 
-        def nobody(*shape: int) -> Tensor:
-            return torch.full((batch_size, *shape), -1, dtype=torch.int32, device=device)
+        def full(*shape: int, fill: float, dtype: torch.dtype) -> Tensor:
+            return torch.full((batch_size, *shape), fill, dtype=dtype, device=device)
 
-        return cls(nobody(0, 1), nobody(0, 1), nobody(capacity, 0))
+        return cls(
+            full(0, 1, fill=-1, dtype=torch.int32),
+            full(capacity, 0, fill=-1, dtype=torch.int32),
+            full(1, capacity, fill=0, dtype=torch.float32),
+            full(capacity, fill=0, dtype=torch.int32),
+        )
+
+    @classmethod
+    def from_table(cls, graph: DenseGraph) -> EventGraph:
+        """Return the same counts with a row for every slot; engrams to come will list events."""
+        empty = cls.empty(graph.counts.shape[0], graph.capacity, graph.counts.device)
+        row = torch.arange(1, graph.capacity + 1, dtype=torch.int32, device=graph.counts.device)
+        return cls(empty.events, empty.lists, F.pad(graph.counts, (0, 0, 1, 0)), row.expand_as(empty.row).contiguous())
 
     @property
     def capacity(self) -> int:
@@ -52,46 +63,27 @@ class EventGraph:
 
     def pad(self, slots: int) -> EventGraph:
         """Widen by slots without edges."""
-        return EventGraph(self.events, self.weights, pad_slots(self.lists, slots, fill=-1))
+        lists, row = pad_slots(self.lists, slots, fill=-1), pad_slots(self.row, slots)
+        return EventGraph(self.events, lists, F.pad(self.rows_of_counts, (0, slots)), row)
 
     def rows(self, index: Tensor) -> Tensor:
         """Counts of some slots `[B, K]` with every slot, float32 `[B, K, C]`."""
-        slots, weights = self._partners(index)
-        counts = torch.zeros(*index.shape, self.capacity + 1, device=slots.device)
-        return counts.scatter_add_(2, slots, weights.to(counts.dtype))[..., : self.capacity]
+        return self._add_events(self._often(index), index)
 
-    def best_neighbours(self, current: Tensor, allowed: Tensor, recent: Tensor) -> tuple[Tensor, Tensor]:
+    def best_neighbours(self, current: Tensor, allowed: Tensor, recent: Recent) -> tuple[Tensor, Tensor]:
         """For each of `current` `[B, K]`, the allowed slot that it fired with most; see `DenseGraph`."""
-        slots, weights = self._partners(current)
-        new_slots, new_weights = _recent_partners(current, recent, self.capacity)
-        slots, weights = torch.cat([slots, new_slots], dim=2), torch.cat([weights, new_weights], dim=2)
-        counts = torch.zeros(*current.shape, self.capacity + 1, dtype=torch.int32, device=slots.device)
-        counts = counts.scatter_add_(2, slots, weights).gather(2, slots)
-        may_be = F.pad(allowed, (0, 1)).unsqueeze(1).expand(-1, current.shape[1], -1).gather(2, slots)
-        counts = torch.cat([counts * may_be, counts.new_zeros(*current.shape, 1)], dim=2)
-        best = counts.amax(dim=2)
-        slots = F.pad(slots, (0, 1), value=self.capacity)
-        oldest = slots.masked_fill(counts != best.unsqueeze(2), self.capacity).amin(dim=2)
-        exists = best > 0
-        return oldest.masked_fill(~exists, 0), exists
+        counts = self._often(current).baddbmm_(*recent.factors(current, allowed))
+        best, slot = self._add_events(counts, current).max(dim=2)
+        return slot, best > 0
 
-    def _partners(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Who fired with slots `[B, K]` and how often, event by event: int64 and int32 `[B, K, E * F]`."""
+    def _often(self, index: Tensor) -> Tensor:
+        return take_slots(self.rows_of_counts, take_slots(self.row, index).to(torch.int64))
+
+    def _add_events(self, counts: Tensor, index: Tensor) -> Tensor:
         listed = take_slots(self.lists, index).to(torch.int64)
         if not self.events.shape[1] or not listed.shape[2]:
-            nothing = listed.new_zeros(*index.shape, 0)
-            return nothing, nothing.to(torch.int32)
-        real = (listed >= 0).unsqueeze(3)
-        flat = listed.clamp(min=0).flatten(1)
-        shape = (*listed.shape, self.events.shape[2])
-        slots = take_slots(self.events, flat).view(shape).masked_fill(~real, -1).flatten(2).to(torch.int64)
-        weights = take_slots(self.weights, flat).view(shape).flatten(2)
-        return slots.masked_fill(slots < 0, self.capacity), weights
-
-
-def _recent_partners(current: Tensor, recent: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
-    _, number, width = recent.shape
-    took_part = members(recent, capacity).gather(2, current.unsqueeze(1).expand(-1, number, -1)).transpose(1, 2)
-    slots = recent.to(torch.int64).flatten(1).unsqueeze(1).expand(-1, current.shape[1], -1)
-    weights = took_part.to(torch.int32).unsqueeze(3).expand(-1, -1, -1, width).flatten(2)
-    return slots.masked_fill(slots < 0, capacity), weights
+            return counts
+        members = take_slots(self.events, listed.clamp(min=0).flatten(1)).view(*listed.shape, -1)
+        slots = members.masked_fill((listed < 0).unsqueeze(3), -1).flatten(2).to(torch.int64)
+        # Nobody is counted at the first slot, with weight zero.
+        return counts.scatter_add_(2, slots.clamp(min=0), (slots >= 0).to(counts.dtype))

@@ -1,158 +1,145 @@
-"""Compacting a log of events: who died leaves it, recent events join it, long lists are folded.
+"""Compacting a log of events: who died leaves it, recent events join it, who fires often gets a row of counts.
 
-This looks at values and makes shapes of them, so it runs between steps, row by row.
+This looks at values and makes shapes of them, so it runs between steps, lane by lane.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hf_memoria.memory.cofire_events import LONGEST_LIST, EventGraph
-from hf_memoria.memory.slots import pad_slots
+from hf_memoria.memory.cofire_events import EventGraph
+
+LONGEST_LIST = 8
+"""Events that a slot lists; whoever takes part in more gets a row of counts."""
 
 
 @dataclass(frozen=True)
 class _Log:
-    """Events of one row: `slots` and `weights` `[N, F]`, and who lists which (`owner`, `event`, both `[P]`)."""
+    """The graph of one lane.
 
-    slots: Tensor
-    weights: Tensor
+    Attributes:
+        events: slots that took part, int64 `[N, F]`, -1 for nobody.
+        owner, event: who lists which, int64 `[P]` both.
+        often: slots with a row of counts, int64 `[H]`.
+        counts: these rows, float32 `[H, C]`.
+    """
+
+    events: Tensor
     owner: Tensor
     event: Tensor
+    often: Tensor
+    counts: Tensor
 
 
 def compact_events(graph: EventGraph, index: Tensor, exists: Tensor, recent: Tensor, capacity: int) -> EventGraph:
     """Move slots `index` `[B, K]` to the front, and take the recent events into the log; see `DenseGraph.compact`."""
-    width = max(graph.events.shape[2], recent.shape[2])
-    joined = EventGraph(
-        torch.cat([_widen(graph.events, width), _widen(recent, width)], dim=1),
-        torch.cat([_widen(graph.weights, width), torch.ones_like(_widen(recent, width))], dim=1),
-        graph.lists,
-    )
-    first_recent = graph.events.shape[1]
     logs = []
-    for row in range(index.shape[0]):
-        log = _move(_read(joined, row, first_recent), index[row][exists[row]], graph.capacity)
-        logs.append(_fold(_drop_useless(log), capacity))
-    return _pack(logs, capacity, width, index.device)
+    for lane in range(index.shape[0]):
+        log = _move(_read(graph, lane, recent[lane]), index[lane][exists[lane]], capacity)
+        logs.append(_drop_unlisted(_fold(_drop_lonely(log))))
+    return _pack(logs, capacity, index)
 
 
-def events_from_counts(counts: Tensor, width: int) -> EventGraph:
-    """Return the log that says the same as a table of counts `[B, C, C]`."""
-    capacity = counts.shape[1]
-    logs = [_private_events(row.fill_diagonal_(0), width) for row in counts.clone()]
-    return _pack(logs, capacity, width, counts.device)
-
-
-def _widen(events: Tensor, width: int) -> Tensor:
-    return F.pad(events, (0, width - events.shape[2]), value=-1)
-
-
-def _read(graph: EventGraph, row: int, first_recent: int) -> _Log:
-    slots, lists = graph.events[row], graph.lists[row]
-    owner, place = (lists >= 0).nonzero(as_tuple=True)
-    event, column = (slots[first_recent:] >= 0).nonzero(as_tuple=True)
+def _read(graph: EventGraph, lane: int, recent: Tensor) -> _Log:
+    width, first_recent = max(graph.events.shape[2], recent.shape[1]), graph.events.shape[1]
+    events = torch.cat([F.pad(part, (0, width - part.shape[1]), value=-1) for part in (graph.events[lane], recent)])
+    owner, place = (graph.lists[lane] >= 0).nonzero(as_tuple=True)
+    event, member = (recent >= 0).nonzero(as_tuple=True)
+    often = graph.row[lane].nonzero().flatten()
     return _Log(
-        slots,
-        graph.weights[row],
-        torch.cat([owner, slots[first_recent:][event, column].to(torch.int64)]),
-        torch.cat([lists[owner, place].to(torch.int64), event + first_recent]),
+        events.to(torch.int64),
+        torch.cat([owner, recent[event, member].to(torch.int64)]),
+        torch.cat([graph.lists[lane][owner, place].to(torch.int64), event + first_recent]),
+        often,
+        graph.rows_of_counts[lane][graph.row[lane][often].to(torch.int64)],
     )
 
 
 def _move(log: _Log, kept: Tensor, capacity: int) -> _Log:
-    """Rename slots to their places in `kept`; the others are nobody."""
-    place = torch.full((capacity + 1,), -1, dtype=torch.int64, device=kept.device)
+    """Rename slots to their places in `kept`; the others are nobody, and their lists and rows go."""
+    former = log.counts.shape[1]
+    place = torch.full((former + 1,), -1, dtype=torch.int64, device=kept.device)
     place[kept] = torch.arange(kept.numel(), device=kept.device)
     # -1 picks the last entry, which stays nobody.
-    owner = place[log.owner]
-    alive = owner >= 0
-    return _Log(place[log.slots.to(torch.int64)].to(torch.int32), log.weights, owner[alive], log.event[alive])
-
-
-def _drop_useless(log: _Log) -> _Log:
-    """Take out of the lists the events in which nobody else is left."""
-    took_part = (log.slots[log.event] == log.owner.unsqueeze(1)).any(dim=1)
-    others = (log.slots >= 0).sum(dim=1)[log.event] - took_part.to(torch.int64)
-    return _Log(log.slots, log.weights, log.owner[others > 0], log.event[others > 0])
-
-
-def _fold(log: _Log, capacity: int) -> _Log:
-    """Replace lists that have grown too long by private events with the same counts, where those are fewer."""
-    listed = torch.bincount(log.owner, minlength=capacity)
-    long = (listed > LONGEST_LIST).nonzero().flatten()
-    if not long.numel():
-        return log
-    counts = torch.stack([_counts_of(log, int(owner), capacity) for owner in long])
-    fewer = -(-(counts > 0).sum(dim=1) // log.slots.shape[1]) < listed[long]
-    long, folded = long[fewer], _private_events(counts[fewer], log.slots.shape[1])
-    kept = ~torch.isin(log.owner, long)
+    owner, often = place[log.owner], place[log.often]
+    counts = log.counts[often >= 0]
+    # Most often nobody has died since, and then the columns are where they were.
+    counts = counts[:, : kept.numel()] if kept.numel() == int(kept[-1:].sum()) + 1 else counts[:, kept]
     return _Log(
-        torch.cat([log.slots, folded.slots]),
-        torch.cat([log.weights, folded.weights]),
-        torch.cat([log.owner[kept], long[folded.owner]]),
-        torch.cat([log.event[kept], folded.event + log.slots.shape[0]]),
+        place[log.events],
+        owner[owner >= 0],
+        log.event[owner >= 0],
+        often[often >= 0],
+        F.pad(counts, (0, capacity - kept.numel())),
     )
 
 
-def _counts_of(log: _Log, owner: int, capacity: int) -> Tensor:
-    events = log.event[log.owner == owner]
-    slots, weights = log.slots[events].flatten().to(torch.int64), log.weights[events].flatten()
-    counts = torch.zeros(capacity + 1, dtype=torch.int32, device=slots.device)
-    counts.index_add_(0, slots.masked_fill(slots < 0, capacity), weights)
-    counts[owner] = 0
-    return counts[:capacity]
+def _drop_lonely(log: _Log) -> _Log:
+    """Take out of the lists the events in which nobody else is left."""
+    shared = ((log.events >= 0).sum(dim=1) > 1)[log.event]
+    return replace(log, owner=log.owner[shared], event=log.event[shared])
 
 
-def _private_events(counts: Tensor, width: int) -> _Log:
-    """Write each row of counts `[H, C]` as events of its own; owners are numbered as the rows are."""
-    row, slot = counts.nonzero(as_tuple=True)
-    place = _place_in_run(row)
-    chunks = -(-torch.bincount(row, minlength=counts.shape[0]) // width)
-    first = chunks.cumsum(0) - chunks
-    event, column = first[row] + place // width, place % width
-    slots = torch.full((int(chunks.sum()), width), -1, dtype=torch.int32, device=counts.device)
-    weights = torch.zeros_like(slots)
-    slots[event, column] = slot.to(torch.int32)
-    weights[event, column] = counts[row, slot].to(torch.int32)
-    owner = torch.repeat_interleave(torch.arange(counts.shape[0], device=counts.device), chunks)
-    return _Log(slots, weights, owner, torch.arange(owner.numel(), device=counts.device))
+def _fold(log: _Log) -> _Log:
+    """Count the events of those that list too many, or have a row already, in rows of theirs."""
+    capacity = log.counts.shape[1]
+    listed = torch.bincount(log.owner, minlength=capacity)
+    row = torch.full((capacity,), -1, dtype=torch.int64, device=log.owner.device)
+    row[log.often] = torch.arange(log.often.numel(), device=row.device)
+    new = ((listed > LONGEST_LIST) & (row < 0)).nonzero().flatten()
+    row[new] = torch.arange(new.numel(), device=row.device) + log.often.numel()
+    counts = torch.cat([log.counts, log.counts.new_zeros(new.numel(), capacity)])
+    folded = row[log.owner] >= 0
+    members = log.events[log.event[folded]]
+    rows = row[log.owner[folded]].unsqueeze(1).expand_as(members)
+    counts.index_put_((rows, members.clamp(min=0)), (members >= 0).to(counts.dtype), accumulate=True)
+    often = torch.cat([log.often, new])
+    return _Log(log.events, log.owner[~folded], log.event[~folded], often, counts)
 
 
-def _place_in_run(values: Tensor) -> Tensor:
-    """Place of each entry of a sorted `[P]` in its run of equal values."""
-    _, inverse, lengths = torch.unique_consecutive(values, return_inverse=True, return_counts=True)
-    return torch.arange(values.numel(), device=values.device) - (lengths.cumsum(0) - lengths)[inverse]
-
-
-def _pack(logs: list[_Log], capacity: int, width: int, device: torch.device) -> EventGraph:
-    rows = [_pack_row(log, capacity) for log in logs]
-    number = max((events.shape[0] for events, _, _ in rows), default=0)
-    longest = max((lists.shape[1] for _, _, lists in rows), default=0)
-    nobody = EventGraph.empty(len(rows), capacity, device)
-    if not rows:
-        return nobody
-
-    def stacked(column: int, fill: int) -> Tensor:
-        return torch.stack(
-            [pad_slots(row[column].unsqueeze(0), number - row[column].shape[0], fill)[0] for row in rows]
-        )
-
-    lists = torch.stack([F.pad(row[2], (0, longest - row[2].shape[1]), value=-1) for row in rows])
-    return EventGraph(stacked(0, -1), stacked(1, 0), lists)
-
-
-def _pack_row(log: _Log, capacity: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the events that somebody lists, their weights, and the lists `[C, E]`."""
+def _drop_unlisted(log: _Log) -> _Log:
+    """Drop events that nobody lists."""
     used, event = torch.unique(log.event, return_inverse=True)
+    return replace(log, events=log.events[used], event=event)
+
+
+def _pack(logs: list[_Log], capacity: int, like: Tensor) -> EventGraph:
+    """Put the lanes under each other, each as long as the longest."""
+    graph = EventGraph.empty(len(logs), capacity, like.device)
+    if not logs:
+        return graph
+    parts = [_pack_lane(log, capacity) for log in logs]
+    number, width, longest, often = (max(part[i].shape[axis] for part in parts) for i, axis in _SIZES)
+
+    def stacked(i: int, rows: int, columns: int, fill: int) -> Tensor:
+        padded = [
+            F.pad(part[i], (0, columns - part[i].shape[1], 0, rows - part[i].shape[0]), value=fill) for part in parts
+        ]
+        return torch.stack(padded)
+
+    return EventGraph(
+        stacked(0, number, width, -1),
+        stacked(1, capacity, longest, -1),
+        stacked(2, often, capacity, 0),
+        torch.stack([part[3] for part in parts]),
+    )
+
+
+_SIZES = ((0, 0), (0, 1), (1, 1), (2, 0))
+
+
+def _pack_lane(log: _Log, capacity: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return events `[N, F]`, lists `[C, E]`, rows of counts `[H + 1, C]` and whose they are `[C]`."""
     order = torch.argsort(log.owner, stable=True)
-    owner, event = log.owner[order], event[order]
-    place = _place_in_run(owner)
-    longest = int(place.max()) + 1 if place.numel() else 0
-    lists = torch.full((capacity, longest), -1, dtype=torch.int32, device=log.owner.device)
+    owner, event = log.owner[order], log.event[order]
+    listed = torch.bincount(owner, minlength=capacity)
+    place = torch.arange(owner.numel(), device=owner.device) - (listed.cumsum(0) - listed)[owner]
+    lists = torch.full((capacity, int(listed.max()) if capacity else 0), -1, dtype=torch.int32, device=owner.device)
     lists[owner, place] = event.to(torch.int32)
-    return log.slots[used], log.weights[used], lists
+    row = torch.zeros(capacity, dtype=torch.int32, device=owner.device)
+    row[log.often] = torch.arange(1, log.often.numel() + 1, dtype=torch.int32, device=owner.device)
+    return log.events.to(torch.int32), lists, F.pad(log.counts, (0, 0, 1, 0)), row

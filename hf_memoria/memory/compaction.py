@@ -14,12 +14,12 @@ from torch import Tensor
 
 from hf_memoria.memory.cofire import DenseGraph
 from hf_memoria.memory.cofire_events import EventGraph
-from hf_memoria.memory.cofire_folding import compact_events, events_from_counts
+from hf_memoria.memory.cofire_folding import compact_events
 from hf_memoria.memory.room import Claim, segments_ahead, whole_blocks
 from hf_memoria.memory.slots import pad_slots, slots_where, take_slots
 from hf_memoria.memory.state import SLOT_FIELDS, CofireGraph, EngramState
 
-MOST_DENSE = 2048
+MOST_DENSE = 1024
 """Slots of a row up to which a table of counts is the better graph."""
 
 
@@ -110,8 +110,6 @@ def _with_form(state: EngramState, form: str) -> EngramState:
     if isinstance(state.graph, EventGraph):
         every = torch.arange(state.capacity, device=state.data.device).expand(state.batch_size, -1)
         graph = DenseGraph(state.graph.rows(every))
-    elif state.capacity:
-        graph = events_from_counts(state.graph.counts * state.valid.unsqueeze(1), max(state.recent.shape[2], 1))
     else:
-        graph = EventGraph.empty(state.batch_size, 0, state.data.device)
+        graph = EventGraph.from_table(state.graph)
     return replace(state, graph=graph)

@@ -36,8 +36,9 @@ AXES = {
     **dict.fromkeys(("used", "step", "next_id", "refused"), "B"),
     "graph.counts": "BCC",
     "graph.events": "BNP",
-    "graph.weights": "BNP",
     "graph.lists": "BCE",
+    "graph.rows_of_counts": "BHC",
+    "graph.row": "BC",
 }
 """Axes of each field: those of one letter are as long in every field."""
 

@@ -7,6 +7,7 @@ has torch compile `kernels/walk.cpp` once, which takes a C++ compiler and ninja 
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,8 +51,8 @@ def walk(state: EngramState, index: Tensor, mask: Tensor, long_term: Tensor, dep
     kernels, rest = torch.ops.hf_memoria, (state.recent.contiguous(), long_term, index, mask, depth)
     if isinstance(state.graph, DenseGraph):
         return kernels.walk_table(state.graph.counts.contiguous(), *rest)
-    graph = state.graph
-    return kernels.walk_log(graph.events.contiguous(), graph.weights.contiguous(), graph.lists.contiguous(), *rest)
+    parts = [getattr(state.graph, part.name).contiguous() for part in fields(state.graph)]
+    return kernels.walk_log(*parts, *rest)
 
 
 def squared_distances(data: Tensor, index: Tensor, centre: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ def _build() -> None:
         cpp_extension.load(
             "hf_memoria_kernels",
             [str(SOURCE)],
-            extra_cflags=["-O3", "-march=native", "-ffast-math"],
+            extra_cflags=["-O3", "-march=native"],
             is_python_module=False,
         )
     except Exception as error:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from hf_memoria.memory import native
 from hf_memoria.memory.checks import check_sizes, check_working
+from hf_memoria.memory.cofire import Recent
 from hf_memoria.memory.similarity import centre_of, correlation
 from hf_memoria.memory.slots import mark_slots, slots_where, take_slots
 from hf_memoria.memory.state import EngramKind, EngramState
@@ -53,10 +54,10 @@ def walk(state: EngramState, index: Tensor, mask: Tensor, depth: int) -> Tensor:
     long_term = state.is_kind(EngramKind.LONG_TERM)
     if native.may_walk(state):
         return native.walk(state, index, mask, long_term, depth)
-    current, alive = index, mask
+    current, alive, recent = index, mask, Recent.of(state.recent, state.capacity)
     found = torch.zeros_like(long_term)
     for _ in range(depth + 1):
-        following, linked = state.graph.best_neighbours(current, long_term & ~found, state.recent)
+        following, linked = state.graph.best_neighbours(current, long_term & ~found, recent)
         alive = alive & linked
         current = torch.where(alive, following, current)
         found = found | mark_slots(current, alive, state.capacity)

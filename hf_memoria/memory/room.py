@@ -7,7 +7,7 @@ from dataclasses import dataclass
 BLOCK = 64
 """Slots are allocated in multiples of this many, so that shapes change seldom."""
 
-FEWEST_SEGMENTS, MOST_SEGMENTS = 8, 128
+FEWEST_SEGMENTS, MOST_SEGMENTS = 8, 32
 
 GRAPHS = ("auto", "dense", "sparse")
 """Forms of the co-fire graph; `auto` chooses by the number of slots."""

@@ -6,7 +6,7 @@
 
 All arms live in one process and take turns on one thread; what is printed are medians of the thread's own processor
 time, which another process can hardly disturb. `torch` is this package as it is installed, `native` with the optional
-kernels, `compiled` under torch.compile. `logsumexp` ranks as the paper does, the others by mean_l2, as memoria-pytorch.
+kernels, `compiled` under torch.compile. `logsumexp` ranks as the paper does, others by mean_l2, as memoria-pytorch.
 The floor is the time in which this machine reads the vectors that any engine has to touch. Peak memory is what the
 resident set grows by in one step.
 """

@@ -7,7 +7,7 @@ import torch
 
 from hf_memoria.memory import EngramState, compact, memorize, remind
 from hf_memoria.memory import cofire_folding as folding
-from hf_memoria.memory.cofire import DenseGraph
+from hf_memoria.memory.cofire import DenseGraph, Recent
 from hf_memoria.memory.cofire_events import EventGraph
 from hf_memoria.memory.compaction import MOST_DENSE, form_for
 
@@ -39,23 +39,42 @@ def off_diagonal(counts):
     return counts * (1 - torch.eye(counts.shape[1]))
 
 
-@pytest.mark.parametrize("width", [1, 2, 5, 20])
-def test_events_say_what_the_table_says(width):
+def log_of(counts):
+    """The counts, small numbers, as events of two; some slots have rows of counts instead."""
+    batch, capacity = counts.shape[:2]
+    pairs = [
+        [(i, j) for i in range(capacity) for j in range(i) for _ in range(int(counts[row, i, j]))]
+        for row in range(batch)
+    ]
+    longest = max(map(len, pairs))
+    events = torch.tensor([row + [(-1, -1)] * (longest - len(row)) for row in pairs], dtype=torch.int32)
+    every = torch.arange(capacity).expand(batch, -1)
+    return folding.compact_events(EventGraph.empty(batch, capacity), every, every >= 0, events, capacity)
+
+
+@pytest.mark.parametrize("longest", [0, 12, 100])
+def test_a_log_says_what_the_table_says(monkeypatch, longest):
+    monkeypatch.setattr(folding, "LONGEST_LIST", longest)
     counts = random_counts()
-    graph = folding.events_from_counts(counts, width)
     every = torch.arange(9).expand(2, -1)
-    assert torch.equal(graph.rows(every), counts)
+    log = log_of(counts)
+    assert bool(log.row.any()) == (longest < 100)
+    assert (log.lists.numel() > 0) == (longest > 0)
+    assert torch.equal(off_diagonal(log.rows(every)), counts)
+    assert torch.equal(EventGraph.from_table(DenseGraph(counts)).rows(every), counts)
 
 
-@pytest.mark.parametrize("form", ["dense", "sparse"])
+@pytest.mark.parametrize("form", ["table", "log", "rows of counts"])
 def test_the_best_neighbour_is_the_oldest_of_those_counted_most(form):
     counts, recent = random_counts(), random_recent()
-    graph = DenseGraph(counts) if form == "dense" else folding.events_from_counts(counts, 3)
+    graph = {"table": DenseGraph, "log": log_of, "rows of counts": lambda c: EventGraph.from_table(DenseGraph(c))}[
+        form
+    ](counts)
     total = off_diagonal(counts + recent_counts(recent, 9))
     allowed = torch.rand(2, 9, generator=torch.Generator().manual_seed(2)) < 0.5
     every = torch.arange(9).expand(2, -1)
     for mask in (allowed, torch.zeros_like(allowed), torch.ones_like(allowed)):
-        slot, exists = graph.best_neighbours(every, mask & (torch.arange(9) != -1), recent)
+        slot, exists = graph.best_neighbours(every, mask, Recent.of(recent, 9))
         for row in range(2):
             for current in range(9):
                 among = {j: float(total[row, current, j]) for j in range(9) if mask[row, j] and j != current}
@@ -86,8 +105,7 @@ def test_both_forms_stay_equal_over_compactions(monkeypatch, longest):
         every = torch.arange(capacity).expand(2, -1)
         assert torch.equal(off_diagonal(table.rows(every)), off_diagonal(counts))
         assert torch.equal(off_diagonal(log.rows(every)), off_diagonal(counts))
-        if longest:
-            assert log.lists.shape[2] <= max(longest, capacity) + 1
+        assert log.lists.shape[2] <= longest
 
 
 def test_an_engram_that_fires_for_ever_does_not_make_the_log_grow():
@@ -95,11 +113,12 @@ def test_an_engram_that_fires_for_ever_does_not_make_the_log_grow():
     everybody = torch.arange(16, dtype=torch.int32).view(1, 1, 16)
     index = torch.arange(16).unsqueeze(0)
     sizes = []
-    for _ in range(4 * folding.LONGEST_LIST):
+    for _ in range(60):
         log = folding.compact_events(log, index, torch.ones(1, 16, dtype=torch.bool), everybody, 16)
-        sizes.append(log.events.shape[1])
-    assert max(sizes) <= folding.LONGEST_LIST + 1 + 16
-    assert float(log.rows(index)[0, 3, 5]) == 4 * folding.LONGEST_LIST
+        sizes.append((log.events.shape[1], log.rows_of_counts.shape[1]))
+    assert max(sizes) == (folding.LONGEST_LIST, 1)
+    assert sizes[-1] == (0, 17)
+    assert float(log.rows(index)[0, 3, 5]) == 60
 
 
 def test_the_form_is_chosen_by_size_and_does_not_flicker():

@@ -50,50 +50,61 @@ struct Recent {
   }
 };
 
+// The best of a row of counts, with what the tally holds on top. It is read from end to end.
+int32_t best_of_row(const float* row, int64_t capacity, const std::vector<uint8_t>& open, const Tally& tally) {
+  float most = 0;
+  int32_t found = -1;
+  for (int64_t slot = 0; slot < capacity; ++slot) {
+    const float count = open[slot] ? row[slot] + static_cast<float>(tally.counts[slot]) : 0.0f;
+    if (count > most) {
+      most = count;
+      found = static_cast<int32_t>(slot);
+    }
+  }
+  return found;
+}
+
+int32_t best_of_tally(const Tally& tally) {
+  int32_t most = 0, found = -1;
+  for (int32_t slot : tally.touched) {
+    const int32_t count = tally.counts[slot];
+    if (count > most || (count == most && slot < found)) {
+      most = count;
+      found = slot;
+    }
+  }
+  return found;
+}
+
 struct Table {
   const float* counts;
   int64_t capacity;
 
-  // The table is read from end to end; what recent events add is put in front, so that one pass finds the best.
   int32_t best(int64_t current, const std::vector<uint8_t>& open, const Recent& recent, Tally& tally) const {
     recent.add_to(tally, current, open);
-    const float* row = counts + current * capacity;
-    float most = 0;
-    int32_t found = -1;
-    for (int64_t slot = 0; slot < capacity; ++slot) {
-      const float count = open[slot] ? row[slot] + static_cast<float>(tally.counts[slot]) : 0.0f;
-      if (count > most) {
-        most = count;
-        found = static_cast<int32_t>(slot);
-      }
-    }
+    const int32_t found = best_of_row(counts + current * capacity, capacity, open, tally);
     tally.clear();
     return found;
   }
 };
 
 struct Log {
-  const int32_t *events, *weights, *lists;
-  int64_t width, longest;
+  const int32_t *events, *lists;
+  const float* rows;
+  const int32_t* row;
+  int64_t width, longest, capacity;
 
   int32_t best(int64_t current, const std::vector<uint8_t>& open, const Recent& recent, Tally& tally) const {
     for (int64_t place = 0; place < longest; ++place) {
       const int32_t event = lists[current * longest + place];
       if (event < 0) break;
       const int32_t* slots = events + event * width;
-      const int32_t* times = weights + event * width;
       for (int64_t member = 0; member < width; ++member)
-        if (slots[member] >= 0 && open[slots[member]]) tally.add(slots[member], times[member]);
+        if (slots[member] >= 0 && open[slots[member]]) tally.add(slots[member], 1);
     }
     recent.add_to(tally, current, open);
-    int32_t most = 0, found = -1;
-    for (int32_t slot : tally.touched) {
-      const int32_t count = tally.counts[slot];
-      if (count > most || (count == most && slot < found)) {
-        most = count;
-        found = slot;
-      }
-    }
+    const int32_t found = row[current] ? best_of_row(rows + row[current] * capacity, capacity, open, tally)
+                                       : best_of_tally(tally);
     tally.clear();
     return found;
   }
@@ -147,15 +158,17 @@ Tensor walk_table(const Tensor& counts, const Tensor& recent, const Tensor& long
               mask, depth);
 }
 
-Tensor walk_log(const Tensor& events, const Tensor& weights, const Tensor& lists, const Tensor& recent,
+Tensor walk_log(const Tensor& events, const Tensor& lists, const Tensor& rows, const Tensor& row, const Tensor& recent,
                 const Tensor& long_term, const Tensor& index, const Tensor& mask, int64_t depth) {
-  const int64_t number = events.size(1), width = events.size(2), capacity = lists.size(1), longest = lists.size(2);
-  const int32_t *slots = events.const_data_ptr<int32_t>(), *times = weights.const_data_ptr<int32_t>(),
-                *listed = lists.const_data_ptr<int32_t>();
+  const int64_t number = events.size(1), width = events.size(2), capacity = lists.size(1), longest = lists.size(2),
+                often = rows.size(1);
+  const int32_t *slots = events.const_data_ptr<int32_t>(), *listed = lists.const_data_ptr<int32_t>(),
+                *row_of = row.const_data_ptr<int32_t>();
+  const float* counts = rows.const_data_ptr<float>();
   return walk(
-      [=](int64_t row) {
-        return Log{slots + row * number * width, times + row * number * width, listed + row * capacity * longest,
-                   width, longest};
+      [=](int64_t lane) {
+        return Log{slots + lane * number * width, listed + lane * capacity * longest, counts + lane * often * capacity,
+                   row_of + lane * capacity, width, longest, capacity};
       },
       recent, long_term, index, mask, depth);
 }
@@ -205,8 +218,8 @@ Tensor squared_distances(const Tensor& data, const Tensor& index, const Tensor& 
 TORCH_LIBRARY(hf_memoria, library) {
   library.def("walk_table(Tensor counts, Tensor recent, Tensor long_term, Tensor index, Tensor mask, int depth) -> Tensor");
   library.def(
-      "walk_log(Tensor events, Tensor weights, Tensor lists, Tensor recent, Tensor long_term, Tensor index, Tensor "
-      "mask, int depth) -> Tensor");
+      "walk_log(Tensor events, Tensor lists, Tensor rows, Tensor row, Tensor recent, Tensor long_term, Tensor index, "
+      "Tensor mask, int depth) -> Tensor");
   library.def("squared_distances(Tensor data, Tensor index, Tensor centre) -> Tensor");
 }
 
