@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hf_memoria.memory.cofire import DenseGraph, Recent
+from hf_memoria.memory.cofire import Recent
 from hf_memoria.memory.slots import pad_slots, take_slots
 
 
@@ -22,7 +22,8 @@ class EventGraph:
     """Counts as events.
 
     Attributes:
-        events: slots that took part in each event, int32 `[B, N, F]`, -1 for nobody.
+        events: slots that took part in each event, int32 `[B, N, F]`, -1 for nobody; who stands there twice counts
+            twice.
         lists: events of each slot, int32 `[B, C, E]`, -1 past the end.
         rows_of_counts: counts of the slots that fire often with all slots, float32 `[B, H, C]`; the first is zero.
         row: which of those rows is a slot's, int32 `[B, C]`; 0 for slots that list their events.
@@ -48,13 +49,6 @@ class EventGraph:
             full(1, capacity, fill=0, dtype=torch.float32),
             full(capacity, fill=0, dtype=torch.int32),
         )
-
-    @classmethod
-    def from_table(cls, graph: DenseGraph) -> EventGraph:
-        """Return the same counts with a row for every slot; engrams to come will list events."""
-        empty = cls.empty(graph.counts.shape[0], graph.capacity, graph.counts.device)
-        row = torch.arange(1, graph.capacity + 1, dtype=torch.int32, device=graph.counts.device)
-        return cls(empty.events, empty.lists, F.pad(graph.counts, (0, 0, 1, 0)), row.expand_as(empty.row).contiguous())
 
     @property
     def capacity(self) -> int:

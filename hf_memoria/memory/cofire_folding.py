@@ -44,6 +44,42 @@ def compact_events(graph: EventGraph, index: Tensor, exists: Tensor, recent: Ten
     return _pack(logs, capacity, index)
 
 
+def events_from_table(counts: Tensor, width: int) -> EventGraph:
+    """Return a log with events of `width` that says the same as a table of counts `[B, C, C]`.
+
+    Who fired together with whom at once is forgotten by a table, so each slot has events of its own.
+    """
+    capacity = counts.shape[1]
+    logs = [_private_events(lane.fill_diagonal_(0).to(torch.int64), width) for lane in counts.clone()]
+    return _pack([_drop_unlisted(_fold(log)) for log in logs], capacity, counts)
+
+
+def _private_events(counts: Tensor, width: int) -> _Log:
+    owner, slot = counts.nonzero(as_tuple=True)
+    times = counts[owner, slot]
+    owner, slot = owner.repeat_interleave(times), slot.repeat_interleave(times)
+    place = _place_in_run(owner, counts.shape[0])
+    chunks = -(-torch.bincount(owner, minlength=counts.shape[0]) // width)
+    event = (chunks.cumsum(0) - chunks)[owner] + place // width
+    events = torch.full((int(chunks.sum()), width), -1, dtype=torch.int64, device=counts.device)
+    events[event, place % width] = slot
+    every = torch.arange(counts.shape[0], device=counts.device)
+    nobody = every[:0]
+    return _Log(
+        events,
+        every.repeat_interleave(chunks),
+        torch.arange(events.shape[0], device=counts.device),
+        nobody,
+        torch.zeros(0, counts.shape[1], device=counts.device),
+    )
+
+
+def _place_in_run(values: Tensor, number: int) -> Tensor:
+    """Place of each entry of a sorted `[P]` of numbers below `number` among those equal to it."""
+    lengths = torch.bincount(values, minlength=number)
+    return torch.arange(values.numel(), device=values.device) - (lengths.cumsum(0) - lengths)[values]
+
+
 def _read(graph: EventGraph, lane: int, recent: Tensor) -> _Log:
     width, first_recent = max(graph.events.shape[2], recent.shape[1]), graph.events.shape[1]
     events = torch.cat([F.pad(part, (0, width - part.shape[1]), value=-1) for part in (graph.events[lane], recent)])
@@ -80,7 +116,8 @@ def _move(log: _Log, kept: Tensor, capacity: int) -> _Log:
 
 def _drop_lonely(log: _Log) -> _Log:
     """Take out of the lists the events in which nobody else is left."""
-    shared = ((log.events >= 0).sum(dim=1) > 1)[log.event]
+    members = log.events[log.event]
+    shared = ((members >= 0) & (members != log.owner.unsqueeze(1))).any(dim=1)
     return replace(log, owner=log.owner[shared], event=log.event[shared])
 
 
@@ -136,9 +173,9 @@ def _pack_lane(log: _Log, capacity: int) -> tuple[Tensor, Tensor, Tensor, Tensor
     """Return events `[N, F]`, lists `[C, E]`, rows of counts `[H + 1, C]` and whose they are `[C]`."""
     order = torch.argsort(log.owner, stable=True)
     owner, event = log.owner[order], log.event[order]
-    listed = torch.bincount(owner, minlength=capacity)
-    place = torch.arange(owner.numel(), device=owner.device) - (listed.cumsum(0) - listed)[owner]
-    lists = torch.full((capacity, int(listed.max()) if capacity else 0), -1, dtype=torch.int32, device=owner.device)
+    place = _place_in_run(owner, capacity)
+    longest = int(place.max()) + 1 if place.numel() else 0
+    lists = torch.full((capacity, longest), -1, dtype=torch.int32, device=owner.device)
     lists[owner, place] = event.to(torch.int32)
     row = torch.zeros(capacity, dtype=torch.int32, device=owner.device)
     row[log.often] = torch.arange(1, log.often.numel() + 1, dtype=torch.int32, device=owner.device)

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from hf_memoria.memory.cofire import DenseGraph
 from hf_memoria.memory.cofire_events import EventGraph
-from hf_memoria.memory.cofire_folding import compact_events
+from hf_memoria.memory.cofire_folding import compact_events, events_from_table
 from hf_memoria.memory.room import Claim, segments_ahead, whole_blocks
-from hf_memoria.memory.slots import pad_slots, slots_where, take_slots
+from hf_memoria.memory.slots import slots_where
 from hf_memoria.memory.state import SLOT_FIELDS, CofireGraph, EngramState
 
-MOST_DENSE = 1024
+MOST_DENSE = 2048
 """Slots of a row up to which a table of counts is the better graph."""
 
 
@@ -69,7 +69,7 @@ def compact(state: EngramState, segments: int | None = None, working: int = 0, f
     segments = segments_ahead(most, working) if segments is None else segments
     index, exists = slots_where(state.valid, most)
     capacity = whole_blocks(most + segments * working) if segments else most
-    moved = {name: pad_slots(_moved(getattr(state, name), index, exists), capacity - most) for name in SLOT_FIELDS}
+    moved = {name: _moved(getattr(state, name), index, exists, capacity) for name in SLOT_FIELDS}
     form = form_for(state.room.graph, capacity, state.graph.form)
     graph = _compact_graph(_with_form(state, form).graph, index, exists, state.recent, capacity)
     recent = torch.full((state.batch_size, segments, fired), -1, dtype=torch.int32, device=index.device)
@@ -90,9 +90,16 @@ def _compact_graph(graph: CofireGraph, index: Tensor, exists: Tensor, recent: Te
     return graph.compact(index, exists, recent, capacity)
 
 
-def _moved(value: Tensor, index: Tensor, exists: Tensor) -> Tensor:
-    mask = exists.unsqueeze(2) if value.dim() == 3 else exists
-    return take_slots(value, index).masked_fill_(~mask, 0)
+def _moved(value: Tensor, index: Tensor, exists: Tensor, capacity: int) -> Tensor:
+    stay = index.shape[1]
+    moved = value.new_empty(value.shape[0], capacity, *value.shape[2:])
+    moved[:, stay:].zero_()
+    # Lane by lane and straight to where it belongs: the vectors are most of a state, and are copied once.
+    for lane in range(value.shape[0]):
+        torch.index_select(value[lane], 0, index[lane], out=moved[lane, :stay])
+    # Not a product: what is forgotten may hold NaN.
+    moved[:, :stay].masked_fill_(~(exists.unsqueeze(2) if value.dim() == 3 else exists), 0)
+    return moved
 
 
 def form_for(wanted: str, capacity: int, present: str) -> str:
@@ -111,5 +118,5 @@ def _with_form(state: EngramState, form: str) -> EngramState:
         every = torch.arange(state.capacity, device=state.data.device).expand(state.batch_size, -1)
         graph = DenseGraph(state.graph.rows(every))
     else:
-        graph = EventGraph.from_table(state.graph)
+        graph = events_from_table(state.graph.counts * state.valid.unsqueeze(1), max(state.recent.shape[2], 1))
     return replace(state, graph=graph)

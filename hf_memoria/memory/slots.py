@@ -35,6 +35,11 @@ def slots_where(mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return index[:, :count].masked_fill(~exists, 0), exists
 
 
+def stay_in_place(index: Tensor, exists: Tensor) -> bool:
+    """Whether slots `index` `[B, K]` are the first K of each row, all of them. Looks at values."""
+    return bool((exists & (index == torch.arange(index.shape[1], device=index.device))).all())
+
+
 def pad_slots(value: Tensor, count: int, fill: float = 0) -> Tensor:
     """Widen axis 1 by `count` entries."""
     return F.pad(value, (0, 0) * (value.dim() - 2) + (0, count), value=fill) if count else value

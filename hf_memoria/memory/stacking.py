@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from hf_memoria.memory.cofire import DenseGraph
 from hf_memoria.memory.cofire_events import EventGraph
+from hf_memoria.memory.cofire_folding import events_from_table
 from hf_memoria.memory.room import Room
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def stack_graphs(graphs: Sequence[Graph]) -> Graph:
     """Return one graph of all rows; events if one of them is."""
     if all(isinstance(graph, DenseGraph) for graph in graphs):
         return DenseGraph(torch.cat([graph.counts for graph in graphs if isinstance(graph, DenseGraph)]))
-    logs = [graph if isinstance(graph, EventGraph) else EventGraph.from_table(graph) for graph in graphs]
+    width = max(graph.events.shape[2] for graph in graphs if isinstance(graph, EventGraph))
+    logs = [graph if isinstance(graph, EventGraph) else events_from_table(graph.counts, width) for graph in graphs]
     names = [part.name for part in fields(EventGraph)]
     return EventGraph(*(torch.cat(_one_shape([getattr(log, name) for log in logs], name)) for name in names))
 

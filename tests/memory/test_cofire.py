@@ -61,15 +61,15 @@ def test_a_log_says_what_the_table_says(monkeypatch, longest):
     assert bool(log.row.any()) == (longest < 100)
     assert (log.lists.numel() > 0) == (longest > 0)
     assert torch.equal(off_diagonal(log.rows(every)), counts)
-    assert torch.equal(EventGraph.from_table(DenseGraph(counts)).rows(every), counts)
+    for width in (1, 4, 100):
+        assert torch.equal(folding.events_from_table(counts, width).rows(every), counts)
 
 
-@pytest.mark.parametrize("form", ["table", "log", "rows of counts"])
+@pytest.mark.parametrize("form", ["table", "log", "from a table"])
 def test_the_best_neighbour_is_the_oldest_of_those_counted_most(form):
     counts, recent = random_counts(), random_recent()
-    graph = {"table": DenseGraph, "log": log_of, "rows of counts": lambda c: EventGraph.from_table(DenseGraph(c))}[
-        form
-    ](counts)
+    make = {"table": DenseGraph, "log": log_of, "from a table": lambda table: folding.events_from_table(table, 4)}
+    graph = make[form](counts)
     total = off_diagonal(counts + recent_counts(recent, 9))
     allowed = torch.rand(2, 9, generator=torch.Generator().manual_seed(2)) < 0.5
     every = torch.arange(9).expand(2, -1)

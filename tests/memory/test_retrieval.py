@@ -11,7 +11,7 @@ import torch
 
 from hf_memoria.memory import EngramKind, EngramState, compact, memorize, remind
 from hf_memoria.memory.cofire import DenseGraph
-from hf_memoria.memory.cofire_events import EventGraph
+from hf_memoria.memory.cofire_folding import events_from_table
 from hf_memoria.memory.room import Room
 
 KINDS = {"L": EngramKind.LONG_TERM, "S": EngramKind.SHORT_TERM}
@@ -39,7 +39,7 @@ def memory(kinds, at, edges=None):
 
 def as_events(state):
     """The same memory with its graph in the other form."""
-    return replace(state, graph=EventGraph.from_table(state.graph))
+    return replace(state, graph=events_from_table(state.graph.counts, width=2))
 
 
 def reminded(state, **settings):
