@@ -77,7 +77,7 @@ class EventGraph:
         listed = take_slots(self.lists, index).to(torch.int64)
         if not self.events.shape[1] or not listed.shape[2]:
             return counts
-        members = take_slots(self.events, listed.clamp(min=0).flatten(1)).view(*listed.shape, -1)
+        members = take_slots(self.events, listed.clamp(min=0).flatten(1)).view(*listed.shape, self.events.shape[2])
         slots = members.masked_fill((listed < 0).unsqueeze(3), -1).flatten(2).to(torch.int64)
         # Nobody is counted at the first slot, with weight zero.
         return counts.scatter_add_(2, slots.clamp(min=0), (slots >= 0).to(counts.dtype))
