@@ -56,11 +56,11 @@ GPT2_RULES: tuple[Rule, ...] = (
     (r"\.abs\.output\.", (".abstractor.contract.",), _same),
     (r"\.ln_working_memory_attn\.", (".memory.norms.0.",), _same),
     (r"\.ln_memory_attn\.", (".memory.norms.1.",), _same),
-    (r"\.memory_attention\.q_attn\.weight$", (".memory.attention.query.weight",), _transposed),
-    (r"\.memory_attention\.c_proj\.weight$", (".memory.attention.output.weight",), _transposed),
-    (r"\.memory_attention\.q_attn\.bias$", (".memory.attention.query.bias",), _same),
-    (r"\.memory_attention\.c_proj\.bias$", (".memory.attention.output.bias",), _same),
-    (r"\.memory_attention\.c_attn\.", (".memory.attention.key.", ".memory.attention.value."), _halves),
+    (r"\.memory_attention\.q_attn\.weight$", (".memory.lookup.query.weight",), _transposed),
+    (r"\.memory_attention\.c_proj\.weight$", (".memory.lookup.output.weight",), _transposed),
+    (r"\.memory_attention\.q_attn\.bias$", (".memory.lookup.query.bias",), _same),
+    (r"\.memory_attention\.c_proj\.bias$", (".memory.lookup.output.bias",), _same),
+    (r"\.memory_attention\.c_attn\.", (".memory.lookup.key.", ".memory.lookup.value."), _halves),
 )
 """What the reference calls its weights, what they are called here, and what has to be done to them."""
 

@@ -28,7 +28,7 @@ def naive_block(block, hidden, working, reminded):
     weights = None
     for norm, memory in zip(block.memory.norms, (working, reminded), strict=True):
         if len(memory):
-            found, weights = naive_attention(block.memory.attention, norm(hidden), memory)
+            found, weights = naive_attention(block.memory.lookup, norm(hidden), memory)
             hidden = hidden + found
     weights = weights if len(reminded) else torch.zeros(0)
     return hidden + block.mlp(block.ln_2(hidden)), weights

@@ -343,7 +343,7 @@ def test_a_missing_weight_is_named(tmp_path, name):
     weights = reference_weights()
     del weights[name]
     ours = {
-        "transformer.h.1.memory_attention.q_attn.weight": "transformer.h.1.memory.attention.query.weight",
+        "transformer.h.1.memory_attention.q_attn.weight": "transformer.h.1.memory.lookup.query.weight",
         "transformer.abs.query_embeddings": "transformer.abstractor.queries.weight",
     }
     with pytest.raises(ValueError) as error:
