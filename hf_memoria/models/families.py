@@ -24,6 +24,7 @@ from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
 )
+from transformers.core_model_loading import WeightRenaming
 
 from hf_memoria.backbones import SPECS, BackboneSpec
 from hf_memoria.models.config import MemoriaConfigMixin, memoria_config
@@ -80,7 +81,7 @@ def register_family(
         stock = model.__bases__[1]
         AUTO_CLASSES[_end_of(model)].register(config, model, exist_ok=True)
         MEMORIA_CLASSES[stock] = model
-        _load_as(stock.__name__, model.__name__)
+        _load_as(stock.__name__, model.__name__, _prefixes(model, models))
     return (config, *models)
 
 
@@ -129,8 +130,23 @@ def _end_of(model: type) -> str:
     raise ValueError(f"model_classes must end with one of {', '.join(AUTO_CLASSES)}; got {model.__name__}.")
 
 
-def _load_as(stock: str, ours: str) -> None:
+class _WhenLoading(WeightRenaming):
+    """A renaming that saving does not turn round."""
+
+    __slots__ = ()
+
+    def reverse_transform(self) -> WeightRenaming:
+        return WeightRenaming("^$", "")
+
+
+def _prefixes(model: Any, models: Sequence[Any]) -> list[WeightRenaming]:
+    """Bring the base model of checkpoints of other heads to the place where this head has it."""
+    others = {other.base_model_prefix for other in models} - {model.base_model_prefix}
+    return [_WhenLoading(rf"^{other}\.", f"{model.base_model_prefix}.") for other in sorted(others)]
+
+
+def _load_as(stock: str, ours: str, more: Sequence[WeightRenaming] = ()) -> None:
     """Rename weights of old checkpoints as the stock model does; Transformers looks for renamings by name."""
-    renamings = get_checkpoint_conversion_mapping(stock)
-    if renamings is not None:
+    renamings = [*(get_checkpoint_conversion_mapping(stock) or ()), *more]
+    if renamings:
         register_checkpoint_conversion_mapping(ours, renamings, overwrite=True)
