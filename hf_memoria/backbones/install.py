@@ -40,6 +40,10 @@ def _submodule(module: nn.Module, spec: BackboneSpec, field: str) -> nn.Module:
         ) from error
 
 
+def _norm_of(block: nn.Module, spec: BackboneSpec) -> nn.Module:
+    return _submodule(block, spec, "pre_norm" if spec.post_norm is None else "post_norm")
+
+
 def install_engram_memory(
     base_model: nn.Module,
     spec: BackboneSpec,
@@ -72,10 +76,10 @@ def install_engram_memory(
     Raises:
         ValueError: if a path of the spec leads nowhere.
     """
+    blocks = blocks_of(base_model, spec)
     if num_memories is not None:
         base_model.abstractor = Abstractor(hidden_size, num_memories, intermediate_size)
     base_model.register_forward_hook(_leave_final_hidden, with_kwargs=True)
-    blocks = blocks_of(base_model, spec)
     if cue_layer is not None:
         blocks[cue_layer].register_forward_hook(_take_cue, with_kwargs=True)
     first = 0 if cue_layer is None else cue_layer + 1
@@ -91,7 +95,7 @@ def install_engram_memory(
 
 def _reader_for(block: nn.Module, spec: BackboneSpec, attention: MemoryAttention, gated: bool) -> MemoryReader:
     post_norm = spec.post_norm is not None
-    norms = tuple(copy.deepcopy(_submodule(block, spec, "norm")) for _ in range(1 if post_norm else 2))
+    norms = tuple(copy.deepcopy(_norm_of(block, spec)) for _ in range(1 if post_norm else 2))
     return MemoryReader(attention, norms, post_norm=post_norm, gated=gated)
 
 
@@ -122,7 +126,7 @@ class _BlockHooks:
 
     def attach(self) -> None:
         """Register the hooks on the block's attention and norm."""
-        attention, norm = (_submodule(self.block, self.spec, field) for field in ("attention", "norm"))
+        attention, norm = _submodule(self.block, self.spec, "attention"), _norm_of(self.block, self.spec)
         attention.register_forward_pre_hook(self.take_reading, with_kwargs=True)
         if self.spec.post_norm is not None:
             norm.register_forward_hook(self.read_after_norm)

@@ -46,11 +46,6 @@ class BackboneSpec:
                 f"got {self.pre_norm!r} and {self.post_norm!r}."
             )
 
-    @property
-    def norm(self) -> str:
-        """Path from a block to the norm beside its self-attention."""
-        return self.pre_norm or self.post_norm or ""
-
     def is_causal(self, config: Any) -> bool:
         """Whether a model with this config is causal."""
         return bool(getattr(config, self.causal) if isinstance(self.causal, str) else self.causal)

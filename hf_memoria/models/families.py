@@ -98,6 +98,7 @@ def _check_family(spec: Any, config_class: Any, model_classes: Any) -> None:
                 f"every item of model_classes must be a model of {config_class.__name__}; got {model.__name__}, whose "
                 f"config_class is {model.config_class}."
             )
+        _end_of(model)
 
 
 def _config_with_memory(stock: type, module: str) -> type:
