@@ -181,7 +181,11 @@ def test_a_block_has_one_norm_before_or_after(norms):
 @pytest.mark.parametrize(
     ("field", "path", "message"),
     [
-        ("blocks", "encoder.layers", "blocks must be the path of a submodule of Qwen2Model, which has embed_tokens"),
+        (
+            "blocks",
+            "encoder.layers",
+            "blocks must be the path of a submodule of MemoriaQwen2Model, which has embed_tokens",
+        ),
         ("blocks", "norm", "blocks must lead to a ModuleList; got Qwen2RMSNorm"),
         ("attention", "attn", "attention must be the path of a submodule of Qwen2DecoderLayer, which has self_attn"),
         ("pre_norm", "ln_1", "pre_norm must be the path of a submodule of Qwen2DecoderLayer"),
