@@ -28,6 +28,8 @@ CASES = [(family, head) for family, heads in FAMILIES.items() for head in heads]
 CAUSAL = ("GPT2", "Llama")
 ENCODERS = ("Bert", "Roberta", "ViT")
 POST_NORM = ("Bert", "Roberta")
+CUES = [(family, None) for family in FAMILIES] + [(family, 0) for family in ENCODERS]
+"""Every family with every form of cue: `(family, cue_layer)`."""
 
 _TEXT = {"vocab_size": 61, "pad_token_id": 60, "bos_token_id": 0, "eos_token_id": 0}
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 40}
@@ -174,3 +176,8 @@ def read_all(model: Any, segments: list[dict[str, Any]], memory: Any = None, **k
 def states_equal(one: Any, other: Any) -> bool:
     """Return whether two states are the same to the bit."""
     return same_content(one, other)
+
+
+def is_own(name: str) -> bool:
+    """Whether a parameter is one of ours by its name."""
+    return "memory" in name or "abstractor" in name

@@ -1,24 +1,19 @@
 """What holds for every family and head, whichever way it gets its cue."""
 
 import copy
-import logging
-import pickle
 
 import pytest
 import torch
 import transformers
 from families import (
     CASES,
-    CAUSAL,
-    ENCODERS,
+    CUES,
     FAMILIES,
-    POST_NORM,
     answer,
+    is_own,
     loss_of,
-    memoria_class,
     read_all,
     states_equal,
-    stock_class,
     stock_config,
     stock_twin,
     tiny_model,
@@ -27,18 +22,10 @@ from families import (
 )
 
 import hf_memoria
-from hf_memoria.models.families import AUTO_CLASSES
 
 every_head = pytest.mark.parametrize(("family", "head"), CASES)
 every_family = pytest.mark.parametrize("family", FAMILIES)
-TEXT = [family for family in FAMILIES if family != "ViT"]
-text_families = pytest.mark.parametrize("family", TEXT)
-CUES = [(family, None) for family in FAMILIES] + [(family, 0) for family in ENCODERS]
 every_cue = pytest.mark.parametrize(("family", "cue_layer"), CUES)
-
-
-def is_own(name):
-    return "memory" in name or "abstractor" in name
 
 
 def padded(inputs, lengths):
@@ -253,129 +240,6 @@ def test_autocast_keeps_engrams_in_the_dtype_of_the_weights(family, cue_layer):
     assert torch.isfinite(model.abstractor.key.weight.grad).all()
 
 
-# Copies, files, models in hand
-
-
-@every_cue
-def test_copies_and_pickles_read_with_their_own_weights(family, cue_layer):
-    model, segments = tiny_model(family, "Model", memory={"cue_layer": cue_layer}), tiny_segments(family, steps=3)
-    expected = answer(read_all(model, segments)[-1])
-    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert torch.equal(answer(read_all(twin, segments)[-1]), expected)
-        with torch.no_grad():
-            for name, parameter in twin.named_parameters():
-                if name.endswith("lookup.output.bias"):
-                    parameter.add_(torch.randn_like(parameter))
-        assert not torch.equal(answer(read_all(twin, segments)[-1]), expected)
-    assert torch.equal(answer(read_all(model, segments)[-1]), expected)
-
-
-@every_head
-def test_outputs_are_pickled(family, head):
-    output = read_all(tiny_model(family, head, memory={}), tiny_segments(family, steps=2))[-1]
-    again = pickle.loads(pickle.dumps(output))
-    assert type(again) is type(output)
-    assert torch.equal(answer(again), answer(output))
-    assert states_equal(again.memory, output.memory)
-
-
-def auto_class(head):
-    return AUTO_CLASSES[head]
-
-
-@every_head
-def test_saved_and_loaded_by_the_auto_class_it_is_the_same(family, head, tmp_path):
-    model, segments = tiny_model(family, head, memory={"gate": "tanh"}), tiny_segments(family, steps=4)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith(".gate"):
-                parameter.fill_(0.7)
-    model.save_pretrained(tmp_path)
-    loaded, info = auto_class(head).from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    assert type(loaded) is type(model)
-    assert {n: p.shape for n, p in loaded.state_dict().items()} == {n: p.shape for n, p in model.state_dict().items()}
-    expected, got = read_all(model, segments)[-1], read_all(loaded.eval(), segments)[-1]
-    assert torch.equal(answer(expected), answer(got))
-    assert states_equal(expected.memory, got.memory)
-
-
-@every_head
-def test_a_plain_checkpoint_loads_with_only_the_memory_new(family, head, tmp_path, caplog):
-    torch.manual_seed(1)
-    plain = stock_class(family, head)(stock_config(family)).eval()
-    plain.save_pretrained(tmp_path)
-    model, info = memoria_class(family, head).from_pretrained(
-        tmp_path, memory=hf_memoria.EngramMemoryConfig(), output_loading_info=True
-    )
-    assert info["missing_keys"]
-    assert all(is_own(name) for name in info["missing_keys"])
-    assert not info["unexpected_keys"]
-    assert not info["mismatched_keys"]
-    (inputs,) = tiny_segments(family, steps=1)
-    assert torch.equal(answer(model.eval()(**inputs)), answer(plain(**inputs)))
-    assert all(torch.isfinite(p).all() for p in model.parameters())
-
-
-HEAD_LAYERS = ("score", "classifier", "qa_", "lm_head", "cls.", "pooler", "decoder", "embeddings.mask_token")
-
-
-@pytest.mark.parametrize(("family", "head"), [case for case in CASES if case[1] != "Model"])
-def test_a_base_checkpoint_loads_into_a_head(family, head, tmp_path):
-    base = stock_class(family, "Model")(stock_config(family))
-    base.save_pretrained(tmp_path)
-    model, info = memoria_class(family, head).from_pretrained(
-        tmp_path, memory=hf_memoria.EngramMemoryConfig(), output_loading_info=True
-    )
-    new = [name.removeprefix(f"{model.base_model_prefix}.") for name in info["missing_keys"]]
-    assert all(is_own(name) or name.startswith(HEAD_LAYERS) for name in new), info["missing_keys"]
-    assert all("pooler" in name for name in info["unexpected_keys"])
-    loaded = model.base_model.state_dict()
-    assert all(torch.equal(loaded[n], value) for n, value in base.state_dict().items() if not n.startswith("pooler"))
-
-
-@pytest.mark.parametrize(("family", "head"), [case for case in CASES if case[1] != "Model"])
-def test_a_checkpoint_of_a_head_loads_into_the_base_and_the_other_heads(family, head, tmp_path):
-    plain = stock_class(family, head)(stock_config(family))
-    plain.save_pretrained(tmp_path)
-    for other in FAMILIES[family]:
-        model, info = memoria_class(family, other).from_pretrained(tmp_path, output_loading_info=True)
-        for kind in ("missing_keys", "unexpected_keys"):
-            names = [name.removeprefix(f"{model.base_model_prefix}.") for name in info[kind]]
-            assert all(name.startswith(HEAD_LAYERS) for name in names), (other, kind, info[kind])
-        loaded = model.base_model.state_dict()
-        assert all(
-            torch.equal(loaded[name], value) for name, value in plain.base_model.state_dict().items() if name in loaded
-        )
-
-
-@every_family
-def test_a_plain_checkpoint_is_loaded_without_a_word_about_its_type(family, tmp_path, caplog):
-    head = FAMILIES[family][1]
-    stock_class(family, head)(stock_config(family)).save_pretrained(tmp_path)
-    logger = logging.getLogger("transformers")
-    logger.addHandler(caplog.handler)
-    try:
-        memoria_class(family, head).from_pretrained(tmp_path)
-    finally:
-        logger.removeHandler(caplog.handler)
-    assert caplog.text == ""
-
-
-@every_head
-def test_wrap_gives_the_same_weights_and_leaves_the_model_alone(family, head):
-    plain = stock_class(family, head)(stock_config(family)).eval()
-    before = {name: value.clone() for name, value in plain.state_dict().items()}
-    wrapped = hf_memoria.wrap(plain, memory=hf_memoria.EngramMemoryConfig())
-    (inputs,) = tiny_segments(family, steps=1)
-    assert type(wrapped) is memoria_class(family, head)
-    assert torch.equal(answer(wrapped(**inputs)), answer(plain(**inputs)))
-    with torch.no_grad():
-        for parameter in wrapped.parameters():
-            parameter.zero_()
-    assert all(torch.equal(value, before[name]) for name, value in plain.state_dict().items())
-
-
 # Wrong inputs
 
 
@@ -410,56 +274,6 @@ def test_a_model_without_memory_takes_no_state(family):
     state = tiny_model(family, "Model", memory={})(**inputs).memory
     with pytest.raises(ValueError, match=r"memory must be None for a model whose config\.memory is None"):
         tiny_model(family, "Model")(**inputs, memory=state)
-
-
-# The cue of the same segment
-
-
-@pytest.mark.parametrize("family", CAUSAL)
-def test_a_causal_backbone_takes_no_cue_of_the_same_segment(family):
-    with pytest.raises(ValueError, match="cue_layer must be None for"):
-        tiny_model(family, "Model", memory={"cue_layer": 0})
-
-
-@pytest.mark.parametrize("family", POST_NORM)
-def test_a_decoder_of_an_encoder_family_is_causal(family):
-    with pytest.raises(ValueError, match="cue_layer must be None for"):
-        tiny_model(family, "ForCausalLM", memory={"cue_layer": 0}, is_decoder=True)
-    model = tiny_model(family, "ForCausalLM", memory={}, is_decoder=True)
-    segments = tiny_segments(family)
-    memory = read_all(model, segments[:5])[-1].memory
-    changed = {"input_ids": segments[5]["input_ids"].clone()}
-    changed["input_ids"][:, 5:] = 7
-    before, after = (model(**inputs, memory=memory).logits for inputs in (segments[5], changed))
-    assert torch.allclose(before[:, :5], after[:, :5], atol=1e-6)
-    assert not torch.allclose(before[:, 5:], after[:, 5:], atol=1e-3)
-
-
-@pytest.mark.parametrize("family", ENCODERS)
-@pytest.mark.parametrize(
-    ("memory", "message"),
-    [
-        ({"cue_layer": 2}, "cue_layer must be below 2, so that a block after it can read; got 2"),
-        ({"cue_layer": 1, "layers": [1, 2]}, r"layers must name blocks after cue_layer \(1\).*got \[1, 2\]"),
-    ],
-)
-def test_blocks_before_the_cue_cannot_read(family, memory, message):
-    with pytest.raises(ValueError, match=message):
-        tiny_model(family, "Model", memory=memory)
-
-
-@pytest.mark.parametrize("family", ENCODERS)
-@pytest.mark.parametrize("layers", [None, [2]])
-def test_only_blocks_after_the_cue_read(family, layers):
-    model = tiny_model(family, "Model", memory={"cue_layer": 0, "layers": layers})
-    own = {name.split(".memory.")[0] for name, _ in model.named_parameters() if ".memory." in name}
-    assert {int(name.rsplit(".", 1)[1]) for name in own} == set(layers or [1, 2])
-    twin, (inputs,) = stock_twin(model, family, "Model"), tiny_segments(family, steps=1)
-    got, expected = model(**inputs, output_hidden_states=True), twin(**inputs, output_hidden_states=True)
-    first_reader = min(layers or [1, 2])
-    for block in range(4):
-        same = torch.equal(got.hidden_states[block], expected.hidden_states[block])
-        assert same == (block <= first_reader), block
 
 
 # What is particular to a family
