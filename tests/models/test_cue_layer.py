@@ -69,7 +69,7 @@ def test_only_blocks_after_the_cue_read(family, layers):
 def test_compiled_it_gives_the_same():
     torch._dynamo.reset()
     model = tiny_model("ViT", "Model", memory={"cue_layer": 0}, num_hidden_layers=2)
-    segments = tiny_segments("ViT", steps=2)
+    segments = tiny_segments("ViT", steps=1)
     expected = read_all(model, segments)
     got = read_all(torch.compile(copy.deepcopy(model), backend="eager"), segments)
     for one, other in zip(expected, got, strict=True):
