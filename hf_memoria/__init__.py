@@ -3,28 +3,71 @@
 Importing the package registers its configs and models with Transformers' Auto classes.
 """
 
+from hf_memoria.backbones import BackboneSpec
 from hf_memoria.memory import EngramState
 from hf_memoria.models import (
     EngramMemoryConfig,
+    convert_reference_checkpoint,
+    load_memory,
+    register_family,
+    save_memory,
+    wrap,
+)
+from hf_memoria.models.bert import (
+    MemoriaBertConfig,
+    MemoriaBertForCausalLM,
+    MemoriaBertForMaskedLM,
+    MemoriaBertForQuestionAnswering,
+    MemoriaBertForSequenceClassification,
+    MemoriaBertForTokenClassification,
+    MemoriaBertModel,
+)
+from hf_memoria.models.gpt2 import (
     MemoriaGPT2Config,
     MemoriaGPT2ForCausalLM,
     MemoriaGPT2ForQuestionAnswering,
     MemoriaGPT2ForSequenceClassification,
     MemoriaGPT2ForTokenClassification,
     MemoriaGPT2Model,
-    convert_reference_checkpoint,
-    load_memory,
-    register_families,
-    save_memory,
-    wrap,
+)
+from hf_memoria.models.llama import (
+    MemoriaLlamaConfig,
+    MemoriaLlamaForCausalLM,
+    MemoriaLlamaForQuestionAnswering,
+    MemoriaLlamaForSequenceClassification,
+    MemoriaLlamaForTokenClassification,
+    MemoriaLlamaModel,
+)
+from hf_memoria.models.roberta import (
+    MemoriaRobertaConfig,
+    MemoriaRobertaForCausalLM,
+    MemoriaRobertaForMaskedLM,
+    MemoriaRobertaForQuestionAnswering,
+    MemoriaRobertaForSequenceClassification,
+    MemoriaRobertaForTokenClassification,
+    MemoriaRobertaModel,
+)
+from hf_memoria.models.vit import (
+    MemoriaViTConfig,
+    MemoriaViTForImageClassification,
+    MemoriaViTForMaskedImageModeling,
+    MemoriaViTModel,
 )
 from hf_memoria.training import MemoriaCallback, MemoriaTrainerMixin, segment_documents
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "BackboneSpec",
     "EngramMemoryConfig",
     "EngramState",
+    "MemoriaBertConfig",
+    "MemoriaBertForCausalLM",
+    "MemoriaBertForMaskedLM",
+    "MemoriaBertForQuestionAnswering",
+    "MemoriaBertForSequenceClassification",
+    "MemoriaBertForTokenClassification",
+    "MemoriaBertModel",
     "MemoriaCallback",
     "MemoriaGPT2Config",
     "MemoriaGPT2ForCausalLM",
@@ -32,12 +75,28 @@ __all__ = [
     "MemoriaGPT2ForSequenceClassification",
     "MemoriaGPT2ForTokenClassification",
     "MemoriaGPT2Model",
+    "MemoriaLlamaConfig",
+    "MemoriaLlamaForCausalLM",
+    "MemoriaLlamaForQuestionAnswering",
+    "MemoriaLlamaForSequenceClassification",
+    "MemoriaLlamaForTokenClassification",
+    "MemoriaLlamaModel",
+    "MemoriaRobertaConfig",
+    "MemoriaRobertaForCausalLM",
+    "MemoriaRobertaForMaskedLM",
+    "MemoriaRobertaForQuestionAnswering",
+    "MemoriaRobertaForSequenceClassification",
+    "MemoriaRobertaForTokenClassification",
+    "MemoriaRobertaModel",
     "MemoriaTrainerMixin",
+    "MemoriaViTConfig",
+    "MemoriaViTForImageClassification",
+    "MemoriaViTForMaskedImageModeling",
+    "MemoriaViTModel",
     "convert_reference_checkpoint",
     "load_memory",
+    "register_family",
     "save_memory",
     "segment_documents",
     "wrap",
 ]
-
-register_families()

@@ -6,11 +6,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch
-from state_content import same_content
+from families import small_memory, states_equal
 from transformers import GPT2Config
 
 import hf_memoria
-from hf_memoria import EngramMemoryConfig, MemoriaGPT2Config
+from hf_memoria import MemoriaGPT2Config
 
 BACKBONE = {
     "vocab_size": 61,
@@ -29,20 +29,6 @@ BACKBONE = {
 
 # The abstractor's weights are small at first; these make what is remembered weigh enough to be seen in the logits.
 LOUD = {"initializer_range": 0.2}
-
-
-def small_memory(**changes):
-    """Settings under which engrams are reminded, promoted and forgotten within a few segments."""
-    settings = {
-        "num_memories": 3,
-        "stm_capacity": 6,
-        "num_reminded_stm": 3,
-        "num_reminded_ltm": 3,
-        "ltm_search_depth": 3,
-        "initial_lifespan": 4,
-        "lifespan_extend_scale": 1.0,
-    }
-    return EngramMemoryConfig(**(settings | changes))
 
 
 @pytest.fixture
@@ -86,11 +72,6 @@ def read_all(model, segments, memory=None, **kwargs):
         outputs.append(model(segment, memory=memory, **kwargs))
         memory = outputs[-1].memory
     return outputs
-
-
-def states_equal(one, other):
-    """Return whether two states are the same to the bit."""
-    return same_content(one, other)
 
 
 @pytest.fixture

@@ -1,9 +1,13 @@
 """What the README shows is what runs."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
+import transformers
 from datasets import Dataset
 
 from hf_memoria import segment_documents
@@ -26,6 +30,33 @@ def test_the_loop_over_segments_runs(build, tmp_path, monkeypatch):
     assert names["memory"].batch_size == 4
     assert int(names["memory"].num_short_term.sum()) > 0
     assert (tmp_path / "memory.safetensors").is_file()
+
+
+def test_the_family_of_a_users_own_runs(tmp_path):
+    config = transformers.Qwen2Config(
+        vocab_size=61,
+        hidden_size=32,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    transformers.Qwen2ForCausalLM(config).save_pretrained(tmp_path)
+    example = next(block for block in code_blocks("python") if "register_family" in block)
+    example = example.replace("Qwen/Qwen2.5-0.5B", str(tmp_path))
+    (tmp_path / "my_qwen2.py").write_text(example)
+    # In a process of its own: other tests add the same family.
+    use = """
+import torch
+from my_qwen2 import MemoriaQwen2ForCausalLM, model
+memory = None
+for input_ids in torch.randint(0, 61, (3, 2, 9)):
+    memory = model(input_ids, memory=memory).memory
+print(MemoriaQwen2ForCausalLM.__module__, type(model) is MemoriaQwen2ForCausalLM, memory.num_short_term.tolist())
+"""
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    result = subprocess.run([sys.executable, "-c", use], capture_output=True, text=True, env=environment, check=False)
+    assert result.stdout.strip() == "my_qwen2 True [100, 100]", result.stderr
 
 
 def test_the_quickstart_names_what_there_is():

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from hf_memoria.memory import Reminded
+
+NOT_READ = "blocks must hand their keyword arguments on to their attention; those of this backbone do not."
 
 
 @dataclass
@@ -16,33 +21,68 @@ class Reading:
     checkpointing recomputes it in the backward) leaves the same thing in the same place.
 
     Attributes:
-        working: working memory, `[B, W, D]`, with gradient into the abstractor.
+        make_working: from a cue `[B, T, D]` and its mask `[B, T]` to working memory `[B, W, D]`, with gradient, and
+            its mask `[B, W]`.
+        remind: from working memory and its mask to the engrams called up.
+        attention_mask: the forward's own, `[B, T]` or, with a KV cache, longer to the left; None if all is real.
+        working: working memory, once there is a cue.
         working_mask: bool `[B, W]`.
-        reminded: engrams called up, `[B, K, D]`, without gradient.
-        reminded_mask: bool `[B, K]`.
-        queries_mask: real positions of the segment, bool `[B, T]`.
+        reminded: engrams called up, without gradient, once there is a cue.
         attention: by block, how much the real positions attended to each reminded engram, float32 `[B, K]`.
         final_hidden: final hidden states of the segment, `[B, T, D]`.
     """
 
-    working: Tensor
-    working_mask: Tensor
-    reminded: Tensor
-    reminded_mask: Tensor
-    queries_mask: Tensor
+    make_working: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    remind: Callable[[Tensor, Tensor], Reminded]
+    attention_mask: Tensor | None = None
+    working: Tensor | None = None
+    working_mask: Tensor | None = None
+    reminded: Reminded | None = None
     attention: dict[int, Tensor] = field(default_factory=dict)
     final_hidden: Tensor | None = None
 
-    def leave_attention(self, block: int, weights: Tensor) -> None:
+    def take_cue(self, cue: Tensor, cue_mask: Tensor) -> None:
+        """Make the working memory and call up what it reminds of.
+
+        In a block that runs again the working memory is computed once more and thrown away: a checkpoint has to save
+        the same tensors both times, and blocks after it have read the first.
+        """
+        working, working_mask = self.make_working(cue, cue_mask)
+        if self.reminded is None:
+            self.working, self.working_mask = working, working_mask
+            self.reminded = self.remind(working.detach(), working_mask)
+
+    def contents(self) -> tuple[Tensor, Tensor, Reminded]:
+        """Return working memory, its mask, and what it reminded of.
+
+        Raises:
+            RuntimeError: if there has been no cue yet.
+        """
+        if self.working is None or self.working_mask is None or self.reminded is None:
+            raise RuntimeError(NOT_READ)
+        return self.working, self.working_mask, self.reminded
+
+    def real_positions(self, hidden: Tensor) -> Tensor:
+        """Return which positions of the segment's hidden states `[B, T, D]` are not padding, bool `[B, T]`."""
+        batch, length = hidden.shape[:2]
+        if self.attention_mask is None:
+            return torch.ones(batch, length, dtype=torch.bool, device=hidden.device)
+        # With a KV cache the mask covers what came before as well; the segment is its end.
+        return self.attention_mask[:, -length:].to(hidden.device, torch.bool)
+
+    def leave_attention(self, block: int, hidden: Tensor, weights: Tensor) -> None:
         """Keep the mean over heads and real positions of a block's weights `[B, H, T, K]`."""
-        queries = self.queries_mask.to(weights)[:, None, :, None]
-        total = (weights.detach() * queries).sum(dim=(1, 2), dtype=torch.float32)
-        count = weights.shape[1] * self.queries_mask.sum(dim=-1, keepdim=True).clamp(min=1)
-        self.attention[block] = total / count.to(total.device)
+        real = self.real_positions(hidden)
+        total = (weights.detach() * real.to(weights)[:, None, :, None]).sum(dim=(1, 2), dtype=torch.float32)
+        self.attention[block] = total / (weights.shape[1] * real.sum(dim=-1, keepdim=True).clamp(min=1))
 
     def mean_attention(self) -> Tensor:
-        """Return the mean over blocks, float32 `[B, K]`; zero where no block read."""
+        """Return the mean over blocks, float32 `[B, K]`.
+
+        Raises:
+            RuntimeError: if no block has read.
+        """
         if not self.attention:
-            return torch.zeros(self.reminded_mask.shape, device=self.reminded_mask.device)
-        device = self.reminded_mask.device
+            raise RuntimeError(NOT_READ)
+        device = self.contents()[2].mask.device
         return torch.stack([mean.to(device) for mean in self.attention.values()]).mean(dim=0)

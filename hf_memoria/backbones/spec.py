@@ -2,47 +2,90 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BackboneSpec:
     """What has to be known of a family to read memory inside its blocks.
 
-    Paths are dotted names of submodules.
+    Paths are dotted names of submodules. A block adds its self-attention to a residual stream either before a norm or
+    after it, so one of `pre_norm` and `post_norm` is given; the norms of the reads are of the same type.
 
     Attributes:
         blocks: from the base model to its list of blocks.
-        attention: from a block to its self-attention, which returns a tuple that starts with its output.
-        norm: from a block to one of its norms, of whose type the norms of the reads are.
-        residual_norm: from a block to the norm whose input is the residual stream that the attention's output is
-            added to; None in a post-norm backbone, where the attention's output is that stream already.
-        causal: whether a position sees only what stands before it.
-        attention_dropout: name of the config's dropout on attention weights.
-        output_dropout: name of the config's dropout on the output of a layer.
+        attention: from a block to its self-attention, which gets the block's keyword arguments and returns a tuple
+            that starts with its output.
+        causal: whether a position sees only what stands before it, or the name of the config's field that says so.
+        pre_norm: from a block to the norm whose input is the residual stream that the attention's output is added to.
+        post_norm: from a block to the norm whose output is the residual stream with the attention in it.
+        attention_dropout: name of the config's dropout on attention weights; None drops nothing.
+        output_dropout: name of the config's dropout on the output of a layer; None drops nothing.
         intermediate_size: name of the config's width of the MLP; where that is None, four times the hidden size.
+        positions_after_padding: whether positions are counted from `pad_token_id + 1` on, as RoBERTa does.
+
+    Raises:
+        ValueError: if not exactly one of `pre_norm` and `post_norm` is given.
     """
 
     blocks: str
     attention: str
-    norm: str
-    residual_norm: str | None
-    causal: bool
-    attention_dropout: str
-    output_dropout: str
-    intermediate_size: str
+    causal: bool | str
+    pre_norm: str | None = None
+    post_norm: str | None = None
+    attention_dropout: str | None = None
+    output_dropout: str | None = None
+    intermediate_size: str = "intermediate_size"
+    positions_after_padding: bool = False
 
+    def __post_init__(self) -> None:
+        if (self.pre_norm is None) == (self.post_norm is None):
+            raise ValueError(
+                "exactly one of pre_norm and post_norm must be the path of a norm; "
+                f"got {self.pre_norm!r} and {self.post_norm!r}."
+            )
+
+    def is_causal(self, config: Any) -> bool:
+        """Whether a model with this config is causal."""
+        return bool(getattr(config, self.causal) if isinstance(self.causal, str) else self.causal)
+
+
+_BERT = BackboneSpec(
+    blocks="encoder.layer",
+    attention="attention",
+    post_norm="attention.output.LayerNorm",
+    causal="is_decoder",
+    attention_dropout="attention_probs_dropout_prob",
+    output_dropout="hidden_dropout_prob",
+)
 
 SPECS: dict[str, BackboneSpec] = {
     "gpt2": BackboneSpec(
         blocks="h",
         attention="attn",
-        norm="ln_1",
-        residual_norm="ln_1",
+        pre_norm="ln_1",
         causal=True,
         attention_dropout="attn_pdrop",
         output_dropout="resid_pdrop",
         intermediate_size="n_inner",
     ),
+    "llama": BackboneSpec(
+        blocks="layers",
+        attention="self_attn",
+        pre_norm="input_layernorm",
+        causal=True,
+        attention_dropout="attention_dropout",
+    ),
+    "bert": _BERT,
+    "roberta": replace(_BERT, positions_after_padding=True),
+    # A block of ViT drops out what its attention returns, and with it what was read: no dropout of our own.
+    "vit": BackboneSpec(
+        blocks="layers",
+        attention="attention",
+        pre_norm="layernorm_before",
+        causal=False,
+        attention_dropout="attention_probs_dropout_prob",
+    ),
 }
-"""Entries by `model_type` of the backbone."""
+"""Entries by `model_type` of the backbone; `register_family` adds to them."""

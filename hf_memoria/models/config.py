@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 from huggingface_hub.dataclasses import strict
@@ -16,6 +17,7 @@ from hf_memoria.models.memory_config import EngramMemoryConfig, memory_config_fr
 ConfigT = TypeVar("ConfigT")
 
 
+@dataclass(kw_only=True, repr=False)
 class MemoriaConfigMixin:
     """A backbone's config with a `memory`; list it before the stock config class.
 
@@ -26,7 +28,10 @@ class MemoriaConfigMixin:
 
     backbone_type: ClassVar[str]
     model_type: ClassVar[str]
-    memory: EngramMemoryConfig | None
+    # Outputs that Trainer does not gather as predictions.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "memory"]
+
+    memory: EngramMemoryConfig | None = None
 
     @property
     def backbone_spec(self) -> BackboneSpec:
@@ -37,7 +42,14 @@ class MemoriaConfigMixin:
     def segment_length(self) -> int | None:
         """Tokens of a segment: what the memory says, else all the positions that the backbone has."""
         own = self.memory.segment_length if self.memory is not None else None
-        return own or getattr(self, "max_position_embeddings", None)
+        return own or self._num_positions
+
+    @property
+    def _num_positions(self) -> int | None:
+        positions = getattr(self, "max_position_embeddings", None)
+        if positions is None or not self.backbone_spec.positions_after_padding:
+            return positions
+        return positions - (getattr(self, "pad_token_id", None) or 0) - 1
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, memory_config_from(value) if name == "memory" else value)
@@ -82,18 +94,28 @@ def check_memory_fits(config: Any, memory: EngramMemoryConfig) -> None:
     Raises:
         ValueError: naming the field.
     """
-    blocks, positions = config.num_hidden_layers, getattr(config, "max_position_embeddings", None)
-    if memory.cue_layer is not None and config.backbone_spec.causal:
-        raise ValueError(
-            f"cue_layer must be None for {config.backbone_type}; got {memory.cue_layer}. A causal backbone that reads "
-            "what a block made of the same segment would see the future."
-        )
+    blocks, positions = config.num_hidden_layers, config._num_positions
     if memory.layers and memory.layers[-1] >= blocks:
         raise ValueError(f"layers must name blocks below {blocks}, which the backbone has; got {memory.layers}.")
+    if memory.cue_layer is not None:
+        _check_cue_layer(config, memory.cue_layer, memory.layers)
     if memory.segment_length and positions and memory.segment_length > positions:
         raise ValueError(
             f"segment_length must be at most the backbone's {positions} positions; got {memory.segment_length}."
         )
+
+
+def _check_cue_layer(config: Any, cue_layer: int, layers: list[int] | None) -> None:
+    if config.backbone_spec.is_causal(config):
+        raise ValueError(
+            f"cue_layer must be None for {config.backbone_type}; got {cue_layer}. A causal backbone that reads "
+            "what a block made of the same segment would see the future."
+        )
+    last = config.num_hidden_layers - 1
+    if cue_layer >= last:
+        raise ValueError(f"cue_layer must be below {last}, so that a block after it can read; got {cue_layer}.")
+    if layers and layers[0] <= cue_layer:
+        raise ValueError(f"layers must name blocks after cue_layer ({cue_layer}), which read; got {layers}.")
 
 
 def memoria_config(cls: type[ConfigT]) -> type[ConfigT]:

@@ -3,132 +3,112 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_utils import load_state_dict
 
-from hf_memoria.models.gpt2 import MemoriaGPT2Config, MemoriaGPT2ForCausalLM
+from hf_memoria.models.convert_rules import REFERENCE_MODELS, ReferenceModel
 from hf_memoria.models.memory_config import EngramMemoryConfig
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
-MEMORY_FIELDS = {
-    "memoria_num_memories": "num_memories",
-    "memoria_stm_capacity": "stm_capacity",
-    "memoria_num_reminded_stm": "num_reminded_stm",
-    "memoria_num_reminded_ltm": "num_reminded_ltm",
-    "memoria_ltm_search_depth": "ltm_search_depth",
-    "memoria_initial_lifespan": "initial_lifespan",
-    "memoria_lifespan_extend_scale": "lifespan_extend_scale",
-}
-
-Rule = tuple[str, tuple[str, ...], Callable[[Tensor], tuple[Tensor, ...]]]
-
-
-def _same(weight: Tensor) -> tuple[Tensor, ...]:
-    return (weight,)
-
-
-def _first(weight: Tensor) -> tuple[Tensor, ...]:
-    return (weight[0],)
-
-
-def _transposed(weight: Tensor) -> tuple[Tensor, ...]:
-    # GPT-2's Conv1D keeps its weight as [in, out], Linear as [out, in].
-    return (weight.t(),)
-
-
-def _halves(weight: Tensor) -> tuple[Tensor, ...]:
-    return tuple(half.t() if half.dim() == 2 else half for half in weight.chunk(2, dim=-1))
-
-
-GPT2_RULES: tuple[Rule, ...] = (
-    (r"\.abs\.query_embeddings$", (".abstractor.queries.weight",), _first),
-    (r"\.abs\.key_transform\.", (".abstractor.key.",), _same),
-    (r"\.abs\.value_transform\.", (".abstractor.value.",), _same),
-    (r"\.abs\.feedforward\.", (".abstractor.expand.",), _same),
-    (r"\.abs\.output\.", (".abstractor.contract.",), _same),
-    (r"\.ln_working_memory_attn\.", (".memory.norms.0.",), _same),
-    (r"\.ln_memory_attn\.", (".memory.norms.1.",), _same),
-    (r"\.memory_attention\.q_attn\.weight$", (".memory.attention.query.weight",), _transposed),
-    (r"\.memory_attention\.c_proj\.weight$", (".memory.attention.output.weight",), _transposed),
-    (r"\.memory_attention\.q_attn\.bias$", (".memory.attention.query.bias",), _same),
-    (r"\.memory_attention\.c_proj\.bias$", (".memory.attention.output.bias",), _same),
-    (r"\.memory_attention\.c_attn\.", (".memory.attention.key.", ".memory.attention.value."), _halves),
-)
-"""What the reference calls its weights, what they are called here, and what has to be done to them."""
-
-IGNORED = re.compile(r"\.(attn|memory_attention)\.(masked_)?bias$")
-"""Causal masks that Transformers 4 kept among the weights."""
+LABELS = ("id2label", "label2id", "problem_type")
+"""Of the fields that every config has, those that say what a model computes; the rest is the writer's book-keeping."""
 
 
 def convert_reference_checkpoint(folder: str | Path) -> PreTrainedModel:
-    """Load a checkpoint of memoria-pytorch's `GPT2WithMemoriaLMHeadModel` as a `MemoriaGPT2ForCausalLM`.
+    """Load a checkpoint of one of memoria-pytorch's own models as a model of this package.
 
-    The model gets `correlation="mean_l2"`, which is how memoria-pytorch 1.1.0 ranks engrams. Biases that the
-    checkpoint lacks are zero.
+    These are `GPT2WithMemoriaLMHeadModel` and `MemoriaBert` and `MemoriaRoberta` with their sequence classifiers, and
+    the three without a head. The model gets `correlation="mean_l2"`, which is how memoria-pytorch 1.1.0 ranks engrams,
+    and BERT and RoBERTa the cue of the same segment. Biases that the checkpoint lacks are zero. `memoria_reset_period`
+    has no counterpart: `reset_memory` tells where a row starts anew.
 
     Args:
         folder: with config.json and model.safetensors or pytorch_model.bin.
 
     Raises:
         FileNotFoundError: if one of the files is missing.
-        ValueError: if the checkpoint is of another model, or weights are missing or unknown.
+        ValueError: if a file is damaged, the checkpoint is of another model, a field is missing or does not fit, or
+            weights are missing, unknown, of another shape, or two where one is tied to the other.
     """
     folder = Path(folder)
-    config = json.loads(_existing(folder, ("config.json",)).read_text(encoding="utf-8"))
-    if config.get("model_type") != "gpt2_with_memoria":
-        raise ValueError(f"model_type must be 'gpt2_with_memoria' in {folder}; got {config.get('model_type')!r}.")
-    model = MemoriaGPT2ForCausalLM(_converted_config(config))
-    weights = load_state_dict(str(_existing(folder, WEIGHT_FILES)))
-    _load_exactly(model, convert_weights(weights, GPT2_RULES), folder)
+    config = _read_config(folder)
+    if config.get("model_type") not in REFERENCE_MODELS:
+        known = " or ".join(map(repr, REFERENCE_MODELS))
+        raise ValueError(f"model_type must be {known} in {folder}; got {config.get('model_type')!r}.")
+    reference = REFERENCE_MODELS[config["model_type"]]
+    weights = _read_weights(folder)
+    with_head = any(name.startswith(reference.prefix) for name in weights)
+    model_class = reference.head if with_head else reference.base
+    model = model_class(_converted_config(config, reference, folder))
+    prefix = "" if with_head else reference.prefix
+    converted = reference.convert({f"{prefix}{name}": weight for name, weight in weights.items()})
+    _load_exactly(model, {name.removeprefix(prefix): weight for name, weight in converted.items()}, folder)
     return model.eval()
 
 
-def convert_weights(weights: dict[str, Tensor], rules: tuple[Rule, ...]) -> dict[str, Tensor]:
-    """Rename and reshape the weights of a reference checkpoint."""
-    converted: dict[str, Tensor] = {}
-    for name, weight in weights.items():
-        if not IGNORED.search(name):
-            converted.update(_convert_one(name, weight, rules))
-    return converted
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = _existing(folder, ("config.json",))
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} must be JSON; it is not: {error}.") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must hold a JSON object; got {type(config).__name__}.")
+    return config
 
 
-def _convert_one(name: str, weight: Tensor, rules: tuple[Rule, ...]) -> dict[str, Tensor]:
-    for pattern, targets, change in rules:
-        if re.search(pattern, name):
-            changed = zip(targets, change(weight), strict=True)
-            return {re.sub(pattern, target, name): value.contiguous() for target, value in changed}
-    return {name: weight}
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    path = _existing(folder, WEIGHT_FILES)
+    try:
+        return load_state_dict(str(path))
+    except Exception as error:  # each format has its own kind
+        raise ValueError(
+            f"{path} must hold nothing but tensors and be whole; reading it ended with {type(error).__name__}."
+        ) from error
 
 
-def _converted_config(config: dict[str, Any]) -> MemoriaGPT2Config:
-    memory = {ours: config[theirs] for theirs, ours in MEMORY_FIELDS.items()}
-    # Only fields of GPT-2's architecture go over: the rest of an old config (generation, versions) is the writer's.
-    known = {
-        name: value
-        for name, value in config.items()
-        if name in MemoriaGPT2Config.__dataclass_fields__ and name != "model_type"
-    }
-    return MemoriaGPT2Config(**known, memory=EngramMemoryConfig(**memory, correlation="mean_l2"))
+def _converted_config(config: dict[str, Any], reference: ReferenceModel, folder: Path) -> PreTrainedConfig:
+    missing = sorted(set(reference.memory_fields) - set(config))
+    if missing:
+        raise ValueError(f"config.json in {folder} must have the fields of memoria-pytorch; missing {missing}.")
+    if config.get("position_embedding_type", "absolute") != "absolute":
+        got = config["position_embedding_type"]
+        raise ValueError(f"position_embedding_type must be 'absolute' in {folder}; got {got!r}.")
+    config_class = reference.head.config_class
+    bookkeeping = {field.name for field in fields(PreTrainedConfig)} - set(LABELS)
+    known = {field.name for field in fields(config_class)} - bookkeeping
+    memory = {ours: config[theirs] for theirs, ours in reference.memory_fields.items()}
+    try:
+        settings = EngramMemoryConfig(**memory, correlation="mean_l2")
+        return config_class(**{name: config[name] for name in known & set(config)}, memory=settings)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"config.json in {folder} must describe a model that can be built: {error}") from error
 
 
 def _load_exactly(model: PreTrainedModel, weights: dict[str, Tensor], folder: Path) -> None:
-    tied = model.all_tied_weights_keys
-    expected = model.state_dict()
+    tied, expected = model.all_tied_weights_keys, model.state_dict()
+    for name, source in tied.items():
+        weight = weights.pop(name, None)
+        if weight is not None and not torch.equal(weight, weights.get(source, weight)):
+            raise ValueError(f"{name} must equal {source}, to which it is tied, in {folder}; it does not.")
     for name, weight in expected.items():
-        if name.endswith(".bias") and name not in weights:
+        if name.endswith(".bias") and name not in weights and name not in tied:
             weights[name] = torch.zeros_like(weight)
     missing = sorted(set(expected) - set(weights) - set(tied))
     unknown = sorted(set(weights) - set(expected))
     if missing or unknown:
         raise ValueError(f"weights in {folder} must be those of the model; missing {missing}, unknown {unknown}.")
+    for name, weight in weights.items():
+        if weight.shape != expected[name].shape:
+            shapes = f"{list(expected[name].shape)}; got {list(weight.shape)}"
+            raise ValueError(f"{name} in {folder} must have shape {shapes}.")
     model.load_state_dict(weights, strict=False)
 
 

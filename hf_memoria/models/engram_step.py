@@ -48,38 +48,44 @@ def _rows_to_reset(reset_memory: Any, batch_size: int, device: torch.device) -> 
 
 
 def prepare_reading(
-    state: EngramState, abstractor: nn.Module | None, config: EngramMemoryConfig, segment_mask: Tensor
-) -> tuple[Reading, Reminded]:
-    """Make the working memory of a segment and call up what it reminds of (the design's steps 1 to 5)."""
-    if abstractor is None:
-        working, working_mask = state.cue, state.cue_mask
-    else:
-        working = abstractor(state.cue, state.cue_mask)
-        working_mask = state.cue_mask.any(dim=-1, keepdim=True).expand(working.shape[:2])
-    reminded = remind(
+    state: EngramState, abstractor: nn.Module | None, config: EngramMemoryConfig, attention_mask: Tensor | None
+) -> Reading:
+    """Prepare what a segment may read (the design's steps 1 to 5): at once, or when its block `cue_layer` has run."""
+
+    def make_working(cue: Tensor, cue_mask: Tensor) -> tuple[Tensor, Tensor]:
+        if abstractor is None:
+            return cue, cue_mask
+        working = abstractor(cue, cue_mask)
+        return working, cue_mask.any(dim=-1, keepdim=True).expand(working.shape[:2])
+
+    def call_up(working: Tensor, working_mask: Tensor) -> Reminded:
+        return remind(
+            state,
+            working,
+            working_mask,
+            num_reminded_stm=config.num_reminded_stm,
+            num_reminded_ltm=config.num_reminded_ltm,
+            ltm_search_depth=config.ltm_search_depth,
+            correlation_kind=config.correlation,
+        )
+
+    reading = Reading(make_working, call_up, attention_mask)
+    if config.cue_layer is None:
+        reading.take_cue(state.cue, state.cue_mask)
+    return reading
+
+
+def end_segment(state: EngramState, reading: Reading, config: EngramMemoryConfig, final_hidden: Tensor) -> EngramState:
+    """Write the segment into memory (the design's steps 6 and 8)."""
+    working, working_mask, reminded = reading.contents()
+    return memorize(
         state,
         working.detach(),
         working_mask,
-        num_reminded_stm=config.num_reminded_stm,
-        num_reminded_ltm=config.num_reminded_ltm,
-        ltm_search_depth=config.ltm_search_depth,
-        correlation_kind=config.correlation,
-    )
-    return Reading(working, working_mask, reminded.data, reminded.mask, segment_mask), reminded
-
-
-def end_segment(
-    state: EngramState, reading: Reading, reminded: Reminded, config: EngramMemoryConfig, final_hidden: Tensor
-) -> EngramState:
-    """Write the segment into memory (the design's steps 6 and 8)."""
-    return memorize(
-        state,
-        reading.working.detach(),
-        reading.working_mask,
         reminded,
         reading.mean_attention(),
         cue=final_hidden,
-        cue_mask=reading.queries_mask,
+        cue_mask=reading.real_positions(final_hidden),
         initial_lifespan=config.initial_lifespan,
         lifespan_extend_scale=config.lifespan_extend_scale,
         stm_capacity=config.stm_capacity,

@@ -1,58 +1,153 @@
-"""The families with memory, and their registration with Transformers' Auto classes."""
+"""The families with memory, and how one more is added: classes with memory, known to Transformers' Auto classes."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForMaskedImageModeling,
+    AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    GenerationMixin,
+    PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
+from transformers.core_model_loading import WeightRenaming
 
-from hf_memoria.models import gpt2
+from hf_memoria.backbones import SPECS, BackboneSpec
+from hf_memoria.models.config import MemoriaConfigMixin, memoria_config
+from hf_memoria.models.mixin import MemoriaMixin
 
 AUTO_CLASSES: dict[str, Any] = {
+    "LMHeadModel": AutoModelForCausalLM,
     "Model": AutoModel,
     "ForCausalLM": AutoModelForCausalLM,
+    "ForMaskedLM": AutoModelForMaskedLM,
     "ForSequenceClassification": AutoModelForSequenceClassification,
     "ForTokenClassification": AutoModelForTokenClassification,
     "ForQuestionAnswering": AutoModelForQuestionAnswering,
+    "ForImageClassification": AutoModelForImageClassification,
+    "ForMaskedImageModeling": AutoModelForMaskedImageModeling,
 }
-"""Auto classes by the end of a class's name."""
+"""Auto classes by the end of a class's name, a longer end before one that it ends with."""
 
-FAMILIES: tuple[tuple[Any, tuple[type[PreTrainedModel], ...]], ...] = (
-    (
-        gpt2.MemoriaGPT2Config,
-        (
-            gpt2.MemoriaGPT2Model,
-            gpt2.MemoriaGPT2ForCausalLM,
-            gpt2.MemoriaGPT2ForSequenceClassification,
-            gpt2.MemoriaGPT2ForTokenClassification,
-            gpt2.MemoriaGPT2ForQuestionAnswering,
-        ),
-    ),
-)
-"""Config and models of each family."""
-
-MEMORIA_CLASSES: dict[type[PreTrainedModel], type[PreTrainedModel]] = {
-    model.__bases__[1]: model for _, models in FAMILIES for model in models
-}
+MEMORIA_CLASSES: dict[type[PreTrainedModel], type[PreTrainedModel]] = {}
 """Class with memory by stock class."""
 
 
-def register_families() -> None:
-    """Make the Auto classes know every family; calling it again changes nothing."""
-    for config, models in FAMILIES:
-        AutoConfig.register(config.model_type, config, exist_ok=True)
-        for model in models:
-            _auto_class_of(model).register(config, model, exist_ok=True)
+def register_family(
+    spec: BackboneSpec,
+    config_class: type[PreTrainedConfig],
+    model_classes: Sequence[type[PreTrainedModel]],
+) -> tuple[type, ...]:
+    """Give a memory to a family of models, and make the Auto classes and `wrap` know it.
+
+    Of stock classes, classes with memory are made, called as they are with `Memoria` in front (and `ForCausalLM` for
+    `LMHeadModel`). They belong to the calling module, so that they can be imported and pickled if they are assigned
+    there to those names; classes that are made already are taken as they are.
+
+    Args:
+        spec: where things are in the family's blocks.
+        config_class: stock config class, or one with `MemoriaConfigMixin`.
+        model_classes: stock model classes of that config, or ones with `MemoriaMixin`.
+
+    Returns:
+        the config class with memory and the model classes with memory, in the order given.
+
+    Raises:
+        TypeError: if an argument is of the wrong kind.
+        ValueError: if a model class is none of the heads that read memory.
+    """
+    _check_family(spec, config_class, model_classes)
+    module = sys._getframe(1).f_globals.get("__name__", "__main__")
+    config: Any = _config_with_memory(config_class, module)
+    models = tuple(_model_with_memory(model, config, module) for model in model_classes)
+    SPECS[config.backbone_type] = spec
+    AutoConfig.register(config.model_type, config, exist_ok=True)
+    _load_as(config.backbone_type, config.model_type)
+    for model in models:
+        stock = model.__bases__[1]
+        AUTO_CLASSES[_end_of(model)].register(config, model, exist_ok=True)
+        MEMORIA_CLASSES[stock] = model
+        _load_as(stock.__name__, model.__name__, _prefixes(model, models))
+    return (config, *models)
 
 
-def _auto_class_of(model: type) -> Any:
-    # "Model" is the end of no other name, so the first match is the only one.
-    return next(auto for end, auto in AUTO_CLASSES.items() if model.__name__.endswith(end))
+def _check_family(spec: Any, config_class: Any, model_classes: Any) -> None:
+    if not isinstance(spec, BackboneSpec):
+        raise TypeError(f"spec must be a BackboneSpec; got {type(spec).__name__}.")
+    if not (isinstance(config_class, type) and issubclass(config_class, PreTrainedConfig)):
+        raise TypeError(f"config_class must be a config class of Transformers; got {config_class!r}.")
+    for model in model_classes:
+        if not (isinstance(model, type) and issubclass(model, PreTrainedModel)):
+            raise TypeError(f"every item of model_classes must be a model class of Transformers; got {model!r}.")
+        if model.config_class is not config_class:
+            raise TypeError(
+                f"every item of model_classes must be a model of {config_class.__name__}; got {model.__name__}, whose "
+                f"config_class is {model.config_class}."
+            )
+        _end_of(model)
+
+
+def _config_with_memory(stock: type, module: str) -> type:
+    if issubclass(stock, MemoriaConfigMixin):
+        return stock
+    backbone_type = stock.model_type  # type: ignore[attr-defined]
+    body = {
+        "__module__": module,
+        "__doc__": f"`{stock.__name__}` with a `memory`.",
+        "model_type": f"memoria-{backbone_type}",
+        "backbone_type": backbone_type,
+    }
+    return memoria_config(type(f"Memoria{stock.__name__}", (MemoriaConfigMixin, stock), body))
+
+
+def _model_with_memory(stock: Any, config: type, module: str) -> Any:
+    if issubclass(stock, MemoriaMixin):
+        return stock
+    name = f"Memoria{stock.__name__}".replace("LMHeadModel", "ForCausalLM")
+    # generate() looks for its mixin among the direct bases.
+    generation = (GenerationMixin,) if issubclass(stock, GenerationMixin) else ()
+    body = {"__module__": module, "__doc__": f"`{stock.__name__}` with a memory.", "config_class": config}
+    return type(name, (MemoriaMixin, stock, *generation), body)
+
+
+def _end_of(model: type) -> str:
+    for end in AUTO_CLASSES:
+        if model.__name__.endswith(end):
+            return end
+    raise ValueError(f"model_classes must end with one of {', '.join(AUTO_CLASSES)}; got {model.__name__}.")
+
+
+class _WhenLoading(WeightRenaming):
+    """A renaming that saving does not turn round."""
+
+    __slots__ = ()
+
+    def reverse_transform(self) -> WeightRenaming:
+        return WeightRenaming("^$", "")
+
+
+def _prefixes(model: Any, models: Sequence[Any]) -> list[WeightRenaming]:
+    """Bring the base model of checkpoints of other heads to the place where this head has it."""
+    others = {other.base_model_prefix for other in models} - {model.base_model_prefix}
+    return [_WhenLoading(rf"^{other}\.", f"{model.base_model_prefix}.") for other in sorted(others)]
+
+
+def _load_as(stock: str, ours: str, more: Sequence[WeightRenaming] = ()) -> None:
+    """Rename weights of old checkpoints as the stock model does; Transformers looks for renamings by name."""
+    renamings = [*(get_checkpoint_conversion_mapping(stock) or ()), *more]
+    if renamings:
+        register_checkpoint_conversion_mapping(ours, renamings, overwrite=True)

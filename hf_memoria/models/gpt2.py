@@ -14,8 +14,9 @@ from transformers import (
     GPT2Model,
 )
 
+from hf_memoria.backbones import SPECS
 from hf_memoria.models.config import MemoriaConfigMixin, memoria_config
-from hf_memoria.models.memory_config import EngramMemoryConfig
+from hf_memoria.models.families import register_family
 from hf_memoria.models.mixin import MemoriaMixin
 
 
@@ -25,9 +26,6 @@ class MemoriaGPT2Config(MemoriaConfigMixin, GPT2Config):
 
     model_type = "memoria-gpt2"
     backbone_type: ClassVar[str] = "gpt2"
-    keys_to_ignore_at_inference = ["past_key_values", "memory"]  # noqa: RUF012
-
-    memory: EngramMemoryConfig | None = None
 
 
 class MemoriaGPT2Model(MemoriaMixin, GPT2Model):
@@ -58,3 +56,16 @@ class MemoriaGPT2ForQuestionAnswering(MemoriaMixin, GPT2ForQuestionAnswering):
     """`GPT2ForQuestionAnswering` with a memory."""
 
     config_class = MemoriaGPT2Config
+
+
+register_family(
+    SPECS["gpt2"],
+    MemoriaGPT2Config,
+    (
+        MemoriaGPT2Model,
+        MemoriaGPT2ForCausalLM,
+        MemoriaGPT2ForSequenceClassification,
+        MemoriaGPT2ForTokenClassification,
+        MemoriaGPT2ForQuestionAnswering,
+    ),
+)

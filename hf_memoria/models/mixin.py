@@ -17,7 +17,6 @@ from hf_memoria.models.engram_step import end_segment, prepare_reading, starting
 from hf_memoria.models.losses import zero_without_targets
 from hf_memoria.models.outputs import with_memory
 
-MAIN_INPUTS = ("input_ids", "inputs_embeds")
 OWN_ARGUMENTS = ("memory", "reset_memory")
 
 
@@ -44,7 +43,9 @@ class MemoriaMixin:
 
     def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
-        if self.config.memory is not None:
+        # Some heads build their base model by AutoModel, which knows our config: that one has its memory already.
+        inner = self.base_model is not self and isinstance(self.base_model, MemoriaMixin)  # type: ignore[attr-defined]
+        if self.config.memory is not None and not inner:
             # Once more: settings may have come to the config after it was made, as from_pretrained(memory=...) does.
             check_memory_fits(self.config, self.config.memory)
             self._install_memory()
@@ -61,14 +62,17 @@ class MemoriaMixin:
             num_heads=config.num_attention_heads,
             num_memories=memory.num_memories,
             layers=memory.layers,
+            cue_layer=memory.cue_layer,
             gated=memory.gate is not None,
-            attention_dropout=getattr(config, spec.attention_dropout),
-            output_dropout=getattr(config, spec.output_dropout),
+            attention_dropout=_rate(config, spec.attention_dropout),
+            output_dropout=_rate(config, spec.output_dropout),
         )
 
     def forward(self, *args: Any, memory: Any = None, reset_memory: Tensor | None = None, **kwargs: Any) -> Any:
         """Run the stock forward over one segment, reading and writing memory; see the class."""
         kwargs.update(zip(self._forward_names, args, strict=False))
+        if READING in kwargs:  # the base model of a head that has begun the segment
+            return super().forward(**kwargs)  # type: ignore[misc]
         if self.config.memory is None:
             if memory is not None:
                 raise ValueError("memory must be None for a model whose config.memory is None; got a state.")
@@ -79,30 +83,30 @@ class MemoriaMixin:
 
     def _forward_segment(self, memory: Any, reset_memory: Tensor | None, kwargs: dict[str, Any]) -> ModelOutput:
         like = self._main_input(kwargs)
-        embedding = self.get_input_embeddings().weight  # type: ignore[attr-defined]
         state = starting_state(
             memory,
             reset_memory,
             batch_size=like.shape[0],
-            like=torch.empty(0, device=like.device, dtype=embedding.dtype),
+            like=torch.empty(0, device=like.device, dtype=self.dtype),  # type: ignore[attr-defined]
             hidden_size=self.config.hidden_size,
         )
-        mask = _segment_mask(kwargs.get("attention_mask"), like)
         base = self.base_model  # type: ignore[attr-defined]
         _refuse_reentrant_checkpoints(blocks_of(base, self.config.backbone_spec)[0])
-        reading, reminded = prepare_reading(state, getattr(base, "abstractor", None), self.config.memory, mask)
+        mask = _token_mask(kwargs.get("attention_mask"))
+        reading = prepare_reading(state, getattr(base, "abstractor", None), self.config.memory, mask)
         continues = _cached_length(kwargs.get("past_key_values")) > 0
         output = super().forward(**kwargs, **{READING: reading}, return_dict=True)  # type: ignore[misc]
         if not continues:
             # No hook sees a base model's own forward when it is called from here.
             final: Any = output[0].detach() if base is self else reading.final_hidden
-            state = end_segment(state, reading, reminded, self.config.memory, final)
+            state = end_segment(state, reading, self.config.memory, final)
         return with_memory(zero_without_targets(output, kwargs), state)
 
     def _main_input(self, kwargs: dict[str, Any]) -> Tensor:
-        found = [kwargs[name] for name in MAIN_INPUTS if kwargs.get(name) is not None]
+        names = [name for name in (self.main_input_name, "inputs_embeds") if name in self._forward_names]  # type: ignore[attr-defined]
+        found = [kwargs[name] for name in names if kwargs.get(name) is not None]
         if len(found) != 1:
-            raise ValueError(f"exactly one of {' and '.join(MAIN_INPUTS)} must be given; got {len(found)}.")
+            raise ValueError(f"exactly one of {' and '.join(names)} must be given; got {len(found)}.")
         return found[0]
 
     @init.guard_torch_init_functions()
@@ -122,13 +126,13 @@ def _refuse_reentrant_checkpoints(block: Any) -> None:
         raise ValueError("use_reentrant must be False to checkpoint activations of a model with memory; got True.")
 
 
-def _segment_mask(attention_mask: Tensor | None, like: Tensor) -> Tensor:
-    """Return the real positions of a segment, bool `[B, T]`."""
-    batch, length = like.shape[:2]
-    if attention_mask is None or attention_mask.dim() != 2:
-        return torch.ones(batch, length, dtype=torch.bool, device=like.device)
-    # With a KV cache the mask covers what came before as well; the segment is its end.
-    return attention_mask[:, -length:].to(torch.bool)
+def _token_mask(attention_mask: Any) -> Tensor | None:
+    # Of a mask by queries and keys, or by layer types, nothing is known about padding.
+    return attention_mask if isinstance(attention_mask, Tensor) and attention_mask.dim() == 2 else None
+
+
+def _rate(config: Any, name: str | None) -> float:
+    return 0.0 if name is None else getattr(config, name)
 
 
 def _cached_length(cache: Any) -> int:

@@ -64,15 +64,16 @@ class MemoryReader(nn.Module):
         attention: A.
         norms: N1 and N2, or N alone for post-norm.
         post_norm: which of the two forms.
-        gated: multiply each read by tanh of a learned scalar that starts at zero, so that a pretrained backbone
-            starts out as itself.
+        gated: multiply what each read changes by tanh of a learned scalar that starts at zero, so that a pretrained
+            backbone starts out as itself, a post-norm one too.
     """
 
     def __init__(
         self, attention: MemoryAttention, norms: tuple[nn.Module, ...], *, post_norm: bool = False, gated: bool = False
     ) -> None:
         super().__init__()
-        self.attention = attention
+        # Not "attention": Transformers renames weights by parts of their names, "attention.query" in ViT among them.
+        self.lookup = attention
         self.norms = nn.ModuleList(norms)
         self.post_norm = post_norm
         self.gate = nn.Parameter(torch.zeros(1)) if gated else None
@@ -90,8 +91,8 @@ class MemoryReader(nn.Module):
         return self._read(hidden, reminded, reminded_mask, self.norms[-1])
 
     def _read(self, hidden: Tensor, memory: Tensor, mask: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
-        found, weights = self.attention(hidden if self.post_norm else norm(hidden), memory.to(hidden.dtype), mask)
-        if self.gate is not None:
-            found = found * self.gate.tanh()
+        found, weights = self.lookup(hidden if self.post_norm else norm(hidden), memory.to(hidden.dtype), mask)
         read = norm(hidden + found) if self.post_norm else hidden + found
+        if self.gate is not None:
+            read = hidden + (read - hidden if self.post_norm else found) * self.gate.tanh()
         return torch.where(mask.any(dim=-1)[:, None, None], read, hidden), weights

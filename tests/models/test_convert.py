@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from hf_memoria import MemoriaGPT2ForCausalLM, convert_reference_checkpoint
+from hf_memoria import MemoriaGPT2ForCausalLM, MemoriaGPT2Model, convert_reference_checkpoint
 from hf_memoria.memory import EngramKind, naive
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "gpt2_with_memoria"
@@ -286,8 +286,9 @@ def test_a_pickled_checkpoint_of_an_old_version_gives_the_same_model(tmp_path):
 def test_a_pickled_checkpoint_cannot_run_code(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     torch.save({"transformer.wte.weight": Trap(tmp_path / "sprung")}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin must hold nothing but tensors") as error:
         convert_reference_checkpoint(tmp_path)
+    assert isinstance(error.value.__cause__, pickle.UnpicklingError)
     assert not (tmp_path / "sprung").exists()
 
 
@@ -328,10 +329,10 @@ def test_a_missing_file_is_named(tmp_path, file, told):
         convert_reference_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("found", ["gpt2", "memoria_bert", None])
+@pytest.mark.parametrize("found", ["gpt2", "bert", None])
 def test_a_checkpoint_of_another_model_is_refused(tmp_path, found):
     write_checkpoint(tmp_path, reference_weights(), model_type=found)
-    with pytest.raises(ValueError, match=f"model_type must be 'gpt2_with_memoria' in .*; got {found!r}"):
+    with pytest.raises(ValueError, match=f"model_type must be 'gpt2_with_memoria' or .*; got {found!r}"):
         convert_reference_checkpoint(tmp_path)
 
 
@@ -343,7 +344,7 @@ def test_a_missing_weight_is_named(tmp_path, name):
     weights = reference_weights()
     del weights[name]
     ours = {
-        "transformer.h.1.memory_attention.q_attn.weight": "transformer.h.1.memory.attention.query.weight",
+        "transformer.h.1.memory_attention.q_attn.weight": "transformer.h.1.memory.lookup.query.weight",
         "transformer.abs.query_embeddings": "transformer.abstractor.queries.weight",
     }
     with pytest.raises(ValueError) as error:
@@ -355,3 +356,74 @@ def test_a_weight_that_is_not_known_is_named(tmp_path):
     weights = reference_weights() | {"transformer.h.0.something.weight": torch.ones(2)}
     with pytest.raises(ValueError, match=r"missing \[\], unknown \['transformer.h.0.something.weight'\]"):
         convert_reference_checkpoint(write_checkpoint(tmp_path, weights))
+
+
+@pytest.mark.parametrize("field", ["memoria_num_memories", "memoria_initial_lifespan"])
+def test_a_missing_field_of_the_memory_is_named(tmp_path, field):
+    write_checkpoint(tmp_path, reference_weights())
+    config = {name: value for name, value in CONFIG.items() if name != field}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"config.json in .*{tmp_path.name} .*missing \['{field}'\]"):
+        convert_reference_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("memoria_stm_capacity", -3), ("n_embd", "16"), ("memoria_num_memories", 1.5)]
+)
+def test_a_field_that_does_not_fit_is_named(tmp_path, field, value):
+    write_checkpoint(tmp_path, reference_weights(), **{field: value})
+    with pytest.raises(ValueError, match=rf"config.json in .*{tmp_path.name} .*{field.removeprefix('memoria_')}"):
+        convert_reference_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[1, 2]", ""])
+def test_a_broken_config_is_named(tmp_path, text):
+    write_checkpoint(tmp_path, reference_weights())
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=f"{tmp_path.name}/config.json must"):
+        convert_reference_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_broken_weights_are_named(tmp_path, file):
+    write_checkpoint(tmp_path, reference_weights())
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / file).write_bytes(b"not weights at all")
+    with pytest.raises(ValueError, match=f"{tmp_path.name}/{file} must hold nothing but tensors and be whole"):
+        convert_reference_checkpoint(tmp_path)
+
+
+def test_a_weight_of_another_shape_is_named(tmp_path):
+    weights = reference_weights() | {"transformer.ln_f.weight": torch.ones(5)}
+    with pytest.raises(ValueError, match=r"transformer.ln_f.weight in .* must have shape \[16\]; got \[5\]"):
+        convert_reference_checkpoint(write_checkpoint(tmp_path, weights))
+
+
+def test_a_tied_weight_that_differs_is_refused_and_one_that_is_untied_is_kept(tmp_path):
+    weights = reference_weights()
+    weights["lm_head.weight"] = weights["transformer.wte.weight"] + 1
+    with pytest.raises(ValueError, match=r"lm_head.weight must equal transformer.wte.weight, to which it is tied"):
+        convert_reference_checkpoint(write_checkpoint(tmp_path, weights))
+    untied = convert_reference_checkpoint(write_checkpoint(tmp_path, weights, tie_word_embeddings=False))
+    assert torch.equal(untied.lm_head.weight, weights["lm_head.weight"])
+    assert torch.equal(untied.transformer.wte.weight, weights["transformer.wte.weight"])
+
+
+def test_only_what_the_model_computes_comes_from_an_old_config(tmp_path):
+    written = {"id2label": {"0": "no", "1": "yes", "2": "maybe"}, "output_hidden_states": True, "return_dict": False}
+    model = convert_reference_checkpoint(write_checkpoint(tmp_path, reference_weights(), **written))
+    assert model.config.id2label == {0: "no", 1: "yes", 2: "maybe"}
+    assert model.config.architectures is None
+    assert model.config.transformers_version != CONFIG["transformers_version"]
+    assert model.config.return_dict
+    assert not model.config.output_hidden_states
+
+
+def test_a_base_model_converts_to_a_base_model(tmp_path):
+    weights = reference_weights()
+    expected = convert_reference_checkpoint(write_checkpoint(tmp_path / "head", weights)).transformer
+    bare = {name.removeprefix("transformer."): weight for name, weight in weights.items()}
+    model = convert_reference_checkpoint(write_checkpoint(tmp_path / "base", bare))
+    assert type(model) is MemoriaGPT2Model
+    assert model.state_dict().keys() == expected.state_dict().keys()
+    assert all(torch.equal(value, expected.state_dict()[name]) for name, value in model.state_dict().items())

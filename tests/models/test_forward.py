@@ -253,7 +253,7 @@ def test_copies_and_pickles_read_with_their_own_weights(build, segments, read):
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(read(twin, ids)[-1].logits, expected)
         with torch.no_grad():
-            twin.transformer.h[0].memory.attention.output.bias.add_(1.0)
+            twin.transformer.h[0].memory.lookup.output.bias.add_(1.0)
         assert not torch.equal(read(twin, ids)[-1].logits, expected)
     assert torch.equal(read(model, ids)[-1].logits, expected)
 

@@ -71,7 +71,7 @@ def test_reads_are_their_equations(post_norm):
     got, _ = module(hidden, working, torch.ones(1, 3).bool(), reminded, torch.ones(1, 2).bool())
 
     def read(h, memory, norm):
-        found, _ = module.attention(h if post_norm else norm(h), memory, torch.ones(memory.shape[:2]).bool())
+        found, _ = module.lookup(h if post_norm else norm(h), memory, torch.ones(memory.shape[:2]).bool())
         return norm(h + found) if post_norm else h + found
 
     expected = read(read(hidden, working, module.norms[0]), reminded, module.norms[-1])
@@ -89,8 +89,9 @@ def test_a_row_with_nothing_to_read_skips_norm_and_bias(post_norm):
     assert all(torch.isfinite(p.grad).all() for p in module.parameters())
 
 
-def test_a_closed_gate_changes_nothing_and_opens_by_gradient():
-    module, hidden = reader(gated=True), torch.randn(1, 4, 8)
+@pytest.mark.parametrize("post_norm", [False, True])
+def test_a_closed_gate_changes_nothing_and_opens_by_gradient(post_norm):
+    module, hidden = reader(post_norm, gated=True), torch.randn(1, 4, 8)
     mask = torch.ones(1, 2).bool()
     got, _ = module(hidden, torch.randn(1, 2, 8), mask, torch.randn(1, 2, 8), mask)
     assert torch.equal(got, hidden)
