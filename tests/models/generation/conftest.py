@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from families import CAUSAL, ENCODERS, tiny_model
 
 
 @dataclass
@@ -61,7 +62,7 @@ def prompts():
     """Token ids, `[rows, length]`, none of them a special token."""
 
     def make(length, rows=1, seed=0):
-        return torch.randint(1, 60, (rows, length), generator=torch.Generator().manual_seed(seed))
+        return torch.randint(2, 60, (rows, length), generator=torch.Generator().manual_seed(seed))
 
     return make
 
@@ -111,7 +112,25 @@ def generate():
     return call
 
 
-@pytest.fixture(params=["GPT2"])
-def model(request, build):
+def decoder(family, memory=None, **changes):
     """A model whose segments have 16 tokens, and which does not repeat itself as a tied random one does."""
-    return build(n_layer=2, tie_word_embeddings=False)
+    blocks = {"n_layer": 2} if family == "GPT2" else {"num_hidden_layers": 2}
+    role = {"is_decoder": True} if family in ENCODERS else {}
+    return tiny_model(
+        family, "ForCausalLM", memory or {}, **blocks, **role, **({"tie_word_embeddings": False} | changes)
+    )
+
+
+@pytest.fixture(params=CAUSAL)
+def family(request):
+    return request.param
+
+
+@pytest.fixture
+def model(family):
+    return decoder(family)
+
+
+@pytest.fixture
+def build_decoder():
+    return decoder

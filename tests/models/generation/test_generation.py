@@ -31,8 +31,21 @@ def test_whatever_the_number_of_new_tokens(new, model, prompts, by_loop, generat
     same_memory(output.memory, memory)
 
 
-def test_segments_may_be_shorter_than_the_window(build, prompts, by_loop, generate, same_memory):
-    model = build(memory={"segment_length": 5, "initial_lifespan": 9})
+@pytest.mark.parametrize("family", ["Bert", "Roberta"])
+def test_a_decoder_of_any_family_generates_past_its_window(
+    family, model, prompts, padded, by_loop, generate, same_memory
+):
+    rows = [prompts(length, seed=length)[0] for length in (9, 38)]
+    ids, mask = padded(rows, pad=model.config.pad_token_id)
+    output = generate(model, ids, attention_mask=mask)
+    for row, prompt in enumerate(rows):
+        expected, memory = by_loop(model, prompt, new=36)
+        assert output.sequences[row, 38 - len(prompt) :].tolist() == expected
+        same_memory(output.memory, memory, rows=[row])
+
+
+def test_segments_may_be_shorter_than_the_window(family, build_decoder, prompts, by_loop, generate, same_memory):
+    model = build_decoder(family, {"segment_length": 5, "initial_lifespan": 9})
     prompt = prompts(23)
     output = generate(model, prompt)
     expected, memory = by_loop(model, prompt[0], new=36)
@@ -180,8 +193,8 @@ def test_scores_logits_and_hidden_states_are_those_of_the_tokens(model, prompts,
     assert output.hidden_states[1][-1].shape == (1, 1, 32)
 
 
-def test_attentions_are_those_of_the_segment(build, prompts, generate):
-    model = build(attn_implementation="eager")
+def test_attentions_are_those_of_the_segment(family, build_decoder, prompts, generate):
+    model = build_decoder(family, attn_implementation="eager")
     output = generate(model, prompts(10), new=12, output_attentions=True)
     assert [step[0].shape[-1] for step in output.attentions] == [10, 11, 12, 13, 14, 15, 16, 1, 2, 3, 4, 5]
     with pytest.raises(ValueError, match="output_attentions must be False for tokens of 2 segments"):
