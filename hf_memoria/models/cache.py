@@ -57,6 +57,7 @@ class MemoriaCache(DynamicCache):
         self.seen = 0
         self.row_ends: Any = None
 
+    @torch.compiler.disable
     def start_from(self, memory: Any, reset_memory: Any, starting_state: Callable[[Any, Any], EngramState]) -> None:
         """Take the state that a forward was given; one that goes on needs none, its own is held against the batch.
 

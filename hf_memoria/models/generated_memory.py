@@ -124,15 +124,19 @@ class Reader:
 
     def read(self, sequences: Tensor, real: Tensor) -> EngramState:
         """Return the memory after the prompt and what follows it in `sequences` where bool `real` `[B, N]` is true."""
-        self.model(**self.prompt, past_key_values=self.cache, logits_to_keep=1)
+        self._forward(**self.prompt)
         return self.read_on(sequences[:, self.prompt_length :], real)
 
     def read_on(self, tokens: Tensor, real: Tensor) -> EngramState:
         """Return the memory after more tokens `[B, N]` where bool `real` `[B, N]` is true."""
         types = self.prompt.get("token_type_ids")
         more = {} if types is None else {"token_type_ids": types[:, -1:].expand(tokens.shape)}
-        self.model(tokens, attention_mask=real, past_key_values=self.cache, logits_to_keep=1, **more)
+        self._forward(input_ids=tokens, attention_mask=real, **more)
         return self.cache.finished_memory()
+
+    def _forward(self, **inputs: Tensor) -> None:
+        few = {"logits_to_keep": 1} if self.model._supports_logits_to_keep() else {}
+        self.model(**inputs, **few, past_key_values=self.cache)
 
 
 def best_beams(rows: int, config: Any) -> Tensor:

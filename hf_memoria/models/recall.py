@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ class Recall:
         mask: which of them count, bool `[B, K]`.
         data: the reminded engrams, `[B, K, D]`.
         attention: what the real positions so far paid them, their sum of means over blocks and heads, `[B, K]`.
+        kept: by block, keys and values of both memories, which the first forward of the segment leaves.
     """
 
     working: Tensor
@@ -34,6 +36,7 @@ class Recall:
     mask: Tensor
     data: Tensor
     attention: Tensor
+    kept: dict[int, list[Any]] = field(default_factory=dict)
 
     @classmethod
     def begin(cls, state: EngramState, abstractor: nn.Module | None, settings: EngramMemoryConfig) -> Recall:
@@ -45,7 +48,7 @@ class Recall:
     def reading(self, real: Tensor) -> Reading:
         """Return it for the blocks of a forward whose real positions are bool `real` `[B, T]`."""
         reminded = Reminded(self.index, self.mask, self.data)
-        return Reading(_made_already, _made_already, real, self.working, self.working_mask, reminded)
+        return Reading(_made_already, _made_already, real, self.working, self.working_mask, reminded, kept=self.kept)
 
     def after(self, reading: Reading) -> Recall:
         """Add the attention that a forward left in its reading."""
@@ -61,15 +64,24 @@ class Recall:
 
     def take(self, rows: Tensor) -> Recall:
         """Return some rows, in the order asked for."""
-        return Recall(**{name: value[rows.to(value.device)] for name, value in self._tensors().items()})
+
+        def of(values: Iterable[Tensor]) -> tuple[Any, ...]:
+            return tuple(value[rows.to(value.device)] for value in values)
+
+        kept = {block: [of(pair) for pair in pairs] for block, pairs in self.kept.items()}
+        tensors = self._tensors()
+        return Recall(**dict(zip(tensors, of(tensors.values()), strict=True)), kept=kept)
 
     def put(self, rows: Tensor, other: Recall) -> Recall:
         """Return it with some rows replaced."""
         theirs = other._tensors()
-        return Recall(**{name: _put_rows(value, rows, theirs[name]) for name, value in self._tensors().items()})
+        merged: dict[str, Any] = {
+            name: _put_rows(value, rows, theirs[name]) for name, value in self._tensors().items()
+        }
+        return Recall(**merged)
 
-    def _tensors(self) -> dict[str, Tensor]:
-        return {item.name: getattr(self, item.name) for item in fields(self)}
+    def _tensors(self) -> dict[str, Any]:
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "kept"}
 
 
 def _made_already(*cue: Tensor) -> Any:

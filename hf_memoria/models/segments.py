@@ -20,6 +20,7 @@ MADE_HERE = ("attention_mask", "position_ids", "past_key_values", "use_cache", "
 JOINED = ("logits", "last_hidden_state")
 
 
+@torch.compiler.disable  # every step has other shapes, and where segments end is looked up on the host
 def read_in_segments(
     model: Any, stock_forward: Callable[..., ModelOutput], cache: MemoriaCache, like: Tensor, kwargs: dict[str, Any]
 ) -> ModelOutput:

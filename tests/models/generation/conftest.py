@@ -104,7 +104,7 @@ def same_memory():
 def generate():
     """Call generate() without an end token, with a dict in return."""
 
-    def call(model, ids, new=36, **options):
+    def call(model, ids, new=20, **options):
         settings = {"do_sample": False, "eos_token_id": None, "return_dict_in_generate": True, "max_new_tokens": new}
         options = settings | {"attention_mask": torch.ones_like(ids)} | options
         return model.generate(ids, **{name: value for name, value in options.items() if value != "default"})
@@ -112,13 +112,16 @@ def generate():
     return call
 
 
+BY_OTHER_NAMES = ("num_hidden_layers", "max_position_embeddings")
+
+
 def decoder(family, memory=None, **changes):
-    """A model whose segments have 16 tokens, and which does not repeat itself as a tied random one does."""
-    blocks = {"n_layer": 2} if family == "GPT2" else {"num_hidden_layers": 2}
+    """A model whose segments have 8 tokens, and which does not repeat itself as a tied random one does."""
+    blocks, positions = ("n_layer", "n_positions") if family == "GPT2" else BY_OTHER_NAMES
+    sizes = {blocks: 2, positions: 10 if family == "Roberta" else 8}
     role = {"is_decoder": True} if family in ENCODERS else {}
-    return tiny_model(
-        family, "ForCausalLM", memory or {}, **blocks, **role, **({"tie_word_embeddings": False} | changes)
-    )
+    settings = {"tie_word_embeddings": False} | sizes | role | changes
+    return tiny_model(family, "ForCausalLM", memory or {}, **settings)
 
 
 @pytest.fixture(params=CAUSAL)

@@ -17,26 +17,26 @@ def read_segments(model, tokens, memory=None):
 
 
 def test_memory_goes_in_and_comes_out(model, prompts, by_loop, generate, same_memory, same_state):
-    before = read_segments(model, prompts(70, seed=1))
+    before = read_segments(model, prompts(35, seed=1))
     kept = copy.deepcopy(before)
-    prompt = prompts(9)
+    prompt = prompts(5)
     output = generate(model, prompt, memory=before)
-    expected, memory = by_loop(model, prompt[0], new=36, memory=before)
+    expected, memory = by_loop(model, prompt[0], new=20, memory=before)
     assert output.sequences[0].tolist() == expected
-    assert expected != by_loop(model, prompt[0], new=36)[0]
+    assert expected != by_loop(model, prompt[0], new=20)[0]
     assert same_state(before, kept)
     same_memory(output.memory, memory)
     same_memory(output.memory, read_segments(model, output.sequences, before))
-    second = prompts(21, seed=2)
+    second = prompts(11, seed=2)
     again = generate(model, second, memory=output.memory)
-    expected, memory = by_loop(model, second[0], new=36, memory=memory)
+    expected, memory = by_loop(model, second[0], new=20, memory=memory)
     assert again.sequences[0].tolist() == expected
     same_memory(again.memory, memory)
 
 
 def test_rows_may_start_anew(model, prompts, generate):
-    before = read_segments(model, prompts(70, rows=2))
-    prompt = prompts(9, rows=2, seed=3)
+    before = read_segments(model, prompts(35, rows=2))
+    prompt = prompts(5, rows=2, seed=3)
     output = generate(model, prompt, memory=before, reset_memory=torch.tensor([False, True]))
     assert torch.equal(output.sequences[0], generate(model, prompt[:1], memory=before[0]).sequences[0])
     assert torch.equal(output.sequences[1], generate(model, prompt[1:]).sequences[0])
@@ -44,31 +44,31 @@ def test_rows_may_start_anew(model, prompts, generate):
 
 @pytest.mark.parametrize("options", [{"num_beams": 3}, {"num_return_sequences": 2, "do_sample": True}])
 def test_memory_expands_with_the_rows(options, model, prompts, generate):
-    before = read_segments(model, prompts(70, rows=2))
-    prompt = prompts(9, rows=2, seed=3)
+    before = read_segments(model, prompts(35, rows=2))
+    prompt = prompts(5, rows=2, seed=3)
     torch.manual_seed(0)
     output = generate(model, prompt, memory=before, **options)
     torch.manual_seed(0)
     slow = generate(model, prompt, memory=before, use_cache=False, **options)
     assert torch.equal(output.sequences, slow.sequences)
-    assert output.memory.step.tolist() == [(70 + 15) // 16 + 3] * len(output.sequences)
+    assert output.memory.step.tolist() == [5 + 4] * len(output.sequences)
 
 
 def test_a_returned_cache_goes_on_within_its_segment(model, prompts, generate):
-    prompt = prompts(21)
-    whole = generate(model, prompt, new=40).sequences
-    first = generate(model, prompt, new=15)
-    rest = generate(model, first.sequences, new=25, past_key_values=first.past_key_values)
+    prompt = prompts(11)
+    whole = generate(model, prompt, new=20).sequences
+    first = generate(model, prompt, new=7)
+    rest = generate(model, first.sequences, new=13, past_key_values=first.past_key_values)
     assert torch.equal(rest.sequences, whole)
 
 
 def test_a_returned_cache_takes_more_of_the_prompt(model, prompts, padded, generate, by_loop):
-    rows = [prompts(length, seed=length)[0] for length in (21, 13)]
+    rows = [prompts(length, seed=length)[0] for length in (11, 7)]
     ids, mask = padded(rows)
-    first = generate(model, ids, new=15, attention_mask=mask)
-    more = prompts(30, rows=2, seed=9)
+    first = generate(model, ids, new=8, attention_mask=mask)
+    more = prompts(15, rows=2, seed=9)
     ids = torch.cat([first.sequences, more], 1)
-    mask = torch.cat([mask, torch.ones(2, 45, dtype=torch.long)], 1)
+    mask = torch.cat([mask, torch.ones(2, 23, dtype=torch.long)], 1)
     for beams in (1, 2):
         cache = copy.deepcopy(first.past_key_values)
         if beams > 1:
@@ -80,24 +80,24 @@ def test_a_returned_cache_takes_more_of_the_prompt(model, prompts, padded, gener
 
 
 def test_a_cache_in_hand_reads_any_number_of_tokens_a_call(model, prompts, padded, same_memory):
-    rows = [prompts(length, seed=length)[0] for length in (90, 61)]
+    rows = [prompts(length, seed=length)[0] for length in (45, 31)]
     ids, mask = padded(rows)
     cache, logits, start = MemoriaCache(model.config), [], 0
-    for size in (1, 15, 20, 3, 40, 11):
+    for size in (1, 7, 10, 2, 20, 5):
         chunk = slice(start, start + size)
         output = model(ids[:, chunk], attention_mask=mask[:, : start + size], past_key_values=cache)
         assert output.past_key_values is cache
         assert output.memory is cache.memory
-        assert cache.columns <= 16
+        assert cache.columns <= 8
         logits.append(output.logits)
         start += size
     for row, prompt in enumerate(rows):
         memory, expected = None, []
-        for segment in prompt.split(16):
+        for segment in prompt.split(8):
             expected.append(model(segment[None], memory=memory))
             memory = expected[-1].memory
         whole = torch.cat([output.logits for output in expected], dim=1)[0]
-        assert torch.allclose(torch.cat(logits, dim=1)[row, 90 - len(prompt) :], whole, atol=1e-4)
+        assert torch.allclose(torch.cat(logits, dim=1)[row, 45 - len(prompt) :], whole, atol=1e-4)
         same_memory(cache.finished_memory(), memory, rows=[row])
     assert cache.memory.step.tolist() == [5, 3]
 
@@ -122,20 +122,20 @@ def test_a_step_within_a_segment_reminds_of_nothing_anew(model, prompts, generat
     calls = []
     original = engram_step.remind
     monkeypatch.setattr(engram_step, "remind", lambda *args, **kwargs: calls.append(1) or original(*args, **kwargs))
-    model.generate(prompts(20), max_new_tokens=44, do_sample=False, eos_token_id=None)
+    model.generate(prompts(10), max_new_tokens=22, do_sample=False, eos_token_id=None)
     assert len(calls) == 4
 
 
 @torch.no_grad()
 def test_a_copy_goes_its_own_way(model, prompts, same_state):
     cache = MemoriaCache(model.config)
-    model(prompts(25), past_key_values=cache)
+    model(prompts(13), past_key_values=cache)
     twin, deep, finished = cache.copy(), copy.deepcopy(cache), cache.finished_memory()
-    model(prompts(30, seed=4), past_key_values=cache)
+    model(prompts(15, seed=4), past_key_values=cache)
     for other in (twin, deep):
         assert same_state(other.finished_memory(), finished)
-        assert other.get_seq_length() == 25
-    assert cache.get_seq_length() == 55
+        assert other.get_seq_length() == 13
+    assert cache.get_seq_length() == 28
     cache.reset()
     assert cache.get_seq_length() == cache.columns == 0
     assert cache.memory is None
@@ -152,7 +152,7 @@ def test_the_base_model_takes_the_cache_as_well(build, prompts):
 
 
 def test_a_long_generation_holds_one_segment(model, prompts, padded):
-    rows = [prompts(length, seed=length)[0] for length in (5, 30)]
+    rows = [prompts(length, seed=length)[0] for length in (3, 15)]
     ids, mask = padded(rows)
     widest = []
     original = MemoriaCache.extend
@@ -163,11 +163,11 @@ def test_a_long_generation_holds_one_segment(model, prompts, padded):
             widest.append((self.columns, self.layers[0].keys.shape[2], self.hidden.shape[1], self.memory.capacity))
 
     cache = Watched(model.config)
-    model.generate(ids, attention_mask=mask, past_key_values=cache, max_new_tokens=500, eos_token_id=None)
+    model.generate(ids, attention_mask=mask, past_key_values=cache, max_new_tokens=400, eos_token_id=None)
     columns, keys, hidden, capacity = (max(values) for values in zip(*widest, strict=True))
-    assert columns == keys == hidden == 16
+    assert columns == keys == hidden == 8
     assert capacity == 64
-    assert cache.memory.step.tolist() == [504 // 16, 529 // 16]
+    assert cache.memory.step.tolist() == [402 // 8, 414 // 8]
 
 
 @pytest.mark.parametrize(
