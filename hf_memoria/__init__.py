@@ -7,6 +7,7 @@ from hf_memoria.backbones import BackboneSpec
 from hf_memoria.memory import EngramState
 from hf_memoria.models import (
     EngramMemoryConfig,
+    MemoriaCache,
     convert_reference_checkpoint,
     load_memory,
     register_family,
@@ -68,6 +69,7 @@ __all__ = [
     "MemoriaBertForSequenceClassification",
     "MemoriaBertForTokenClassification",
     "MemoriaBertModel",
+    "MemoriaCache",
     "MemoriaCallback",
     "MemoriaGPT2Config",
     "MemoriaGPT2ForCausalLM",

@@ -19,6 +19,7 @@ PUBLIC = {
     "MemoriaBertForSequenceClassification",
     "MemoriaBertForTokenClassification",
     "MemoriaBertModel",
+    "MemoriaCache",
     "MemoriaCallback",
     "MemoriaGPT2Config",
     "MemoriaGPT2ForCausalLM",

@@ -158,6 +158,7 @@ class _BlockHooks:
         working, working_mask, reminded = reading.contents()
         # Looked up at each call: PEFT puts a trained copy in its place.
         reader: Any = self.block.memory
-        read, weights = reader(hidden, working, working_mask, reminded.data, reminded.mask)
+        kept = None if reading.kept is None else reading.kept.setdefault(self.index, [])
+        read, weights = reader(hidden, working, working_mask, reminded.data, reminded.mask, kept)
         reading.leave_attention(self.index, hidden, weights)
         return read

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +31,8 @@ class Reading:
         reminded: engrams called up, without gradient, once there is a cue.
         attention: by block, how much the real positions attended to each reminded engram, float32 `[B, K]`.
         final_hidden: final hidden states of the segment, `[B, T, D]`.
+        kept: by block, keys and values of both memories for the next forward of the same segment; None if there is
+            none.
     """
 
     make_working: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -40,6 +43,7 @@ class Reading:
     reminded: Reminded | None = None
     attention: dict[int, Tensor] = field(default_factory=dict)
     final_hidden: Tensor | None = None
+    kept: dict[int, list[Any]] | None = None
 
     def take_cue(self, cue: Tensor, cue_mask: Tensor) -> None:
         """Make the working memory and call up what it reminds of.

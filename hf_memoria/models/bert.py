@@ -12,12 +12,12 @@ from transformers import (
     BertForTokenClassification,
     BertLMHeadModel,
     BertModel,
-    GenerationMixin,
 )
 
 from hf_memoria.backbones import SPECS
 from hf_memoria.models.config import MemoriaConfigMixin, memoria_config
 from hf_memoria.models.families import register_family
+from hf_memoria.models.generation import MemoriaGenerationMixin
 from hf_memoria.models.mixin import MemoriaMixin
 
 
@@ -41,7 +41,7 @@ class MemoriaBertForMaskedLM(MemoriaMixin, BertForMaskedLM):
     config_class = MemoriaBertConfig
 
 
-class MemoriaBertForCausalLM(MemoriaMixin, BertLMHeadModel, GenerationMixin):
+class MemoriaBertForCausalLM(MemoriaMixin, BertLMHeadModel, MemoriaGenerationMixin):  # type: ignore[misc]
     """`BertLMHeadModel` with a memory."""
 
     config_class = MemoriaBertConfig

@@ -28,6 +28,7 @@ from transformers.core_model_loading import WeightRenaming
 
 from hf_memoria.backbones import SPECS, BackboneSpec
 from hf_memoria.models.config import MemoriaConfigMixin, memoria_config
+from hf_memoria.models.generation import MemoriaGenerationMixin
 from hf_memoria.models.mixin import MemoriaMixin
 
 AUTO_CLASSES: dict[str, Any] = {
@@ -119,7 +120,7 @@ def _model_with_memory(stock: Any, config: type, module: str) -> Any:
         return stock
     name = f"Memoria{stock.__name__}".replace("LMHeadModel", "ForCausalLM")
     # generate() looks for its mixin among the direct bases.
-    generation = (GenerationMixin,) if issubclass(stock, GenerationMixin) else ()
+    generation = (MemoriaGenerationMixin,) if issubclass(stock, GenerationMixin) else ()
     body = {"__module__": module, "__doc__": f"`{stock.__name__}` with a memory.", "config_class": config}
     return type(name, (MemoriaMixin, stock, *generation), body)
 

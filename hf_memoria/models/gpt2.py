@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 from transformers import (
-    GenerationMixin,
     GPT2Config,
     GPT2ForQuestionAnswering,
     GPT2ForSequenceClassification,
@@ -17,6 +16,7 @@ from transformers import (
 from hf_memoria.backbones import SPECS
 from hf_memoria.models.config import MemoriaConfigMixin, memoria_config
 from hf_memoria.models.families import register_family
+from hf_memoria.models.generation import MemoriaGenerationMixin
 from hf_memoria.models.mixin import MemoriaMixin
 
 
@@ -34,7 +34,7 @@ class MemoriaGPT2Model(MemoriaMixin, GPT2Model):
     config_class = MemoriaGPT2Config
 
 
-class MemoriaGPT2ForCausalLM(MemoriaMixin, GPT2LMHeadModel, GenerationMixin):
+class MemoriaGPT2ForCausalLM(MemoriaMixin, GPT2LMHeadModel, MemoriaGenerationMixin):  # type: ignore[misc]
     """`GPT2LMHeadModel` with a memory."""
 
     config_class = MemoriaGPT2Config

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 from transformers import (
-    GenerationMixin,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForQuestionAnswering,
@@ -17,6 +16,7 @@ from transformers import (
 from hf_memoria.backbones import SPECS
 from hf_memoria.models.config import MemoriaConfigMixin, memoria_config
 from hf_memoria.models.families import register_family
+from hf_memoria.models.generation import MemoriaGenerationMixin
 from hf_memoria.models.mixin import MemoriaMixin
 
 
@@ -34,7 +34,7 @@ class MemoriaLlamaModel(MemoriaMixin, LlamaModel):
     config_class = MemoriaLlamaConfig
 
 
-class MemoriaLlamaForCausalLM(MemoriaMixin, LlamaForCausalLM, GenerationMixin):
+class MemoriaLlamaForCausalLM(MemoriaMixin, LlamaForCausalLM, MemoriaGenerationMixin):  # type: ignore[misc]
     """`LlamaForCausalLM` with a memory."""
 
     config_class = MemoriaLlamaConfig

@@ -12,10 +12,13 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from hf_memoria.backbones import READING, blocks_of, install_engram_memory
+from hf_memoria.memory import EngramState
+from hf_memoria.models.cache import MemoriaCache
 from hf_memoria.models.config import check_memory_fits
 from hf_memoria.models.engram_step import end_segment, prepare_reading, starting_state
 from hf_memoria.models.losses import zero_without_targets
 from hf_memoria.models.outputs import with_memory
+from hf_memoria.models.segments import read_in_segments
 
 OWN_ARGUMENTS = ("memory", "reset_memory")
 
@@ -26,7 +29,8 @@ class MemoriaMixin:
     `forward` takes two arguments more, `memory` (the state after the previous segment, or None for new lanes) and
     `reset_memory` (bool `[B]`, true where a row starts a new document), and its output has one field more, `memory`,
     the state after this segment, detached. The model itself keeps nothing between calls. A forward that continues a
-    filled KV cache reads memory and leaves it as it was, since its segment is not over.
+    filled KV cache reads memory and leaves it as it was, since its segment is not over; one with a `MemoriaCache` ends
+    segments by itself, and its `memory` is what has been written so far.
 
     Raises:
         TypeError, ValueError: from `forward`, if state and batch do not agree.
@@ -81,15 +85,23 @@ class MemoriaMixin:
         output = self._forward_segment(memory, reset_memory, kwargs)
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
-    def _forward_segment(self, memory: Any, reset_memory: Tensor | None, kwargs: dict[str, Any]) -> ModelOutput:
-        like = self._main_input(kwargs)
-        state = starting_state(
+    def starting_state(self, memory: Any, reset_memory: Tensor | None, like: Tensor) -> EngramState:
+        """Return the state that a segment of the batch `like` starts from; see `engram_step.starting_state`."""
+        return starting_state(
             memory,
             reset_memory,
             batch_size=like.shape[0],
             like=torch.empty(0, device=like.device, dtype=self.dtype),  # type: ignore[attr-defined]
             hidden_size=self.config.hidden_size,
         )
+
+    def _forward_segment(self, memory: Any, reset_memory: Tensor | None, kwargs: dict[str, Any]) -> ModelOutput:
+        like, cache = self._main_input(kwargs), kwargs.get("past_key_values")
+        if isinstance(cache, MemoriaCache):
+            cache.start_from(memory, reset_memory, lambda state, reset: self.starting_state(state, reset, like))
+            output = read_in_segments(self, super().forward, cache, like, kwargs)  # type: ignore[misc]
+            return with_memory(output, cache.memory)
+        state = self.starting_state(memory, reset_memory, like)
         base = self.base_model  # type: ignore[attr-defined]
         _refuse_reentrant_checkpoints(blocks_of(base, self.config.backbone_spec)[0])
         mask = _token_mask(kwargs.get("attention_mask"))

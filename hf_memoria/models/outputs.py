@@ -14,7 +14,7 @@ WITH_MEMORY: dict[type[ModelOutput], type[ModelOutput]] = {}
 """Class with memory by stock class, as far as they have been needed."""
 
 
-def with_memory(output: ModelOutput, memory: EngramState) -> ModelOutput:
+def with_memory(output: ModelOutput, memory: EngramState | None) -> ModelOutput:
     """Return a stock output with the state added."""
     stock = type(output)
     if stock not in WITH_MEMORY:

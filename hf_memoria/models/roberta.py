@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 from transformers import (
-    GenerationMixin,
     RobertaConfig,
     RobertaForCausalLM,
     RobertaForMaskedLM,
@@ -18,6 +17,7 @@ from transformers import (
 from hf_memoria.backbones import SPECS
 from hf_memoria.models.config import MemoriaConfigMixin, memoria_config
 from hf_memoria.models.families import register_family
+from hf_memoria.models.generation import MemoriaGenerationMixin
 from hf_memoria.models.mixin import MemoriaMixin
 
 
@@ -41,7 +41,7 @@ class MemoriaRobertaForMaskedLM(MemoriaMixin, RobertaForMaskedLM):
     config_class = MemoriaRobertaConfig
 
 
-class MemoriaRobertaForCausalLM(MemoriaMixin, RobertaForCausalLM, GenerationMixin):
+class MemoriaRobertaForCausalLM(MemoriaMixin, RobertaForCausalLM, MemoriaGenerationMixin):  # type: ignore[misc]
     """`RobertaForCausalLM` with a memory."""
 
     config_class = MemoriaRobertaConfig

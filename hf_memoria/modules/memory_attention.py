@@ -8,6 +8,9 @@ from torch.nn import functional as F
 
 from hf_memoria.modules.abstractor import masked_softmax, open_empty_rows
 
+Projected = tuple[Tensor, Tensor]
+"""Keys and values of some memory vectors, `[B, H, M, D / H]`."""
+
 
 class MemoryAttention(nn.Module):
     """Multi-head cross-attention from hidden states to memory vectors, which also tells how much each one got.
@@ -33,17 +36,21 @@ class MemoryAttention(nn.Module):
         self.output = nn.Linear(hidden_size, hidden_size)
         self.dropout = nn.Dropout(output_dropout)
 
-    def forward(self, hidden: Tensor, memory: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def project(self, memory: Tensor) -> Projected:
+        """Return keys and values `[B, H, M, D / H]` of `memory` `[B, M, D]`."""
+        return self._heads(self.key(memory)), self._heads(self.value(memory))
+
+    def forward(
+        self, hidden: Tensor, memory: Tensor, mask: Tensor, projected: Projected | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Attend from `hidden` `[B, T, D]` to `memory` `[B, M, D]` where bool `mask` `[B, M]` is true.
+
+        `projected` is what `project` gives for this memory, where that is at hand.
 
         Returns:
             the result `[B, T, D]`, finite and meaningless in rows without memory, and the weights `[B, H, T, M]`.
         """
-        query, key, value = (
-            self._heads(self.query(hidden)),
-            self._heads(self.key(memory)),
-            self._heads(self.value(memory)),
-        )
+        query, (key, value) = self._heads(self.query(hidden)), projected or self.project(memory)
         scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
         weights = masked_softmax(scores, open_empty_rows(mask)[:, None, None])
         mixed = F.dropout(weights, self.attention_dropout, self.training) @ value
@@ -84,14 +91,29 @@ class MemoryReader(nn.Module):
             nn.init.zeros_(self.gate)
 
     def forward(
-        self, hidden: Tensor, working: Tensor, working_mask: Tensor, reminded: Tensor, reminded_mask: Tensor
+        self,
+        hidden: Tensor,
+        working: Tensor,
+        working_mask: Tensor,
+        reminded: Tensor,
+        reminded_mask: Tensor,
+        kept: list[Projected] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Read both memories into `hidden` `[B, T, D]`; return it with the weights on the reminded `[B, H, T, K]`."""
-        hidden, _ = self._read(hidden, working, working_mask, self.norms[0])
-        return self._read(hidden, reminded, reminded_mask, self.norms[-1])
+        """Read both memories into `hidden` `[B, T, D]`; return it with the weights on the reminded `[B, H, T, K]`.
 
-    def _read(self, hidden: Tensor, memory: Tensor, mask: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
-        found, weights = self.lookup(hidden if self.post_norm else norm(hidden), memory.to(hidden.dtype), mask)
+        Keys and values of the memories are taken from `kept`, or left there for the next call with the same ones.
+        """
+        if kept is not None and not kept:
+            kept.extend(self.lookup.project(memory.to(hidden.dtype)) for memory in (working, reminded))
+        first, second = kept or (None, None)
+        hidden, _ = self._read(hidden, working, working_mask, self.norms[0], first)
+        return self._read(hidden, reminded, reminded_mask, self.norms[-1], second)
+
+    def _read(
+        self, hidden: Tensor, memory: Tensor, mask: Tensor, norm: nn.Module, projected: Projected | None
+    ) -> tuple[Tensor, Tensor]:
+        query = hidden if self.post_norm else norm(hidden)
+        found, weights = self.lookup(query, memory.to(hidden.dtype), mask, projected)
         read = norm(hidden + found) if self.post_norm else hidden + found
         if self.gate is not None:
             read = hidden + (read - hidden if self.post_norm else found) * self.gate.tanh()
