@@ -88,6 +88,7 @@ def test_signatures_that_others_build_on():
         "correlation": "logsumexp",
         "gate": None,
         "segment_length": None,
+        "cofire_graph": "auto",
     }
     parameters = inspect.signature(hf_memoria.segment_documents).parameters
     assert list(parameters) == ["dataset", "tokenizer", "segment_length", "lanes"]

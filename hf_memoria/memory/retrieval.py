@@ -106,10 +106,16 @@ def remind(
         index = torch.zeros(state.batch_size, 0, dtype=torch.int64, device=state.data.device)
         return Reminded(index, index.bool(), take_slots(state.data, index))
     short_index, short_mask = nearest(state.is_kind(EngramKind.SHORT_TERM), state.room.short_term, num_reminded_stm)
+    if num_reminded_ltm == 0:
+        return Reminded(short_index, short_mask, _vectors(state, short_index, short_mask))
     found = walk(state, short_index, short_mask, ltm_search_depth)
     long_index, long_mask = nearest(found, num_reminded_stm * (ltm_search_depth + 1), num_reminded_ltm)
     index, mask = torch.cat([short_index, long_index], 1), torch.cat([short_mask, long_mask], 1)
-    return Reminded(index, mask, take_slots(state.data, index).masked_fill_(~mask.unsqueeze(-1), 0.0))
+    return Reminded(index, mask, _vectors(state, index, mask))
+
+
+def _vectors(state: EngramState, index: Tensor, mask: Tensor) -> Tensor:
+    return take_slots(state.data, index).masked_fill_(~mask.unsqueeze(-1), 0.0)
 
 
 def _scores(state: EngramState, index: Tensor, working: Tensor, working_mask: Tensor, how: str) -> Tensor:

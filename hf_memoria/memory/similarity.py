@@ -20,7 +20,8 @@ def correlation(working: Tensor, working_mask: Tensor, engrams: Tensor, how: str
         working_mask: which of its vectors are real, bool `[B, W]`; a row without any gives -inf or what it may.
         engrams: `[B, M, D]`.
         how: `"logsumexp"`, log sum_w exp(-||w - m||^2): the ranking of Memoria's mean of exp(-||w - m||^2) without
-            its underflow; `"mean_l2"`, the mean of -||w - m||^2 of memoria-pytorch 1.1.0. That is
+            its underflow (two engrams that hold the same may differ in the last digit, as matrix products round);
+            `"mean_l2"`, the mean of -||w - m||^2 of memoria-pytorch 1.1.0. That is
             -||centre - m||^2 and a number that all engrams of the row share, which is left out.
     """
     dtype = torch.promote_types(torch.promote_types(working.dtype, engrams.dtype), torch.float32)

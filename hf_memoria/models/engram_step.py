@@ -19,7 +19,7 @@ def starting_state(
 
     Raises:
         TypeError: if `memory` is not an `EngramState` or `reset_memory` not a bool tensor.
-        ValueError: if rows or hidden size are not those of the batch.
+        ValueError: if rows, hidden size, device or dtype are not those of the batch and the model.
     """
     if memory is None:
         memory = EngramState.empty(batch_size, hidden_size, device=like.device, dtype=like.dtype)
@@ -32,7 +32,9 @@ def starting_state(
         )
     if memory.hidden_size != hidden_size:
         raise ValueError(f"memory must have the model's hidden size {hidden_size}; got {memory.hidden_size}.")
-    memory = memory.to(like.device, like.dtype)
+    for name, expected in (("device", like.device), ("dtype", like.dtype)):
+        if (got := getattr(memory.data, name)) != expected:
+            raise ValueError(f"memory must have the {name} {expected}; got {got}. See EngramState.to.")
     return memory if reset_memory is None else memory.reset(_rows_to_reset(reset_memory, batch_size, like.device))
 
 

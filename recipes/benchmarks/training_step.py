@@ -3,11 +3,11 @@
     python recipes/benchmarks/training_step.py                       # GPT-2 small, segments of 150, batch 4
     python recipes/benchmarks/training_step.py --layers 2 --hidden_size 64 --heads 4 --vocabulary 200 --rounds 2
 
-A step is forward, backward and AdamW in float32. Both models live in one process and take turns, so that a machine
-that slows down slows both; medians are printed, and the ratio of each round. Peak memory is that of a process of its
-own for each model. The memory has grown for as many segments as `--grown` says before the first step, so that short-
-and long-term memory hold engrams. Beside the ratio of time stands that of multiplications: what the reads and the
-abstractor cost in arithmetic. A step also has an optimizer, whose share memory hardly changes.
+A step is forward, backward and AdamW in float32. The models live in one process and take turns, so that a machine that
+slows down slows all; medians of processor time are printed, and the ratio of each round. `floor` is the same model,
+its blocks reading as many keys that stand for nothing, two ordinary cross-attentions in each: what is above it is the
+engine's and the abstractor's. Peak memory is that of a process of its own for each model. Beside the ratio of time
+stands that of multiplications, optimizer left out.
 """
 
 from __future__ import annotations
@@ -20,17 +20,20 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from engine_arms import SETTINGS, grown
 from tqdm import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel, set_seed
 
 from hf_memoria import EngramMemoryConfig, EngramState, wrap
-from hf_memoria.memory import memorize, remind
+from hf_memoria.backbones import READING, Reading
+from hf_memoria.memory import Reminded
 
-ARMS = ("plain", "memory")
+ARMS = ("plain", "floor", "memory")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -44,8 +47,9 @@ def parse_arguments() -> argparse.Namespace:
         "segment_length": 150,
         "batch_size": 4,
     }
-    for name, default in {**sizes, "grown": 40, "rounds": 7, "threads": torch.get_num_threads(), "seed": 0}.items():
+    for name, default in {**sizes, "rounds": 7, "threads": 1, "seed": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--long_term", type=int, nargs="+", default=[1000, 4000], help="Long-term engrams a lane.")
     parser.add_argument("--output", type=Path, help="JSON file for the figures.")
     parser.add_argument("--only", choices=ARMS, help="Take steps of one model and print this process's peak memory.")
     return parser.parse_args()
@@ -67,61 +71,50 @@ def build(arm: str, args: argparse.Namespace) -> Any:
         eos_token_id=0,
     )
     backbone = GPT2LMHeadModel(config)
-    return (wrap(backbone, memory=EngramMemoryConfig()) if arm == "memory" else backbone).train()
+    return (wrap(backbone, memory=EngramMemoryConfig()) if arm != "plain" else backbone).train()
 
 
-def grown_memory(model: Any, segments: int, batch_size: int, length: int) -> EngramState:
-    """Return a state that has read random segments: clustered vectors, and attention at random."""
+def two_cross_attentions(model: Any, batch_size: int) -> Reading:
+    """Return what makes the blocks of a model read the same number of keys, with no memory behind them."""
     settings, size = model.config.memory, model.config.hidden_size
-    state = EngramState.empty(batch_size, size)
-    topics = torch.randn(batch_size, 8, size)
-    for step in range(segments):
-        working = topics[:, step % 8, None] + 0.5 * torch.randn(batch_size, settings.num_memories, size)
-        mask = torch.ones(working.shape[:2], dtype=torch.bool)
-        reminded = remind(
-            state,
-            working,
-            mask,
-            num_reminded_stm=settings.num_reminded_stm,
-            num_reminded_ltm=settings.num_reminded_ltm,
-            ltm_search_depth=settings.ltm_search_depth,
-        )
-        state = memorize(
-            state,
-            working,
-            mask,
-            reminded,
-            torch.rand(reminded.mask.shape),
-            cue=torch.randn(batch_size, length, size),
-            cue_mask=torch.ones(batch_size, length, dtype=torch.bool),
-            initial_lifespan=settings.initial_lifespan,
-            lifespan_extend_scale=settings.lifespan_extend_scale,
-            stm_capacity=settings.stm_capacity,
-        )
-    return state
+    working = torch.randn(batch_size, settings.num_memories, size, requires_grad=True)
+    engrams = torch.randn(batch_size, settings.num_reminded_stm + settings.num_reminded_ltm, size)
+    index = torch.arange(engrams.shape[1]).expand(batch_size, -1)
+    reminded = Reminded(index, torch.ones_like(index, dtype=torch.bool), engrams)
+    reading = Reading(lambda cue, mask: (cue, mask), lambda cue, mask: reminded)
+    reading.take_cue(working, torch.ones(working.shape[:2], dtype=torch.bool))
+    return reading
 
 
 class Stepper:
     """A model, its optimizer and its memory, taking one training step at a time on random tokens."""
 
     def __init__(self, arm: str, args: argparse.Namespace) -> None:
-        self.args, self.model = args, build(arm, args)
+        self.arm, self.args, self.model = arm, args, build(arm, args)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
-        grown = (args.grown, args.batch_size, args.segment_length)
-        self.memory = grown_memory(self.model, *grown) if arm == "memory" else None
+        self.memories: dict[int, EngramState] = {}
+        if arm == "memory":
+            setting = SETTINGS["gpt2"]
+            setting = replace(setting, hidden=args.hidden_size)
+            self.memories = {size: grown(setting, args.batch_size, size, args.seed) for size in args.long_term}
 
-    def step(self) -> float:
-        """Take a step; return its seconds."""
+    def step(self, long_term: int | None = None) -> float:
+        """Take a step; return its seconds of processor time."""
         ids = torch.randint(0, self.args.vocabulary, (self.args.batch_size, self.args.segment_length))
-        started = time.perf_counter()
-        inputs = {} if self.memory is None else {"memory": self.memory}
+        inputs: dict[str, Any] = {}
+        if self.arm == "floor":
+            inputs = {READING: two_cross_attentions(self.model, self.args.batch_size)}
+        elif long_term is not None:
+            inputs = {"memory": self.memories[long_term]}
+        started = time.process_time()
         output = self.model(ids, labels=ids, use_cache=False, **inputs)
         output.loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if self.memory is not None:
-            self.memory = output.memory
-        return time.perf_counter() - started
+        seconds = time.process_time() - started
+        if long_term is not None:
+            self.memories[long_term] = output.memory
+        return seconds
 
 
 def peak_memory(arm: str) -> float:
@@ -152,44 +145,42 @@ def main() -> None:
     if args.only:
         stepper = Stepper(args.only, args)
         for _ in range(3):
-            stepper.step()
+            stepper.step(args.long_term[0] if args.only == "memory" else None)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
     peaks = {arm: peak_memory(arm) for arm in tqdm(ARMS, desc="Peak memory", unit="model")}
     steppers = {arm: Stepper(arm, args) for arm in ARMS}
-    for stepper in steppers.values():
-        stepper.step()
-    seconds: dict[str, list[float]] = {arm: [] for arm in ARMS}
-    for _ in tqdm(range(args.rounds), desc="Steps in turn", unit="round"):
-        for arm, stepper in steppers.items():
-            seconds[arm].append(stepper.step())
-    report(args, seconds, peaks, steppers["memory"].memory)
+    cases = [("plain", None), ("floor", None), *(("memory", size) for size in args.long_term)]
+    seconds: dict[str, list[float]] = {name_of(case): [] for case in cases}
+    # One round first, in which memory is allocated.
+    for number in tqdm(range(args.rounds + 1), desc="Steps in turn", unit="round"):
+        for arm, size in cases:
+            taken = steppers[arm].step(size)
+            if number:
+                seconds[name_of((arm, size))].append(taken)
+    report(args, seconds, peaks)
 
 
-def report(
-    args: argparse.Namespace, seconds: dict[str, list[float]], peaks: dict[str, float], memory: EngramState | None
-) -> None:
+def name_of(case: tuple[str, int | None]) -> str:
+    """Return what a row of the table is called."""
+    return case[0] if case[1] is None else f"memory, {case[1]} long-term"
+
+
+def report(args: argparse.Namespace, seconds: dict[str, list[float]], peaks: dict[str, float]) -> None:
     """Print and write the figures."""
     tokens = args.batch_size * args.segment_length
-    ratios = [m / p for m, p in zip(seconds["memory"], seconds["plain"], strict=True)]
+    ratios = {name: [m / p for m, p in zip(times, seconds["plain"], strict=True)] for name, times in seconds.items()}
     figures = {
         "machine": f"{platform.machine()}, {args.threads} thread(s), torch {torch.__version__}",
-        "tokens_per_second": {arm: round(tokens / statistics.median(times), 1) for arm, times in seconds.items()},
-        "seconds_per_step": {arm: round(statistics.median(times), 3) for arm, times in seconds.items()},
+        "tokens_per_second": {name: round(tokens / statistics.median(times), 1) for name, times in seconds.items()},
+        "seconds_per_step": {name: round(statistics.median(times), 3) for name, times in seconds.items()},
         "ratio_of_time": {
-            "median": round(statistics.median(ratios), 3),
-            "least": round(min(ratios), 3),
-            "most": round(max(ratios), 3),
-            "of_multiplications": round(ratio_of_multiplications(args), 3),
+            name: {"median": round(statistics.median(of), 3), "least": round(min(of), 3), "most": round(max(of), 3)}
+            for name, of in ratios.items()
         },
+        "ratio_of_multiplications": round(ratio_of_multiplications(args), 3),
         "peak_memory_mib": {arm: round(peak) for arm, peak in peaks.items()},
         "ratio_of_peak_memory": round(peaks["memory"] / peaks["plain"], 3),
-        "engrams_a_row": {}
-        if memory is None
-        else {
-            "short_term": memory.num_short_term.tolist(),
-            "long_term": memory.num_long_term.tolist(),
-        },
         "settings": {name: value for name, value in vars(args).items() if name not in ("output", "only")},
     }
     print(json.dumps(figures, indent=2))

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_memoria import EngramMemoryConfig
+from hf_memoria.memory.room import FEWEST_SEGMENTS
 
 
 def block_flops(backbone: PreTrainedModel, length: int) -> float:
@@ -26,16 +27,22 @@ def memory_flops(backbone: PreTrainedModel, memory: EngramMemoryConfig, length: 
     """Return the extra cost of a segment of `length` tokens: abstractor, search, and two reads in every block.
 
     Abstractor: keys and values of the cue (4 T D^2), scores and weighted sum (4 W T D), two linear layers of width 4 D
-    (16 W D^2). Search: distances from the working memory to the engrams held (2 W M D). A read: query and output of
-    every token (4 T D^2), keys and values of what is read (4 N D^2), scores and weighted sum (4 T N D), with N = W for
-    the first read and N = K for the second.
+    (16 W D^2). Search: distances from the working memory to all short-term engrams and to those that walks may find
+    (2 W M D), and in each step of a walk the events since the last compaction, among `engrams` slots. A read: query
+    and output of every token (4 T D^2), keys and values of what is read (4 N D^2), scores and weighted sum (4 T N D),
+    with N = W for the first read and N = K for the second.
     """
     D, W = backbone.config.hidden_size, memory.num_memories or length
     K = memory.num_reminded_stm + memory.num_reminded_ltm
     abstractor = 4 * length * D**2 + 4 * W * length * D + 16 * W * D**2 if memory.num_memories else 0
     reads = sum(4 * length * D**2 + 4 * N * D**2 + 4 * length * N * D for N in (W, K))
     layers = backbone.config.num_hidden_layers if memory.layers is None else len(memory.layers)
-    return float(abstractor + 2 * W * engrams * D + layers * reads)
+    found = memory.num_reminded_stm * (memory.ltm_search_depth + 1) if memory.num_reminded_ltm else 0
+    search = (
+        2 * W * (min(memory.stm_capacity, engrams) + min(found, engrams)) * D
+        + 2 * found * (FEWEST_SEGMENTS + 1) * engrams
+    )
+    return float(abstractor + search + layers * reads)
 
 
 def matched_stride(

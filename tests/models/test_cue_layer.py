@@ -1,6 +1,7 @@
 """The cue of the same segment: who may have it, and which blocks read."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,8 +16,6 @@ from families import (
     tiny_model,
     tiny_segments,
 )
-
-import hf_memoria
 
 
 @pytest.mark.parametrize("family", CAUSAL)
@@ -98,6 +97,6 @@ def test_the_cue_of_the_state_is_still_the_final_hidden_states_and_is_not_read(f
     model, segments = tiny_model(family, "Model", memory={"cue_layer": 0}), tiny_segments(family)
     output = read_all(model, segments[:5])[-1]
     assert torch.equal(output.memory.cue, answer(output))
-    blank = hf_memoria.EngramState(**(output.memory.tensors() | {"cue": torch.zeros_like(output.memory.cue)}))
+    blank = replace(output.memory, cue=torch.zeros_like(output.memory.cue))
     one, other = (model(**segments[5], memory=memory) for memory in (output.memory, blank))
     assert torch.equal(answer(one), answer(other))
