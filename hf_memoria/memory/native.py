@@ -55,9 +55,13 @@ def walk(state: EngramState, index: Tensor, mask: Tensor, long_term: Tensor, dep
     return kernels.walk_log(*parts, *rest)
 
 
-def squared_distances(data: Tensor, index: Tensor, centre: Tensor) -> Tensor:
-    """Squared distances of slots `index` `[B, K]` of `data` `[B, C, D]` to `centre` `[B, D]`, float32 `[B, K]`."""
-    return torch.ops.hf_memoria.squared_distances(data.contiguous(), index, centre.to(torch.float32))
+def squared_distances(data: Tensor, index: Tensor, mask: Tensor, centre: Tensor) -> Tensor:
+    """Squared distances of slots `index` `[B, K]` of `data` `[B, C, D]` to `centre` `[B, D]`, float32 `[B, K]`.
+
+    Zero where `mask` `[B, K]` is false.
+    """
+    kernel = torch.ops.hf_memoria.squared_distances
+    return kernel(data.contiguous(), index, mask.contiguous(), centre.to(torch.float32))
 
 
 def _build() -> None:
@@ -86,7 +90,7 @@ def _register_shapes() -> None:
     for name in ("walk_table", "walk_log"):
         torch.library.register_fake(f"hf_memoria::{name}", lambda *args: torch.empty_like(args[-4]))
     torch.library.register_fake(
-        "hf_memoria::squared_distances", lambda data, index, centre: centre.new_empty(index.shape)
+        "hf_memoria::squared_distances", lambda data, index, mask, centre: centre.new_empty(index.shape)
     )
 
 

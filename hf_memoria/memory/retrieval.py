@@ -100,7 +100,7 @@ def remind(
 
     def nearest(among: Tensor, at_most: int, count: int) -> tuple[Tensor, Tensor]:
         index, mask = slots_where(among & awake, min(at_most, state.capacity))
-        return best_of(index, mask, _scores(state, index, working, working_mask, correlation_kind), count)
+        return best_of(index, mask, _scores(state, index, mask, working, working_mask, correlation_kind), count)
 
     if state.capacity == 0:
         index = torch.zeros(state.batch_size, 0, dtype=torch.int64, device=state.data.device)
@@ -118,7 +118,9 @@ def _vectors(state: EngramState, index: Tensor, mask: Tensor) -> Tensor:
     return take_slots(state.data, index).masked_fill_(~mask.unsqueeze(-1), 0.0)
 
 
-def _scores(state: EngramState, index: Tensor, working: Tensor, working_mask: Tensor, how: str) -> Tensor:
+def _scores(
+    state: EngramState, index: Tensor, mask: Tensor, working: Tensor, working_mask: Tensor, how: str
+) -> Tensor:
     if how == "mean_l2" and native.may_measure(state.data):
-        return -native.squared_distances(state.data, index, centre_of(working, working_mask))
+        return -native.squared_distances(state.data, index, mask, centre_of(working, working_mask))
     return correlation(working, working_mask, take_slots(state.data, index), how)

@@ -69,7 +69,12 @@ def test_distances_are_those_of_float64(with_kernels):
     data = 50 + torch.randn(2, 9, 70, generator=generator)
     centre, index = 50 + torch.randn(2, 70, generator=generator), torch.tensor([[0, 8, 3], [7, 7, 1]])
     expected = (data.double()[torch.arange(2)[:, None], index] - centre.double().unsqueeze(1)).square().sum(-1)
-    torch.testing.assert_close(native.squared_distances(data, index, centre).double(), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        native.squared_distances(data, index, torch.ones(2, 3, dtype=torch.bool), centre).double(),
+        expected,
+        rtol=1e-6,
+        atol=0,
+    )
 
 
 def test_a_step_with_kernels_compiles_into_one_graph(with_kernels):

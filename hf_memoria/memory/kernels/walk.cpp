@@ -16,8 +16,9 @@ using at::Tensor;
 struct Tally {
   std::vector<int32_t> counts;
   std::vector<int32_t> touched;
+  std::vector<float> row;  // to work in
 
-  explicit Tally(int64_t capacity) : counts(capacity, 0) {}
+  explicit Tally(int64_t capacity) : counts(capacity, 0), row(capacity) {}
 
   void add(int32_t slot, int32_t weight) {
     if (counts[slot] == 0) touched.push_back(slot);
@@ -30,38 +31,49 @@ struct Tally {
   }
 };
 
-// What fired together since the graph was made: [R, F] slots, -1 for nobody, and by slot the events it took part in.
+// What fired together since the graph was made: [R, F] slots, -1 for nobody, and by slot the events it took part in,
+// those of slot s at of_slot[first[s]] to of_slot[first[s + 1]].
 struct Recent {
   const int32_t* events;
   int64_t number, width;
-  std::vector<std::vector<int32_t>> of_slot;
+  std::vector<int32_t> first, of_slot;
 
   Recent(const int32_t* events, int64_t number, int64_t width, int64_t capacity)
-      : events(events), number(number), width(width), of_slot(capacity) {
+      : events(events), number(number), width(width), first(capacity + 2, 0), of_slot(number * width) {
+    for (int64_t place = 0; place < number * width; ++place)
+      if (events[place] >= 0) ++first[events[place] + 2];
+    for (int64_t slot = 2; slot < capacity + 2; ++slot) first[slot] += first[slot - 1];
     for (int64_t event = 0; event < number; ++event)
       for (int64_t place = 0; place < width; ++place)
-        if (int32_t slot = events[event * width + place]; slot >= 0) of_slot[slot].push_back(event);
+        if (int32_t slot = events[event * width + place]; slot >= 0)
+          of_slot[first[slot + 1]++] = static_cast<int32_t>(event);
   }
 
   void add_to(Tally& tally, int64_t current, const std::vector<uint8_t>& open) const {
-    for (int32_t event : of_slot[current])
-      for (int64_t place = 0; place < width; ++place)
-        if (int32_t slot = events[event * width + place]; slot >= 0 && open[slot]) tally.add(slot, 1);
+    for (int32_t place = first[current]; place < first[current + 1]; ++place) {
+      const int32_t* slots = events + of_slot[place] * width;
+      for (int64_t member = 0; member < width; ++member)
+        if (slots[member] >= 0 && open[slots[member]]) tally.add(slots[member], 1);
+    }
   }
 };
 
-// The best of a row of counts, with what the tally holds on top. It is read from end to end.
-int32_t best_of_row(const float* row, int64_t capacity, const std::vector<uint8_t>& open, const Tally& tally) {
-  float most = 0;
-  int32_t found = -1;
-  for (int64_t slot = 0; slot < capacity; ++slot) {
-    const float count = open[slot] ? row[slot] + static_cast<float>(tally.counts[slot]) : 0.0f;
-    if (count > most) {
-      most = count;
-      found = static_cast<int32_t>(slot);
-    }
-  }
-  return found;
+// The best of a row of counts, with what the tally holds on top. It is read from end to end, side by side in lanes,
+// which a vector register takes at once.
+int32_t best_of_row(const float* row, int64_t capacity, const std::vector<uint8_t>& open, Tally& tally) {
+  constexpr int64_t lanes = 32;
+  std::vector<float>& total = tally.row;
+  for (int64_t slot = 0; slot < capacity; ++slot) total[slot] = open[slot] ? row[slot] : 0.0f;
+  for (int32_t slot : tally.touched) total[slot] += static_cast<float>(tally.counts[slot]);
+  float most[lanes] = {};
+  int64_t slot = 0;
+  for (; slot + lanes <= capacity; slot += lanes)
+    for (int64_t lane = 0; lane < lanes; ++lane)
+      most[lane] = most[lane] < total[slot + lane] ? total[slot + lane] : most[lane];
+  float best = *std::max_element(most, most + lanes);
+  for (; slot < capacity; ++slot) best = std::max(best, total[slot]);
+  if (best <= 0.0f) return -1;
+  return static_cast<int32_t>(std::find(total.begin(), total.begin() + capacity, best) - total.begin());
 }
 
 int32_t best_of_tally(const Tally& tally) {
@@ -137,14 +149,16 @@ Tensor walk(MakeGraph graph_of, const Tensor& recent, const Tensor& long_term, c
   Tensor found = at::zeros_like(long_term);
   at::parallel_for(0, batch, 1, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
+      const bool* may_be = long_term.const_data_ptr<bool>() + row * capacity;
+      if (std::find(may_be, may_be + capacity, true) == may_be + capacity) continue;
       std::vector<int32_t> current;
       for (int64_t start = 0; start < starts; ++start)
         if (mask.const_data_ptr<bool>()[row * starts + start])
           current.push_back(static_cast<int32_t>(index.const_data_ptr<int64_t>()[row * starts + start]));
       const int64_t number = recent.size(1), width = recent.size(2);
       Recent events(recent.const_data_ptr<int32_t>() + row * number * width, number, width, capacity);
-      walk_row(graph_of(row), events, long_term.const_data_ptr<bool>() + row * capacity, std::move(current), depth,
-               capacity, found.mutable_data_ptr<bool>() + row * capacity);
+      walk_row(graph_of(row), events, may_be, std::move(current), depth, capacity,
+               found.mutable_data_ptr<bool>() + row * capacity);
     }
   });
   return found;
@@ -173,12 +187,14 @@ Tensor walk_log(const Tensor& events, const Tensor& lists, const Tensor& rows, c
       recent, long_term, index, mask, depth);
 }
 
-// Squared distances of slots index [B, K] of data [B, C, D] to a centre [B, D], without gathering them first.
+// Squared distances of slots index [B, K] of data [B, C, D] to a centre [B, D], without gathering them first; zero where
+// the mask [B, K] is false.
 template <typename scalar>
-void distances(const Tensor& data, const Tensor& index, const Tensor& centre, Tensor& result) {
+void distances(const Tensor& data, const Tensor& index, const Tensor& mask, const Tensor& centre, Tensor& result) {
   const int64_t batch = index.size(0), picked = index.size(1), capacity = data.size(1), hidden = data.size(2);
   at::parallel_for(0, batch * picked, 64, [&](int64_t begin, int64_t end) {
     for (int64_t entry = begin; entry < end; ++entry) {
+      if (!mask.const_data_ptr<bool>()[entry]) continue;
       const int64_t row = entry / picked, slot = index.const_data_ptr<int64_t>()[entry];
       const scalar* engram = data.const_data_ptr<scalar>() + (row * capacity + slot) * hidden;
       const float* middle = centre.const_data_ptr<float>() + row * hidden;
@@ -202,14 +218,14 @@ void distances(const Tensor& data, const Tensor& index, const Tensor& centre, Te
   });
 }
 
-Tensor squared_distances(const Tensor& data, const Tensor& index, const Tensor& centre) {
-  Tensor result = at::empty(index.sizes(), centre.options());
+Tensor squared_distances(const Tensor& data, const Tensor& index, const Tensor& mask, const Tensor& centre) {
+  Tensor result = at::zeros(index.sizes(), centre.options());
   if (data.scalar_type() == at::kBFloat16)
-    distances<at::BFloat16>(data, index, centre, result);
+    distances<at::BFloat16>(data, index, mask, centre, result);
   else if (data.scalar_type() == at::kHalf)
-    distances<at::Half>(data, index, centre, result);
+    distances<at::Half>(data, index, mask, centre, result);
   else
-    distances<float>(data, index, centre, result);
+    distances<float>(data, index, mask, centre, result);
   return result;
 }
 
@@ -220,7 +236,7 @@ TORCH_LIBRARY(hf_memoria, library) {
   library.def(
       "walk_log(Tensor events, Tensor lists, Tensor rows, Tensor row, Tensor recent, Tensor long_term, Tensor index, "
       "Tensor mask, int depth) -> Tensor");
-  library.def("squared_distances(Tensor data, Tensor index, Tensor centre) -> Tensor");
+  library.def("squared_distances(Tensor data, Tensor index, Tensor mask, Tensor centre) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(hf_memoria, CPU, library) {
