@@ -113,7 +113,7 @@ class Reader:
         name, prompt = ("input_ids", input_ids) if embeds is None else ("inputs_embeds", embeds)
         # As generate() does: a prompt as long as its mask holds what the cache has seen as well.
         mask_length = getattr(config, "_mask_length", -1) if mask is None else mask.shape[1]
-        unread = prompt.shape[1] - (self.cache.seen if mask_length == prompt.shape[1] else 0)
+        unread = max(prompt.shape[1] - (self.cache.seen if mask_length == prompt.shape[1] else 0), 1)
         inputs = {name: prompt, "attention_mask": mask, "token_type_ids": types}
         self.prompt = {key: value[:, -unread:] for key, value in inputs.items() if value is not None}
 

@@ -132,6 +132,16 @@ def test_a_prompt_of_embeddings_is_the_same(model, prompts, padded, generate, sa
             same_memory(got.memory[row], expected.memory[row])
 
 
+@pytest.mark.parametrize("family", ["GPT2"])
+def test_token_types_go_with_their_tokens(model, prompts, generate, same_memory):
+    prompt = prompts(19)
+    types = prompts(19, seed=1)
+    fast, slow = (generate(model, prompt, token_type_ids=types, use_cache=use_cache) for use_cache in (True, False))
+    assert torch.equal(fast.sequences, slow.sequences)
+    assert not torch.equal(fast.sequences, generate(model, prompt).sequences)
+    same_memory(fast.memory, slow.memory)
+
+
 def test_lengths_and_processors_are_those_of_generate(model, prompts, generate):
     prompt = prompts(20)
     free = generate(model, prompt).sequences
