@@ -5,6 +5,7 @@ Importing the package registers its configs and models with Transformers' Auto c
 
 from hf_memoria.backbones import BackboneSpec
 from hf_memoria.memory import EngramState
+from hf_memoria.memory.native import use_native_kernels
 from hf_memoria.models import (
     EngramMemoryConfig,
     MemoriaCache,
@@ -100,5 +101,6 @@ __all__ = [
     "register_family",
     "save_memory",
     "segment_documents",
+    "use_native_kernels",
     "wrap",
 ]

@@ -50,6 +50,7 @@ PUBLIC = {
     "register_family",
     "save_memory",
     "segment_documents",
+    "use_native_kernels",
     "wrap",
 }
 
