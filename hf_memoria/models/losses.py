@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
 IGNORED = -100
+SPAN = (("start_positions", "start_logits"), ("end_positions", "end_logits"))
 
 
 def targets_of(inputs: dict[str, Any]) -> Tensor | None:
@@ -22,10 +24,23 @@ def targets_of(inputs: dict[str, Any]) -> Tensor | None:
 
 def zero_without_targets(output: Any, inputs: dict[str, Any]) -> Any:
     """Return `output` with loss zero if none of the targets counts; its gradient is zero as well."""
-    targets = targets_of(inputs)
-    if not isinstance(output, ModelOutput) or output.get("loss") is None or targets is None:
+    if not isinstance(output, ModelOutput) or output.get("loss") is None:
         return output
-    loss = output["loss"]
-    has_target = (targets != IGNORED).any().to(loss.device)
-    output["loss"] = torch.where(has_target, loss, torch.zeros_like(loss))
+    loss, targets = output["loss"], targets_of(inputs)
+    if targets is not None:
+        has_target = (targets != IGNORED).any().to(loss.device)
+        output["loss"] = torch.where(has_target, loss, torch.zeros_like(loss))
+    elif "start_logits" in output:
+        output["loss"] = _span_loss(output, inputs)
     return output
+
+
+def _span_loss(output: Any, inputs: dict[str, Any]) -> Tensor:
+    """Mean of the losses of an answer's start and end; one that lies outside of this segment everywhere is zero."""
+    losses = []
+    for positions_name, logits_name in SPAN:
+        logits = output[logits_name]
+        positions = inputs[positions_name].reshape(-1).to(logits.device).clamp(0, logits.shape[1])
+        loss = F.cross_entropy(logits, positions, ignore_index=logits.shape[1])
+        losses.append(torch.where((positions < logits.shape[1]).any(), loss, torch.zeros_like(loss)))
+    return torch.stack(losses).mean()

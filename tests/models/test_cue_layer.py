@@ -17,6 +17,8 @@ from families import (
     tiny_segments,
 )
 
+from hf_memoria.models import engram_step
+
 
 @pytest.mark.parametrize("family", CAUSAL)
 def test_a_causal_backbone_takes_no_cue_of_the_same_segment(family):
@@ -100,3 +102,13 @@ def test_the_cue_of_the_state_is_still_the_final_hidden_states_and_is_not_read(f
     blank = replace(output.memory, cue=torch.zeros_like(output.memory.cue))
     one, other = (model(**segments[5], memory=memory) for memory in (output.memory, blank))
     assert torch.equal(answer(one), answer(other))
+
+
+def test_engrams_are_called_up_once_a_forward_whatever_is_recomputed(monkeypatch):
+    calls = []
+    remind = engram_step.remind
+    monkeypatch.setattr(engram_step, "remind", lambda *args, **kwargs: calls.append(1) or remind(*args, **kwargs))
+    model, segments = tiny_model("Bert", "Model", memory={"cue_layer": 0}).train(), tiny_segments("Bert", steps=3)
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    sum(loss_of(output) for output in read_all(model, segments)).backward()
+    assert len(calls) == 3

@@ -240,6 +240,32 @@ def test_autocast_keeps_engrams_in_the_dtype_of_the_weights(family, cue_layer):
     assert torch.isfinite(model.abstractor.key.weight.grad).all()
 
 
+TOKEN_HEADS = ("ForCausalLM", "ForMaskedLM", "ForTokenClassification")
+
+
+@pytest.mark.parametrize(("family", "head"), [case for case in CASES if case[1] in TOKEN_HEADS])
+def test_a_batch_without_a_target_has_loss_zero_and_no_gradient(family, head):
+    model, (inputs,) = tiny_model(family, head, memory={}).train(), tiny_segments(family, steps=1)
+    loss = model(**inputs, labels=torch.full((2, 9), -100)).loss
+    loss.backward()
+    assert loss.item() == 0.0
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if "ForQuestionAnswering" in FAMILIES[family]])
+@pytest.mark.parametrize(("start", "end"), [([2, 3], [4, 5]), ([9, 3], [9, 9]), ([9, 99], [9, 99]), ([9, 9], [1, 9])])
+def test_an_answer_outside_of_the_segment_is_not_scored(family, start, end):
+    model, (inputs,) = tiny_model(family, "ForQuestionAnswering", memory={}).train(), tiny_segments(family, steps=1)
+    output = model(**inputs, start_positions=torch.tensor(start), end_positions=torch.tensor(end))
+    output.loss.backward()
+    expected = 0.0
+    for logits, positions in ((output.start_logits, start), (output.end_logits, end)):
+        scored = [-logits[i].log_softmax(-1)[at] for i, at in enumerate(positions) if at < 9]
+        expected += sum(scored) / max(len(scored), 1) / 2
+    torch.testing.assert_close(output.loss, torch.as_tensor(expected))
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
+
+
 # Wrong inputs
 
 

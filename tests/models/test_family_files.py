@@ -82,6 +82,7 @@ def test_a_plain_checkpoint_loads_with_only_the_memory_new(family, head, tmp_pat
     assert not info["mismatched_keys"]
     (inputs,) = tiny_segments(family, steps=1)
     assert torch.equal(answer(model.eval()(**inputs)), answer(plain(**inputs)))
+    assert model.config.model_type == f"memoria-{plain.config.model_type}"
     assert all(torch.isfinite(p).all() for p in model.parameters())
 
 

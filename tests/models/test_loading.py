@@ -1,69 +1,10 @@
 """Weights from plain checkpoints, from models in hand, to files and back."""
 
-import logging
-
 import pytest
 import torch
 import transformers
 
 import hf_memoria
-
-STOCK = {
-    "Model": (transformers.GPT2Model, transformers.AutoModel),
-    "ForCausalLM": (transformers.GPT2LMHeadModel, transformers.AutoModelForCausalLM),
-    "ForSequenceClassification": (
-        transformers.GPT2ForSequenceClassification,
-        transformers.AutoModelForSequenceClassification,
-    ),
-    "ForTokenClassification": (transformers.GPT2ForTokenClassification, transformers.AutoModelForTokenClassification),
-    "ForQuestionAnswering": (transformers.GPT2ForQuestionAnswering, transformers.AutoModelForQuestionAnswering),
-}
-
-
-def memoria_class(head):
-    return getattr(hf_memoria, f"MemoriaGPT2{head}")
-
-
-def is_own(name):
-    return "memory" in name or "abstractor" in name
-
-
-@pytest.mark.parametrize("head", STOCK)
-def test_a_plain_checkpoint_loads_with_only_the_memory_new(head, plain_config, memory_settings, tmp_path, segments):
-    torch.manual_seed(1)
-    plain = STOCK[head][0](plain_config()).eval()
-    plain.save_pretrained(tmp_path)
-    model, info = memoria_class(head).from_pretrained(tmp_path, memory=memory_settings(), output_loading_info=True)
-    assert info["missing_keys"]
-    assert all(is_own(name) for name in info["missing_keys"])
-    assert not info["unexpected_keys"]
-    assert not info["mismatched_keys"]
-    ids = segments(steps=1)[0]
-    assert torch.equal(model.eval()(ids)[0], plain(ids)[0])
-    assert model.config.model_type == "memoria-gpt2"
-    assert all(torch.isfinite(p).all() for p in model.parameters())
-
-
-@pytest.mark.parametrize("head", [head for head in STOCK if head != "Model"])
-def test_a_base_checkpoint_loads_into_a_head(head, plain_config, memory_settings, tmp_path):
-    base = transformers.GPT2Model(plain_config())
-    base.save_pretrained(tmp_path)
-    model, info = memoria_class(head).from_pretrained(tmp_path, memory=memory_settings(), output_loading_info=True)
-    assert all(is_own(name) or name.startswith(("score", "classifier", "qa_")) for name in info["missing_keys"])
-    assert not info["unexpected_keys"]
-    loaded = model.transformer.state_dict()
-    assert all(torch.equal(loaded[name], value) for name, value in base.state_dict().items())
-
-
-def test_a_plain_checkpoint_is_loaded_without_a_word_about_its_type(plain_config, tmp_path, caplog):
-    transformers.GPT2LMHeadModel(plain_config()).save_pretrained(tmp_path)
-    logger = logging.getLogger("transformers")
-    logger.addHandler(caplog.handler)
-    try:
-        hf_memoria.MemoriaGPT2ForCausalLM.from_pretrained(tmp_path)
-    finally:
-        logger.removeHandler(caplog.handler)
-    assert caplog.text == ""
 
 
 def test_a_checkpoint_of_another_family_is_refused(tmp_path):
@@ -78,40 +19,10 @@ def test_settings_that_do_not_fit_are_refused_while_loading(plain_config, tmp_pa
         hf_memoria.MemoriaGPT2ForCausalLM.from_pretrained(tmp_path, memory=hf_memoria.EngramMemoryConfig(cue_layer=1))
 
 
-@pytest.mark.parametrize("head", STOCK)
-def test_saved_and_loaded_by_the_auto_class_it_is_the_same(head, build, read, same_state, segments, tmp_path):
-    model = build(head, memory={"gate": "tanh"})
-    with torch.no_grad():
-        for block in model.base_model.h:
-            block.memory.gate.fill_(0.7)
-    model.save_pretrained(tmp_path)
-    loaded, info = STOCK[head][1].from_pretrained(tmp_path, output_loading_info=True)
-    assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
-    assert type(loaded) is type(model)
-    expected, got = read(model, segments(steps=5)), read(loaded.eval(), segments(steps=5))
-    assert torch.equal(expected[-1][0], got[-1][0])
-    assert same_state(expected[-1].memory, got[-1].memory)
-
-
 def test_a_new_gate_is_closed_after_loading(plain_config, memory_settings, tmp_path):
     transformers.GPT2LMHeadModel(plain_config()).save_pretrained(tmp_path)
     model = hf_memoria.MemoriaGPT2ForCausalLM.from_pretrained(tmp_path, memory=memory_settings(gate="tanh"))
     assert all(block.memory.gate.item() == 0.0 for block in model.transformer.h)
-
-
-@pytest.mark.parametrize("head", STOCK)
-def test_wrap_gives_the_same_weights_and_leaves_the_model_alone(head, plain_config, memory_settings, segments):
-    plain = STOCK[head][0](plain_config()).eval()
-    before = {name: value.clone() for name, value in plain.state_dict().items()}
-    wrapped = hf_memoria.wrap(plain, memory=memory_settings())
-    ids = segments(steps=1)[0]
-    assert type(wrapped) is memoria_class(head)
-    assert torch.equal(wrapped(ids)[0], plain(ids)[0])
-    with torch.no_grad():
-        for parameter in wrapped.parameters():
-            parameter.zero_()
-    assert all(torch.equal(value, before[name]) for name, value in plain.state_dict().items())
 
 
 def test_wrap_keeps_dtype_mode_attention_and_generation_settings(plain_config, memory_settings):
