@@ -1,6 +1,21 @@
-"""Layers: the abstractor and the attention that reads memory. They take flat arguments and depend on torch alone."""
+"""Layers: the abstractor and the attention that reads memory; forgetting functions and attention with them.
+
+They take flat arguments and depend on torch alone.
+"""
 
 from hf_memoria.modules.abstractor import Abstractor
+from hf_memoria.modules.forgetting import PFU, ForgettingFunction, ForgettingReLU
+from hf_memoria.modules.lwpf import lwpf_attention
+from hf_memoria.modules.lwpf_naive import lwpf_attention_naive
 from hf_memoria.modules.memory_attention import MemoryAttention, MemoryReader
 
-__all__ = ["Abstractor", "MemoryAttention", "MemoryReader"]
+__all__ = [
+    "PFU",
+    "Abstractor",
+    "ForgettingFunction",
+    "ForgettingReLU",
+    "MemoryAttention",
+    "MemoryReader",
+    "lwpf_attention",
+    "lwpf_attention_naive",
+]
