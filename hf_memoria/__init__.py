@@ -7,6 +7,7 @@ from hf_memoria.backbones import BackboneSpec
 from hf_memoria.memory import EngramState
 from hf_memoria.models import (
     EngramMemoryConfig,
+    LwpfAttentionConfig,
     MemoriaCache,
     convert_reference_checkpoint,
     load_memory,
@@ -62,6 +63,7 @@ __all__ = [
     "BackboneSpec",
     "EngramMemoryConfig",
     "EngramState",
+    "LwpfAttentionConfig",
     "MemoriaBertConfig",
     "MemoriaBertForCausalLM",
     "MemoriaBertForMaskedLM",

@@ -4,6 +4,7 @@ They take flat arguments and depend on torch alone.
 """
 
 from hf_memoria.modules.abstractor import Abstractor
+from hf_memoria.modules.attention_unit import AttentionUnit, LwpfUnit
 from hf_memoria.modules.forgetting import PFU, ForgettingFunction, ForgettingReLU
 from hf_memoria.modules.lwpf import lwpf_attention
 from hf_memoria.modules.lwpf_naive import lwpf_attention_naive
@@ -12,8 +13,10 @@ from hf_memoria.modules.memory_attention import MemoryAttention, MemoryReader
 __all__ = [
     "PFU",
     "Abstractor",
+    "AttentionUnit",
     "ForgettingFunction",
     "ForgettingReLU",
+    "LwpfUnit",
     "MemoryAttention",
     "MemoryReader",
     "lwpf_attention",
