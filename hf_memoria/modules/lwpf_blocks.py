@@ -26,8 +26,6 @@ from hf_memoria.modules.lwpf_tiles import Block, Dropping, Forbidden, Masks, Rul
 UNIT = 1 / math.log(2)
 """Scores times this are exponents of 2."""
 
-CONTIGUOUS = torch.contiguous_format
-
 SAFE_EXPONENT = 90.0
 """2 to this, summed over more keys than any memory holds, is finite in float32."""
 
@@ -116,7 +114,8 @@ def attend(inputs: Inputs) -> Attended:
             total = _weigh_bounded(scores, forbidden)
         else:
             total = _weigh(scores, forbidden, _level(rule, kept, block), bounded, kept.shift[block.at])
-        inverse = torch.where(total > 0, 1 / total, 0.0)
+        # A row without an allowed key has no sum to divide by, and gives zeros.
+        inverse = total.reciprocal_().nan_to_num_(nan=math.nan, posinf=0.0)
         kept.inverse[block.at] = inverse
         dropping.drop(scores)
         kept.output[block.at] = torch.bmm(scores, value[block.seen]).mul_(inverse)
@@ -131,11 +130,8 @@ def attend_backward(grad: Tensor, inputs: Inputs, attended: Attended) -> tuple[T
     spaces = Workspace(query), Workspace(query)
     for part in blocks_of_scores(query, key, rule.causal):
         heads = part[0].batch, part[0].heads
-        # Sums over rows grow in cache, in one piece.
-        sums = (
-            torch.zeros_like(key[heads], memory_format=CONTIGUOUS),
-            torch.zeros_like(value[heads], memory_format=CONTIGUOUS),
-        )
+        # Sums over rows grow in cache, in one piece; the first block writes all of them.
+        sums = [states.new_empty(states[heads].shape) for states in (key, value)]
         for block in part:
             weights = _weights_again(inputs, attended, block, masks, shifted, spaces[0])
             of_output = grad[block.at] * attended.inverse[block.at]
@@ -144,12 +140,20 @@ def attend_backward(grad: Tensor, inputs: Inputs, attended: Attended) -> tuple[T
             torch.bmm(of_output, value[block.seen].transpose(1, 2), out=grads)
             dropped = weights.clone() if rule.dropout else weights
             dropping.drop(grads, dropped)
-            sums[1][:, : block.keys].baddbmm_(dropped.transpose(1, 2), of_output)
+            _add_product(sums[1][:, : block.keys], dropped, of_output, new=block is part[0])
             grads.sub_(delta).mul_(weights)
             of_query[block.at] = torch.bmm(grads, key[block.seen]).mul_(rule.scaling)
-            sums[0][:, : block.keys].baddbmm_(grads.transpose(1, 2), query[block.at], alpha=rule.scaling)
-        of_key[heads], of_value[heads] = sums
+            _add_product(sums[0][:, : block.keys], grads, query[block.at], new=block is part[0])
+        of_key[heads], of_value[heads] = sums[0].mul_(rule.scaling), sums[1]
     return of_query, of_key, of_value
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor, new: bool) -> None:
+    """Add left^T right to `total`, in place, or write it there."""
+    if new:
+        torch.bmm(left.transpose(1, 2), right, out=total)
+    else:
+        total.baddbmm_(left.transpose(1, 2), right)
 
 
 def _weights_again(

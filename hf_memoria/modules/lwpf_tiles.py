@@ -14,8 +14,8 @@ from torch.nn import functional as F
 BLOCK_ELEMENTS = {"cpu": 2**17, "other": 2**25}
 """Scores of a block: on a CPU half a MiB of float32, which leaves room in the second-level cache."""
 
-LEAST_ROWS = 32
-"""A product of fewer rows than this wastes the processor."""
+LEAST_ROWS = 128
+"""With fewer rows a block does too little with the keys that it loads."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Block:
 def blocks_of_scores(query: Tensor, key: Tensor, causal: bool) -> Iterator[list[Block]]:
     """Cut the scores of `[B, H, Q, d]` and `[B, H, K, d]` into blocks of whole rows of about `BLOCK_ELEMENTS`.
 
-    Blocks come in lists, each of which covers all rows of its heads.
+    Blocks come in lists, each of which covers all rows of its heads; the last rows, which see all keys, come first.
     """
     size = BLOCK_ELEMENTS["cpu" if query.device.type == "cpu" else "other"]
     (batch, heads, queries, _), keys = query.shape, key.shape[2]
@@ -81,8 +81,8 @@ def blocks_of_scores(query: Tensor, key: Tensor, causal: bool) -> Iterator[list[
     together = max(1, size // max(rows * keys, 1))
     for row, head in itertools.product(range(batch), range(0, heads, together)):
         some = slice(head, min(head + together, heads))
-        parts = (slice(first, min(first + rows, queries)) for first in range(0, queries, rows))
-        yield [Block(row, some, part, part.stop if causal else keys) for part in parts]
+        parts = [slice(first, min(first + rows, queries)) for first in range(0, queries, rows)]
+        yield [Block(row, some, part, part.stop if causal else keys) for part in reversed(parts)]
 
 
 class Workspace:
