@@ -1,4 +1,5 @@
-"""Layers: the abstractor and the attention that reads memory; forgetting functions and attention with them.
+"""Layers: the abstractor and the attention that reads memory; forgetting functions, attention and
+pooling with them.
 
 They take flat arguments and depend on torch alone.
 """
@@ -9,13 +10,16 @@ from hf_memoria.modules.forgetting import PFU, ForgettingFunction, ForgettingReL
 from hf_memoria.modules.lwpf import lwpf_attention
 from hf_memoria.modules.lwpf_naive import lwpf_attention_naive
 from hf_memoria.modules.memory_attention import MemoryAttention, MemoryReader
+from hf_memoria.modules.pooling import AttentionPooling, HopfieldPooling
 
 __all__ = [
     "PFU",
     "Abstractor",
+    "AttentionPooling",
     "AttentionUnit",
     "ForgettingFunction",
     "ForgettingReLU",
+    "HopfieldPooling",
     "LwpfUnit",
     "MemoryAttention",
     "MemoryReader",

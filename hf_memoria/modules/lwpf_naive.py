@@ -42,13 +42,22 @@ def lwpf_attention_naive(
     if causal:
         below = causal_mask(query, key)
         allowed = below if allowed is None else allowed & below
-    kept = None
-    if forgetting is not None:
-        scores, kept = forgetting(scores, allowed)
-    weights = masked_row_softmax(scores if added is None else scores + added, allowed).to(query.dtype)
-    weights = F.dropout(weights, dropout) if dropout > 0 else weights
-    weights = weights if kept is None else weights * kept
+    weights = attention_weights(scores, forgetting, allowed, added, dropout).to(query.dtype)
     return weights @ value, weights
+
+
+def attention_weights(
+    scores: Tensor,
+    forgetting: ForgettingFunction | None = None,
+    allowed: Tensor | None = None,
+    added: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Return softmax(D(s) + `added`) * D'(s) of scores `[..., Q, K]` over the keys that bool `allowed` allows."""
+    D, kept = (scores, None) if forgetting is None else forgetting(scores, allowed)
+    weights = masked_row_softmax(D if added is None else D + added, allowed)
+    weights = F.dropout(weights, dropout) if dropout > 0 else weights
+    return weights if kept is None else weights * kept
 
 
 def masked_row_softmax(scores: Tensor, allowed: Tensor | None) -> Tensor:
