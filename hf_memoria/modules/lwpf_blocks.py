@@ -62,8 +62,8 @@ class Inputs:
 
     def scores(self, block: Block, out: Tensor) -> Tensor:
         """Write the scores of a block, in units of log 2."""
-        query = self.query[block.at] * (self.rule.scaling * UNIT)
-        return torch.bmm(query, self.key[block.seen].transpose(1, 2), out=out)
+        query, key = self.query[block.at], self.key[block.seen].transpose(1, 2)
+        return torch.baddbmm(out, query, key, beta=0, alpha=self.rule.scaling * UNIT, out=out)
 
     def are_bounded(self) -> bool:
         """Whether no exponential of a distance from threshold or bias can overflow, by Cauchy and Schwarz."""

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import platform
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -58,7 +57,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory_limit", type=float, default=4.0, help="GiB.")
     parser.add_argument("--output", type=Path, help="JSON file; the plot lies beside it.")
-    parser.add_argument("--peak_of", nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -93,15 +91,15 @@ def time_forms(shape: Shape, names: list[str], rounds: int) -> dict[str, dict[st
     }
 
 
-def peak_of(name: str, shape: Shape) -> float:
-    """Return the MiB that a forward and backward take above their inputs, in this process."""
+def peak_of(name: str, shape: Shape, result: Any) -> None:
+    """Send the MiB that a forward and backward take above their inputs, in this process."""
     FORMS[name](*inputs_of((1, 1, 32, 8, True))[0], True).sum().backward()
     states, grad = inputs_of(shape)
     before = _resident("VmRSS")
     # Linux: forget the peak of what came before.
     Path("/proc/self/clear_refs").write_text("5")
     torch.autograd.grad(FORMS[name](*states, shape[-1]), states, grad)
-    return (_resident("VmHWM") - before) / 1024
+    result.send(round((_resident("VmHWM") - before) / 1024, 1))
 
 
 def _resident(field: str) -> float:
@@ -110,9 +108,14 @@ def _resident(field: str) -> float:
 
 
 def peak_in_own_process(name: str, shape: Shape) -> float:
-    """Return `peak_of` of a fresh process."""
-    command = [sys.executable, __file__, "--peak_of", name, json.dumps(shape)]
-    return round(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]), 1)
+    """Return what `peak_of` sends from a process of its own."""
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=peak_of, args=(name, shape, there))
+    process.start()
+    peak: float = here.recv()
+    process.join()
+    return peak
 
 
 def forms_that_fit(shape: Shape, limit: float, names: Iterable[str] = FORMS) -> list[str]:
@@ -125,6 +128,8 @@ def forms_that_fit(shape: Shape, limit: float, names: Iterable[str] = FORMS) -> 
 def measure(shape: Shape, args: argparse.Namespace) -> dict[str, Any]:
     """Return times, their ratios to the reference, and peaks of every form that fits."""
     names = forms_that_fit(shape, args.memory_limit)
+    # Peaks first: a process inherits what its parent has allocated, and would use that.
+    peaks = {name: peak_in_own_process(name, shape) for name in tqdm(names, desc="Peak memory", leave=False)}
     times = time_forms(shape, names, max(2, args.rounds if shape[2] < 4096 else args.rounds // 3))
     reference = times[REFERENCE]
     return {
@@ -136,9 +141,9 @@ def measure(shape: Shape, args: argparse.Namespace) -> dict[str, Any]:
                 "forward_backward_ms": times[name]["both"],
                 "forward_ratio": round(times[name]["forward"] / reference["forward"], 3),
                 "forward_backward_ratio": round(times[name]["both"] / reference["both"], 3),
-                "peak_mib": peak_in_own_process(name, shape),
+                "peak_mib": peaks[name],
             }
-            for name in tqdm(names, desc="Peak memory", leave=False)
+            for name in names
         },
     }
 
@@ -168,10 +173,6 @@ def main() -> None:
     """Print the figures as JSON, and write them and the plot if asked to."""
     args = parse_arguments()
     torch.set_num_threads(1)
-    if args.peak_of:
-        batch, heads, length, size, causal = json.loads(args.peak_of[1])
-        print(peak_of(args.peak_of[0], (batch, heads, length, size, causal)))
-        return
     figures = {
         "machine": f"{platform.machine()}, 1 thread, float32, torch {torch.__version__}, nothing compiled",
         "shapes": {name: measure(SHAPES[name], args) for name in args.shapes},
