@@ -69,7 +69,9 @@ class AttendsByChoice:
             check_attention_fits(config, config.attention)
         super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         attention = self.config.attention
-        if attention is not None:
+        # Some heads build their base model by AutoModel, which knows our config: that one attends by choice already.
+        inner = self.base_model is not self and isinstance(self.base_model, AttendsByChoice)  # type: ignore[attr-defined]
+        if attention is not None and not inner:
             spec = self.config.backbone_spec
             install_attention(self.base_model, spec, attention.make_unit, attention.layers)  # type: ignore[attr-defined]
 
