@@ -8,6 +8,7 @@ from hf_memoria.memory import EngramState
 from hf_memoria.memory.native import use_native_kernels
 from hf_memoria.models import (
     EngramMemoryConfig,
+    LwpfAttentionConfig,
     MemoriaCache,
     convert_reference_checkpoint,
     load_memory,
@@ -63,6 +64,7 @@ __all__ = [
     "BackboneSpec",
     "EngramMemoryConfig",
     "EngramState",
+    "LwpfAttentionConfig",
     "MemoriaBertConfig",
     "MemoriaBertForCausalLM",
     "MemoriaBertForMaskedLM",

@@ -12,6 +12,7 @@ PUBLIC = {
     "BackboneSpec",
     "EngramMemoryConfig",
     "EngramState",
+    "LwpfAttentionConfig",
     "MemoriaBertConfig",
     "MemoriaBertForCausalLM",
     "MemoriaBertForMaskedLM",
@@ -91,6 +92,15 @@ def test_signatures_that_others_build_on():
         "segment_length": None,
         "cofire_graph": "auto",
     }
+    assert hf_memoria.LwpfAttentionConfig().to_dict() == {
+        "kind": "lwpf",
+        "forgetting": "relu",
+        "mu": "median",
+        "bias": "mu",
+        "sigma": 0.0,
+        "layers": None,
+    }
+    assert list(inspect.signature(hf_memoria.wrap).parameters) == ["model", "memory", "attention"]
     parameters = inspect.signature(hf_memoria.segment_documents).parameters
     assert list(parameters) == ["dataset", "tokenizer", "segment_length", "lanes"]
     assert parameters["lanes"].kind is inspect.Parameter.KEYWORD_ONLY

@@ -1,7 +1,18 @@
-"""Where memory goes in a backbone, and how it is put there."""
+"""Where memory and another attention go in a backbone, and how they are put there."""
 
+from hf_memoria.backbones.attention import install_attention, refuse_backbone, register_attention
 from hf_memoria.backbones.install import READING, blocks_of, install_engram_memory
 from hf_memoria.backbones.reading import Reading
 from hf_memoria.backbones.spec import SPECS, BackboneSpec
 
-__all__ = ["READING", "SPECS", "BackboneSpec", "Reading", "blocks_of", "install_engram_memory"]
+__all__ = [
+    "READING",
+    "SPECS",
+    "BackboneSpec",
+    "Reading",
+    "blocks_of",
+    "install_attention",
+    "install_engram_memory",
+    "refuse_backbone",
+    "register_attention",
+]

@@ -1,6 +1,7 @@
 """Models with memory: configs, the mixin, and thin families over the stock classes of Transformers."""
 
 from hf_memoria.models import bert, gpt2, llama, roberta, vit
+from hf_memoria.models.attention_config import LwpfAttentionConfig
 from hf_memoria.models.cache import MemoriaCache
 from hf_memoria.models.convert import convert_reference_checkpoint
 from hf_memoria.models.families import register_family
@@ -11,6 +12,7 @@ from hf_memoria.models.wrap import wrap
 
 __all__ = [
     "EngramMemoryConfig",
+    "LwpfAttentionConfig",
     "MemoriaCache",
     "MemoriaMixin",
     "bert",

@@ -12,14 +12,15 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from hf_memoria.backbones import SPECS, BackboneSpec
+from hf_memoria.models.attention_choice import AttentionChoice, check_attention_fits
 from hf_memoria.models.memory_config import EngramMemoryConfig, memory_config_from
 
 ConfigT = TypeVar("ConfigT")
 
 
 @dataclass(kw_only=True, repr=False)
-class MemoriaConfigMixin:
-    """A backbone's config with a `memory`; list it before the stock config class.
+class MemoriaConfigMixin(AttentionChoice):
+    """A backbone's config with a `memory` and an `attention`; list it before the stock config class.
 
     Attributes:
         backbone_type: `model_type` of the backbone, whose plain checkpoints load as well.
@@ -58,10 +59,12 @@ class MemoriaConfigMixin:
         super().__post_init__(**kwargs)  # type: ignore[misc]
         if self.memory is not None:
             check_memory_fits(self, self.memory)
+        if self.attention is not None:
+            check_attention_fits(self, self.attention)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON, the memory's fields among it."""
-        output = super().to_dict()  # type: ignore[misc]
+        output = super().to_dict()
         output["memory"] = None if self.memory is None else self.memory.to_dict()
         return output
 

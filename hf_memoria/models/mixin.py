@@ -13,6 +13,7 @@ from transformers.utils import ModelOutput
 
 from hf_memoria.backbones import READING, blocks_of, install_engram_memory
 from hf_memoria.memory import EngramState
+from hf_memoria.models.attention_choice import AttendsByChoice
 from hf_memoria.models.cache import MemoriaCache
 from hf_memoria.models.config import check_memory_fits
 from hf_memoria.models.engram_step import end_segment, prepare_reading, starting_state
@@ -23,7 +24,7 @@ from hf_memoria.models.segments import read_in_segments
 OWN_ARGUMENTS = ("memory", "reset_memory")
 
 
-class MemoriaMixin:
+class MemoriaMixin(AttendsByChoice):
     """A stock model whose blocks read a memory; list it before the stock class.
 
     `forward` takes two arguments more, `memory` (the state after the previous segment, or None for new lanes) and
@@ -46,7 +47,7 @@ class MemoriaMixin:
         cls.forward = _with_own_signature(cls.forward, stock, causal_lm="ForCausalLM" in cls.__name__)  # type: ignore[method-assign]
 
     def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
-        super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
+        super().__init__(config, *args, **kwargs)
         # Some heads build their base model by AutoModel, which knows our config: that one has its memory already.
         inner = self.base_model is not self and isinstance(self.base_model, MemoriaMixin)  # type: ignore[attr-defined]
         if self.config.memory is not None and not inner:

@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from hf_memoria.models.attention_config import ATTENTION_KINDS, AttentionConfig
 from hf_memoria.models.families import MEMORIA_CLASSES
 from hf_memoria.models.memory_config import MemoryConfig
 from hf_memoria.models.mixin import MemoriaMixin
@@ -19,22 +20,30 @@ def is_memory_parameter(name: str) -> bool:
     return any(word in name for word in OWN_NAMES)
 
 
-def wrap(model: PreTrainedModel, memory: MemoryConfig | dict[str, Any] | None = None) -> PreTrainedModel:
-    """Return a copy of a model with a memory: the same weights, and new ones for the memory.
+def wrap(
+    model: PreTrainedModel,
+    memory: MemoryConfig | dict[str, Any] | None = None,
+    attention: AttentionConfig | dict[str, Any] | None = None,
+) -> PreTrainedModel:
+    """Return a copy of a model with a memory, another attention or both: the same weights, new ones for the memory.
 
-    A model that has a memory already keeps its weights as far as they fit the new settings; `memory=None` takes the
-    memory away.
+    What the model had of either is replaced. A memory that it has already keeps its weights as far as they fit the new
+    settings; `memory=None` takes the memory away, `attention=None` gives the backbone's own attention back.
 
     Args:
         model: a stock model of a known family, or one of this package; it stays as it is.
-        memory: the memory's settings, or None for the backbone as it is.
+        memory: the memory's settings, or None for none.
+        attention: the attention's settings, or None for the backbone's.
 
     Raises:
         TypeError: if the model is of no known class.
+        ValueError: if it cannot have another attention.
     """
     cls = _memoria_class(model)
-    config = cls.config_class(**cls.config_class.adopt(model.config.to_dict()) | {"memory": memory})
-    config._attn_implementation = model.config._attn_implementation
+    chosen = {"memory": memory, "attention": attention}
+    config = cls.config_class(**cls.config_class.adopt(model.config.to_dict()) | chosen)
+    if attention is None and model.config._attn_implementation not in ATTENTION_KINDS:
+        config._attn_implementation = model.config._attn_implementation
     wrapped = cls(config).to(device=model.device, dtype=model.dtype)
     _copy_weights(model, wrapped)
     if getattr(model, "generation_config", None) is not None:

@@ -1,6 +1,28 @@
-"""Layers: the abstractor and the attention that reads memory. They take flat arguments and depend on torch alone."""
+"""Layers: the abstractor and the attention that reads memory; forgetting functions, attention and
+pooling with them.
+
+They take flat arguments and depend on torch alone.
+"""
 
 from hf_memoria.modules.abstractor import Abstractor
+from hf_memoria.modules.attention_unit import AttentionUnit, LwpfUnit
+from hf_memoria.modules.forgetting import PFU, ForgettingFunction, ForgettingReLU
+from hf_memoria.modules.lwpf import lwpf_attention
+from hf_memoria.modules.lwpf_naive import lwpf_attention_naive
 from hf_memoria.modules.memory_attention import MemoryAttention, MemoryReader
+from hf_memoria.modules.pooling import AttentionPooling, HopfieldPooling
 
-__all__ = ["Abstractor", "MemoryAttention", "MemoryReader"]
+__all__ = [
+    "PFU",
+    "Abstractor",
+    "AttentionPooling",
+    "AttentionUnit",
+    "ForgettingFunction",
+    "ForgettingReLU",
+    "HopfieldPooling",
+    "LwpfUnit",
+    "MemoryAttention",
+    "MemoryReader",
+    "lwpf_attention",
+    "lwpf_attention_naive",
+]

@@ -1,0 +1,44 @@
+"""What a block's attention is replaced by: one call, whatever the mathematics."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from hf_memoria.modules.forgetting import ForgettingFunction
+from hf_memoria.modules.lwpf import lwpf_attention
+from hf_memoria.modules.lwpf_naive import lwpf_attention_naive
+
+
+@runtime_checkable
+class AttentionUnit(Protocol):
+    """Attention from `query` `[B, H, Q, d]` to `key` and `value` `[B, G, K, d]`; any module with this call is one.
+
+    Keyword arguments are `mask`, `causal`, `scaling` and `dropout` as in `lwpf_attention_naive`, and `with_weights`.
+    It returns the result `[B, H, Q, d]` and, if asked for, the weights `[B, H, Q, K]`, else None.
+    """
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, *, with_weights: bool = False, **options: Any
+    ) -> tuple[Tensor, Tensor | None]: ...
+
+
+class LwpfUnit(nn.Module):
+    """Attention with partial forgetting.
+
+    Args:
+        forgetting: gives D and D'.
+    """
+
+    def __init__(self, forgetting: ForgettingFunction) -> None:
+        super().__init__()
+        self.forgetting = forgetting
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, *, with_weights: bool = False, **options: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend; weights are made only if they are asked for."""
+        if with_weights:
+            return lwpf_attention_naive(query, key, value, self.forgetting, **options)
+        return lwpf_attention(query, key, value, self.forgetting, **options), None

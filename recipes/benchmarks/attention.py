@@ -1,0 +1,189 @@
+"""What forgetting costs: attention with partial forgetting against ordinary attention, in time and memory.
+
+    python recipes/benchmarks/attention.py                                   # both shapes, and lengths up to 16,384
+    python recipes/benchmarks/attention.py --rounds 2 --lengths 64 128 --shapes vit   # a short one
+
+Forms of one shape live in one process and take turns, one thread, float32; medians of the thread's CPU time. What
+scaled_dot_product_attention takes is 1. Peak memory is that of a process of its own for each form, above its inputs:
+the outputs and gradients are in it. Where the eager form would need more than `--memory_limit` GiB it is left out.
+Nothing is compiled: all forms are as a user gets them by calling them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from hf_memoria.modules import PFU, ForgettingReLU, lwpf_attention, lwpf_attention_naive
+
+SHAPES = {"vit": (8, 12, 197, 64, False), "gpt2": (4, 12, 1024, 64, True)}
+"""Batch, heads, length, size of a head, causal: ViT-Base, and GPT-2 small."""
+
+Form = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
+
+FORMS: dict[str, Form] = {
+    "scaled_dot_product_attention": lambda q, k, v, c: F.scaled_dot_product_attention(q, k, v, is_causal=c),
+    "softmax, eager": lambda q, k, v, c: lwpf_attention_naive(q, k, v, None, causal=c)[0],
+    "LwPF ReLU, eager": lambda q, k, v, c: lwpf_attention_naive(q, k, v, ForgettingReLU(), causal=c)[0],
+    "LwPF ReLU": lambda q, k, v, c: lwpf_attention(q, k, v, ForgettingReLU(), causal=c),
+    "LwPF PFU median, eager": lambda q, k, v, c: lwpf_attention_naive(q, k, v, PFU(), causal=c)[0],
+    "LwPF PFU median": lambda q, k, v, c: lwpf_attention(q, k, v, PFU(), causal=c),
+}
+REFERENCE = "scaled_dot_product_attention"
+MATRICES_OF_EAGER = 9
+"""Matrices of scores that the eager forms were seen to hold at their peak."""
+
+Shape = tuple[int, int, int, int, bool]
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the settings."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="*", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--lengths", nargs="*", type=int, default=[2**n for n in range(7, 15)])
+    parser.add_argument("--heads", type=int, default=2, help="Of the runs over lengths, of one row, causal.")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--memory_limit", type=float, default=4.0, help="GiB.")
+    parser.add_argument("--output", type=Path, help="JSON file; the plot lies beside it.")
+    return parser.parse_args()
+
+
+def inputs_of(shape: Shape) -> tuple[list[Tensor], Tensor]:
+    """Return query, key and value as a model gives them, heads inside, and a gradient of the output."""
+    batch, heads, length, size, _ = shape
+    states = [torch.randn(batch, length, heads, size).transpose(1, 2).requires_grad_() for _ in range(3)]
+    return states, torch.randn(batch, heads, length, size)
+
+
+def time_forms(shape: Shape, names: list[str], rounds: int) -> dict[str, dict[str, float]]:
+    """Return, for each form, median milliseconds of the forward and of forward and backward."""
+    torch.manual_seed(0)
+    states, grad = inputs_of(shape)
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    for turn in tqdm(range(rounds + 1), desc=str(shape), leave=False):
+        for name in names:
+            started = time.thread_time()
+            output = FORMS[name](*states, shape[-1])
+            forward = time.thread_time()
+            torch.autograd.grad(output, states, grad)
+            # The first turn warms up.
+            if turn:
+                taken[name].append((forward - started, time.thread_time() - started))
+            del output
+    return {
+        name: {
+            key: round(1000 * statistics.median(run[i] for run in runs), 2)
+            for i, key in enumerate(("forward", "both"))
+        }
+        for name, runs in taken.items()
+    }
+
+
+def peak_of(name: str, shape: Shape, result: Any) -> None:
+    """Send the MiB that a forward and backward take above their inputs, in this process."""
+    FORMS[name](*inputs_of((1, 1, 32, 8, True))[0], True).sum().backward()
+    states, grad = inputs_of(shape)
+    before = _resident("VmRSS")
+    # Linux: forget the peak of what came before.
+    Path("/proc/self/clear_refs").write_text("5")
+    torch.autograd.grad(FORMS[name](*states, shape[-1]), states, grad)
+    result.send(round((_resident("VmHWM") - before) / 1024, 1))
+
+
+def _resident(field: str) -> float:
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return float(next(line for line in lines if line.startswith(field)).split()[1])
+
+
+def peak_in_own_process(name: str, shape: Shape) -> float:
+    """Return what `peak_of` sends from a process of its own."""
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=peak_of, args=(name, shape, there))
+    process.start()
+    peak: float = here.recv()
+    process.join()
+    return peak
+
+
+def forms_that_fit(shape: Shape, limit: float, names: Iterable[str] = FORMS) -> list[str]:
+    """Leave out the eager forms where their matrices of scores would take more than `limit` GiB."""
+    batch, heads, length, *_ = shape
+    needed = MATRICES_OF_EAGER * 4 * batch * heads * length**2 / 2**30
+    return [name for name in names if "eager" not in name or needed <= limit]
+
+
+def measure(shape: Shape, args: argparse.Namespace) -> dict[str, Any]:
+    """Return times, their ratios to the reference, and peaks of every form that fits."""
+    names = forms_that_fit(shape, args.memory_limit)
+    # Peaks first: a process inherits what its parent has allocated, and would use that.
+    peaks = {name: peak_in_own_process(name, shape) for name in tqdm(names, desc="Peak memory", leave=False)}
+    times = time_forms(shape, names, max(2, args.rounds if shape[2] < 4096 else args.rounds // 3))
+    reference = times[REFERENCE]
+    return {
+        "shape": dict(zip(("batch", "heads", "length", "size", "causal"), shape, strict=True)),
+        "left_out": [name for name in FORMS if name not in names],
+        "forms": {
+            name: {
+                "forward_ms": times[name]["forward"],
+                "forward_backward_ms": times[name]["both"],
+                "forward_ratio": round(times[name]["forward"] / reference["forward"], 3),
+                "forward_backward_ratio": round(times[name]["both"] / reference["both"], 3),
+                "peak_mib": peaks[name],
+            }
+            for name in names
+        },
+    }
+
+
+def plot(runs: list[dict[str, Any]], path: Path) -> None:
+    """Draw time and peak memory over the length."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
+    panels = (("forward_backward_ms", "forward and backward (ms)"), ("peak_mib", "peak memory above inputs (MiB)"))
+    for axis, (key, label) in zip(axes, panels, strict=True):
+        for name in FORMS:
+            points = [(run["shape"]["length"], run["forms"][name][key]) for run in runs if name in run["forms"]]
+            style = {"linestyle": "--"} if "eager" in name else {}
+            axis.plot(*zip(*points, strict=True), marker="o", label=name, **style)
+        axis.set(xscale="log", yscale="log", xlabel="queries and keys", ylabel=label)
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Print the figures as JSON, and write them and the plot if asked to."""
+    args = parse_arguments()
+    torch.set_num_threads(1)
+    figures = {
+        "machine": f"{platform.machine()}, 1 thread, float32, torch {torch.__version__}, nothing compiled",
+        "shapes": {name: measure(SHAPES[name], args) for name in args.shapes},
+        "lengths": [measure((1, args.heads, length, 64, True), args) for length in args.lengths],
+    }
+    print(json.dumps(figures, indent=2))
+    if args.output is not None:
+        args.output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        if figures["lengths"]:
+            plot(figures["lengths"], args.output.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

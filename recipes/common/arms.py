@@ -1,0 +1,89 @@
+"""Several arms, several seeds: run them, and say how they differ."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from .report import versions, write_json
+from .statistics import Estimate, mean_and_spread
+
+Run = dict[str, Any]
+"""What a run of one arm and seed gives: its measures by name, and its `curves`, lists of (x, y) by name."""
+
+
+def parse_seeds(seeds: list[str]) -> list[int]:
+    """Read one or more seeds, as 0,1,2."""
+    return [int(seed) for seed in ",".join(seeds).split(",")]
+
+
+def compare_arms(
+    arms: Mapping[str, str],
+    seeds: list[int],
+    run: Callable[[str, int], Run],
+    measures: Mapping[str, str],
+    curve: tuple[str, str, str],
+    output_dir: Path,
+    settings: Any,
+) -> dict[str, Any]:
+    """Run every arm with every seed; print a table, and leave results.json and results.png in a folder.
+
+    Args:
+        arms: what each is called in the table.
+        seeds: every arm gets the same ones.
+        run: makes one run.
+        measures: what each is called in the table.
+        curve: name of the curve to draw, and the labels of its axes.
+        output_dir: where the files go.
+        settings: a dataclass, written beside the results.
+    """
+    output_dir.mkdir(parents=True, exist_ok=True)
+    runs: dict[str, list[Run]] = {arm: [] for arm in arms}
+    for seed in seeds:
+        for arm in tqdm(arms, desc=f"Seed {seed}", unit="arm"):
+            runs[arm].append({"seed": seed, **run(arm, seed)})
+    summary = {
+        arm: {measure: asdict(mean_and_spread([one[measure] for one in done])) for measure in measures}
+        for arm, done in runs.items()
+    }
+    results = {"summary": summary, "runs": runs, "arguments": asdict(settings), "versions": versions()}
+    write_json(results, output_dir / "results.json")
+    plot_curves(arms, runs, curve, output_dir / "results.png")
+    print(f"\nMean over seeds {seeds} ± standard deviation of a seed\n{format_arms(arms, summary, measures)}")
+    print(f"Results and plot are in {output_dir}")
+    return results
+
+
+def format_arms(arms: Mapping[str, str], summary: Mapping[str, Any], measures: Mapping[str, str]) -> str:
+    """Return the table of arms and measures."""
+    rows = [("", *measures.values())]
+    rows += [(arms[arm], *(str(Estimate(**values[name])) for name in measures)) for arm, values in summary.items()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def plot_curves(
+    arms: Mapping[str, str], runs: Mapping[str, list[Run]], curve: tuple[str, str, str], path: Path
+) -> None:
+    """Draw each arm's curve: the mean over seeds, and the band from the least to the most."""
+    import matplotlib
+
+    matplotlib.use("Agg")  # no display needed
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    name, x_label, y_label = curve
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for arm, done in runs.items():
+        points = np.array([one["curves"][name] for one in done], dtype=float)
+        x, y = points[0, :, 0], points[:, :, 1]
+        axes.plot(x, y.mean(axis=0), label=arms[arm])
+        axes.fill_between(x, y.min(axis=0), y.max(axis=0), alpha=0.2)
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
