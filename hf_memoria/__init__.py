@@ -10,6 +10,7 @@ from hf_memoria.models import (
     MemoriaCache,
     convert_reference_checkpoint,
     load_memory,
+    memory_modules,
     register_family,
     save_memory,
     wrap,
@@ -54,7 +55,7 @@ from hf_memoria.models.vit import (
     MemoriaViTForMaskedImageModeling,
     MemoriaViTModel,
 )
-from hf_memoria.training import MemoriaCallback, MemoriaTrainerMixin, segment_documents
+from hf_memoria.training import MemoriaCallback, MemoriaTrainerMixin, segment_documents, segment_images
 
 __version__ = "0.1.0.dev0"
 
@@ -97,8 +98,10 @@ __all__ = [
     "MemoriaViTModel",
     "convert_reference_checkpoint",
     "load_memory",
+    "memory_modules",
     "register_family",
     "save_memory",
     "segment_documents",
+    "segment_images",
     "wrap",
 ]

@@ -47,9 +47,11 @@ PUBLIC = {
     "MemoriaViTModel",
     "convert_reference_checkpoint",
     "load_memory",
+    "memory_modules",
     "register_family",
     "save_memory",
     "segment_documents",
+    "segment_images",
     "wrap",
 }
 
