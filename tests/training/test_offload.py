@@ -3,8 +3,11 @@
 import pytest
 import torch
 from accelerate import cpu_offload, infer_auto_device_map
+from families import CAUSAL, answer, read_all, tiny_model, tiny_segments
 from transformers import AutoModelForCausalLM
 
+HEADS = [("GPT2", "ForCausalLM"), ("Llama", "ForCausalLM"), ("Bert", "ForMaskedLM"), ("Roberta", "ForMaskedLM")]
+HEADS += [("ViT", "ForImageClassification")]
 REST = {"transformer.wte": "cpu", "transformer.wpe": "cpu", "transformer.ln_f": "cpu", "lm_head": "cpu"}
 MAPS = {
     "all on disk": {"": "disk"},
@@ -63,3 +66,21 @@ def test_the_memory_of_a_block_goes_where_the_block_goes(model):
     )
     assert set(placed.values()) == {0, "cpu"}
     assert not [name for name in placed if ".h." in name and "memory" in name]
+
+
+@pytest.mark.parametrize(("family", "head"), HEADS)
+@pytest.mark.parametrize("cue", [{}, {"cue_layer": 0}], ids=["cue of the previous segment", "cue of the same segment"])
+def test_every_family_reads_from_disk(family, head, cue, tmp_path):
+    if cue and family in CAUSAL:
+        with pytest.raises(ValueError, match="cue_layer must be None"):
+            tiny_model(family, head, cue)
+        return
+    model = tiny_model(family, head, cue)
+    model.save_pretrained(tmp_path / "model")
+    folder = tmp_path / "offloaded"
+    loaded = type(model).from_pretrained(tmp_path / "model", device_map={"": "disk"}, offload_folder=folder)
+    assert all(parameter.is_meta for parameter in loaded.parameters())
+    segments = tiny_segments(family, steps=4)
+    with torch.no_grad():
+        for one, other in zip(read_all(loaded, segments), read_all(model, segments), strict=True):
+            assert torch.equal(answer(one), answer(other))

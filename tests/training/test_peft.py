@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import answer, memoria_class, read_all, tiny_model, tiny_segments
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, TrainerCallback
 
@@ -171,3 +172,36 @@ def test_a_model_without_memory_has_none_to_train(new_model):
         memory_modules(new_model(without_memory=True))
     with pytest.raises(TypeError, match="model must be a model of hf_memoria; got Linear"):
         memory_modules(torch.nn.Linear(2, 2))
+
+
+HEADS = {"GPT2": "ForCausalLM", "Llama": "ForCausalLM", "Bert": "ForMaskedLM", "Roberta": "ForTokenClassification"}
+HEADS |= {"ViT": "ForImageClassification"}
+
+
+@pytest.mark.parametrize(("family", "head"), HEADS.items())
+def test_every_family_trains_its_memory_in_full_and_comes_back(family, head, tmp_path):
+    tiny_model(family, head, {"gate": "tanh"}).save_pretrained(tmp_path / "base")
+    model = memoria_class(family, head).from_pretrained(tmp_path / "base")
+    lora = LoraConfig(target_modules="all-linear", modules_to_save=memory_modules(model))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")
+        adapted = get_peft_model(model, lora)
+    trained = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
+    assert not [name for name in trained if "lora_" in name and ("memory" in name or "abstractor" in name)]
+    assert len([name for name in trained if "modules_to_save" in name]) >= 9
+    torch.manual_seed(0)
+    for name, parameter in adapted.named_parameters():
+        if name in trained:
+            torch.nn.init.normal_(parameter, std=0.1)
+    segments = tiny_segments(family)
+    expected = [answer(output) for output in read_all(adapted.eval(), segments)]
+    adapted.save_pretrained(tmp_path / "adapter")
+    again = PeftModel.from_pretrained(
+        memoria_class(family, head).from_pretrained(tmp_path / "base"), tmp_path / "adapter"
+    )
+    for loaded in (again.eval(), again.merge_and_unload().eval()):
+        for output, known in zip(read_all(loaded, segments), expected, strict=True):
+            assert torch.allclose(answer(output), known, atol=1e-4)
+    assert not torch.allclose(
+        answer(read_all(tiny_model(family, head, {"gate": "tanh"}), segments)[-1]), expected[-1], atol=1e-2
+    )
