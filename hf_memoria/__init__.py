@@ -12,6 +12,7 @@ from hf_memoria.models import (
     MemoriaCache,
     convert_reference_checkpoint,
     load_memory,
+    memory_modules,
     register_family,
     save_memory,
     wrap,
@@ -56,7 +57,7 @@ from hf_memoria.models.vit import (
     MemoriaViTForMaskedImageModeling,
     MemoriaViTModel,
 )
-from hf_memoria.training import MemoriaCallback, MemoriaTrainerMixin, segment_documents
+from hf_memoria.training import MemoriaCallback, MemoriaTrainerMixin, segment_documents, segment_images
 
 __version__ = "0.1.0.dev0"
 
@@ -100,9 +101,11 @@ __all__ = [
     "MemoriaViTModel",
     "convert_reference_checkpoint",
     "load_memory",
+    "memory_modules",
     "register_family",
     "save_memory",
     "segment_documents",
+    "segment_images",
     "use_native_kernels",
     "wrap",
 ]

@@ -48,10 +48,12 @@ PUBLIC = {
     "MemoriaViTModel",
     "convert_reference_checkpoint",
     "load_memory",
+    "memory_modules",
     "register_family",
     "save_memory",
     "segment_documents",
     "use_native_kernels",
+    "segment_images",
     "wrap",
 }
 

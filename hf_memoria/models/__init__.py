@@ -1,6 +1,7 @@
 """Models with memory: configs, the mixin, and thin families over the stock classes of Transformers."""
 
 from hf_memoria.models import bert, gpt2, llama, roberta, vit
+from hf_memoria.models.adapters import memory_modules
 from hf_memoria.models.attention_config import LwpfAttentionConfig
 from hf_memoria.models.cache import MemoriaCache
 from hf_memoria.models.convert import convert_reference_checkpoint
@@ -20,6 +21,7 @@ __all__ = [
     "gpt2",
     "llama",
     "load_memory",
+    "memory_modules",
     "register_family",
     "roberta",
     "save_memory",

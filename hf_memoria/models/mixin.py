@@ -115,6 +115,16 @@ class MemoriaMixin(AttendsByChoice):
             state = end_segment(state, reading, self.config.memory, final)
         return with_memory(zero_without_targets(output, kwargs), state)
 
+    def save_pretrained(
+        self, save_directory: Any, *args: Any, save_original_format: bool = False, **kwargs: Any
+    ) -> None:
+        """As the stock method, with the weights' names of today.
+
+        Trainer resumes by the names that a model has: under the names of old checkpoints, which Transformers prefers
+        where there are any (ViT), it would resume without the weights of a single block.
+        """
+        super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)  # type: ignore[misc]
+
     def _main_input(self, kwargs: dict[str, Any]) -> Tensor:
         names = [name for name in (self.main_input_name, "inputs_embeds") if name in self._forward_names]  # type: ignore[attr-defined]
         found = [kwargs[name] for name in names if kwargs.get(name) is not None]

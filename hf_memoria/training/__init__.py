@@ -1,7 +1,16 @@
 """Training with memory under `transformers.Trainer`: lanes of segments, and a callback."""
 
 from hf_memoria.training.callback import MemoriaCallback
+from hf_memoria.training.images import ImageSegments, segment_images
 from hf_memoria.training.segments import segment_documents
+from hf_memoria.training.streams import SegmentStream
 from hf_memoria.training.trainer import MemoriaTrainerMixin
 
-__all__ = ["MemoriaCallback", "MemoriaTrainerMixin", "segment_documents"]
+__all__ = [
+    "ImageSegments",
+    "MemoriaCallback",
+    "MemoriaTrainerMixin",
+    "SegmentStream",
+    "segment_documents",
+    "segment_images",
+]

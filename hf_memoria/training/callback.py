@@ -13,7 +13,7 @@ from transformers.trainer_callback import ExportableState
 
 from hf_memoria.memory import EngramState
 from hf_memoria.training.checkpoints import load_lanes, save_lanes
-from hf_memoria.training.checks import check_dataset, check_training_arguments
+from hf_memoria.training.checks import check_dataset, check_resumable, check_trained, check_training_arguments
 from hf_memoria.training.evaluation_loss import EvaluationLoss
 from hf_memoria.training.lane_memory import LaneMemory
 from hf_memoria.training.statistics import MemoryStatistics
@@ -63,9 +63,12 @@ class MemoriaCallback(TrainerCallback, ExportableState):
     ) -> None:
         """Check the set-up; start with empty lanes, or with those of the checkpoint that is resumed."""
         check_training_arguments(args)
+        check_trained(kwargs["model"])
         dataloader = kwargs["train_dataloader"]
         check_dataset(dataloader.dataset, args.train_batch_size, args.world_size, "train_dataset")
         self._lanes.attach(kwargs["model"])
+        if state.global_step:
+            check_resumable(dataloader.dataset, state.epoch)
         self._lanes.strict = True
         self._statistics = MemoryStatistics()
         self._lanes.training = self._resumed_lanes(args, state, kwargs["model"]) if state.global_step else None
@@ -88,7 +91,17 @@ class MemoriaCallback(TrainerCallback, ExportableState):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Note what a checkpoint of this step would be called."""
+        """Note what a checkpoint of this step would be called.
+
+        Raises:
+            ValueError: if no forward of the step took part, so that the memory was not carried on.
+        """
+        if self._lanes.training is None:
+            raise ValueError(
+                "the model's own forward must run in every step, with num_items_in_batch from Trainer; it did not, so "
+                "no memory was carried on. TRL's SFTTrainer runs the backbone alone: class MyTrainer(SFTTrainer): "
+                "compute_loss, prediction_step = Trainer.compute_loss, Trainer.prediction_step."
+            )
         folder = _checkpoint_folder(args, state).resolve()
         self._saving = {"id": f"{self._run_id}-{state.global_step}", "folder": str(folder)}
 

@@ -24,8 +24,8 @@ class EvaluationLoss:
 
     @torch.no_grad()
     def observe(self, before: Any, inputs: dict[str, Any], output: Any) -> None:
-        """Add one batch; without `shift_labels` there is nothing that has to be mended."""
-        targets, loss = inputs.get("shift_labels"), output.get("loss") if isinstance(output, dict) else None
+        """Add one batch, if it has `shift_labels`, or one class a row: what else a loss is a mean of is not known."""
+        targets, loss = _targets(inputs), output.get("loss") if isinstance(output, dict) else None
         if targets is None or loss is None:
             return
         count = (targets != IGNORED).sum().to(loss.device, torch.float64)
@@ -43,3 +43,11 @@ class EvaluationLoss:
         total, count = reduce(self._total, "sum").tolist()
         self._total = self._last = None
         return total / count if count else None
+
+
+def _targets(inputs: dict[str, Any]) -> Tensor | None:
+    targets = inputs.get("shift_labels")
+    if targets is not None:
+        return targets
+    labels = inputs.get("labels")
+    return labels if labels is not None and labels.dim() == 1 and not labels.is_floating_point() else None

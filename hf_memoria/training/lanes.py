@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
 
 # DatasetInfo has no free field. Of those it has, `description` is the one that every transform and every file keeps.
 _RECORD = "hf_memoria"
@@ -62,7 +61,7 @@ def lane_layout(dataset: Any) -> LaneLayout | None:
         return None
 
 
-def record_layout(dataset: Dataset, layout: LaneLayout) -> None:
+def record_layout(dataset: Any, layout: LaneLayout) -> None:
     """Write a layout into `dataset.info` in place. What its description held is replaced.
 
     Example:

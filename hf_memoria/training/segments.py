@@ -13,23 +13,22 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDa
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
+from hf_memoria.training import rows
 from hf_memoria.training.lanes import LaneLayout, assign_lanes, record_layout
+from hf_memoria.training.rows import FEATURES, segment_row
+from hf_memoria.training.streams import SegmentStream, segment_stream
 
-_IGNORED = -100
-_FEATURES = Features(
-    input_ids=List(Value("int32")),
-    attention_mask=List(Value("int8")),
-    labels=List(Value("int32")),
-    shift_labels=List(Value("int32")),
-    reset_memory=Value("bool"),
-)
 # Documents can be books: few enough a batch that the tokenizer's own bookkeeping for a batch stays small.
 _DOCUMENTS_A_BATCH = 32
 
 
 def segment_documents(
-    dataset: Dataset, tokenizer: PreTrainedTokenizerBase | None = None, *, segment_length: int, lanes: int
-) -> Dataset:
+    dataset: Dataset | IterableDataset,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    segment_length: int,
+    lanes: int,
+) -> Dataset | SegmentStream:
     """Cut documents into segments, laid out over lanes so that a sequential sampler keeps every lane contiguous.
 
     A lane is a sequence of whole documents read one after another. Documents go, in their order, each to the lane that
@@ -40,7 +39,10 @@ def segment_documents(
     `shift_labels[i]` is the document's next token after position i, also where that one is the first of the next
     segment: every token of a document but its first is scored exactly once. `labels` are the ids that were read.
 
-    Rows are written once to the cache of `datasets` and read from there; the same call finds them again.
+    Rows are written once to the cache of `datasets` and read from there; the same call finds them again. A streaming
+    `datasets.IterableDataset` is cut while it is read, into the same rows: nothing is written, and no more is held
+    than what the lanes have still to read of their documents. Training on it needs `max_steps`; for more than one
+    pass, cut `dataset.repeat(None)`.
 
     Args:
         dataset: one document a row, in a "text" column, or in "input_ids" when `tokenizer` is None.
@@ -68,6 +70,9 @@ def segment_documents(
         1    1    | 0, 0, 0, 0 | 0, 0, 0, 0     | -100, -100, -100, -100 | -100, -100, -100, -100 | False
     """
     layout = LaneLayout(lanes=lanes, segment_length=segment_length)
+    _check_tokenizer(tokenizer)
+    if isinstance(dataset, IterableDataset):
+        return segment_stream(dataset, tokenizer, layout)
     _check_input(dataset, tokenizer)
     tokens = _tokenized(dataset, tokenizer) if tokenizer is not None else dataset.select_columns("input_ids")
     tokens = tokens.with_format("arrow")
@@ -78,14 +83,20 @@ def segment_documents(
     return result
 
 
-def _check_input(dataset: Any, tokenizer: Any) -> None:
-    if not isinstance(dataset, Dataset):
-        got = f"{type(dataset).__module__.split('.')[0]}.{type(dataset).__name__}".removeprefix("builtins.")
-        raise TypeError(f"segment_documents: `dataset` must be a datasets.Dataset, got {got}. {_remedy(dataset)}")
+def _check_tokenizer(tokenizer: Any) -> None:
     if tokenizer is not None and not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise TypeError(
             "segment_documents: `tokenizer` must be a transformers tokenizer or None, "
             f"got {type(tokenizer).__name__}. Load one with AutoTokenizer.from_pretrained."
+        )
+
+
+def _check_input(dataset: Any, tokenizer: Any) -> None:
+    if not isinstance(dataset, Dataset):
+        got = f"{type(dataset).__module__.split('.')[0]}.{type(dataset).__name__}".removeprefix("builtins.")
+        raise TypeError(
+            f"segment_documents: `dataset` must be a datasets.Dataset or IterableDataset, got {got}. "
+            f"{_remedy(dataset)}"
         )
     if tokenizer is None:
         remedy = "Give one list of token ids a row, or pass a tokenizer to read a text column."
@@ -98,8 +109,6 @@ def _check_input(dataset: Any, tokenizer: Any) -> None:
 def _remedy(dataset: Any) -> str:
     if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
         return "Pass one of its splits, such as dataset['train']."
-    if isinstance(dataset, IterableDataset):
-        return "Lanes are laid out over all documents: collect the stream first, with datasets.Dataset.from_generator."
     return "Make one with datasets.Dataset.from_dict({'text': [...]}) or datasets.load_dataset."
 
 
@@ -163,17 +172,17 @@ def _token_counts(tokens: Dataset) -> np.ndarray:
 
 def _build(tokens: Dataset, plan: tuple[np.ndarray, ...], segment_length: int, pad: int) -> Dataset:
     # The default key of the cache names functions without what they do: rows of an older version would come back.
-    code = inspect.getsource(sys.modules[__name__])
+    code = [inspect.getsource(module) for module in (sys.modules[__name__], rows)]
     return Dataset.from_generator(
         _rows,
-        features=_FEATURES,
+        features=FEATURES,
         gen_kwargs={"tokens": tokens, "plan": plan, "segment_length": segment_length, "pad": pad},
         fingerprint=Hasher.hash((code, tokens._fingerprint, plan, segment_length, pad)),
     )
 
 
 def _rows(tokens: Dataset, plan: tuple[np.ndarray, ...], segment_length: int, pad: int) -> Iterator[dict[str, Any]]:
-    filler = _row([], False, segment_length, pad)
+    filler = segment_row([], False, segment_length, pad)
     lanes = (_lane(tokens, documents, segment_length, pad) for documents in plan)
     for step in zip_longest(*lanes, fillvalue=filler):
         yield from step
@@ -184,16 +193,4 @@ def _lane(tokens: Dataset, documents: np.ndarray, segment_length: int, pad: int)
         ids = tokens[document]["input_ids"][0].values
         for start in range(0, len(ids), segment_length):
             # One more than fits: the last position of a segment predicts the first token of the next.
-            yield _row(ids[start : start + segment_length + 1].to_pylist(), start == 0, segment_length, pad)
-
-
-def _row(ids: list[int], first: bool, segment_length: int, pad: int) -> dict[str, Any]:
-    read, targets = ids[:segment_length], ids[1:]
-    empty = segment_length - len(read)
-    return {
-        "input_ids": read + [pad] * empty,
-        "attention_mask": [1] * len(read) + [0] * empty,
-        "labels": read + [_IGNORED] * empty,
-        "shift_labels": targets + [_IGNORED] * (segment_length - len(targets)),
-        "reset_memory": first,
-    }
+            yield segment_row(ids[start : start + segment_length + 1].to_pylist(), start == 0, segment_length, pad)

@@ -14,7 +14,7 @@ import torch
 from datasets import load_from_disk
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
-from hf_memoria import MemoriaCallback
+from hf_memoria import MemoriaCallback, segment_documents
 
 LANES = 4
 SAVED_AT = 6
@@ -23,7 +23,16 @@ RUNS: dict[str, dict[str, Any]] = {
     "plain": {"eval_strategy": "steps", "eval_steps": 7},
     "checkpointing": {"activation_checkpointing": True, "gradient_accumulation_steps": 2},
     "dropout": {"dropout": 0.1, "optim": "adamw_torch", "learning_rate": 0.01},
+    "dispatched": {"accelerator_config": {"dispatch_batches": True}},
+    "stream": {"train": "stream", "evaluation": "stream", "max_steps": 17, "eval_strategy": "steps", "eval_steps": 7},
+    "stream read by each": {
+        "train": "stream",
+        "max_steps": 17,
+        "accelerator_config": {"dispatch_batches": False},
+    },
 }
+# Run, and where it is resumed from.
+RESUMED = {"resumed": "dropout", "resumed stream": "stream", "resumed stream read by each": "stream read by each"}
 
 
 class SaveOnce(TrainerCallback):
@@ -33,7 +42,17 @@ class SaveOnce(TrainerCallback):
         control.should_save = state.global_step == SAVED_AT
 
 
-def build(folder: Path, *, processes: int, dropout: float = 0.0, train: str = "train", **arguments: Any) -> Trainer:
+def load(folder: Path, name: str, stream: str) -> Any:
+    """Load a segmented dataset, or stream its documents, in two shards, into the same lanes."""
+    if stream != "stream":
+        return load_from_disk(folder / name)
+    documents = load_from_disk(folder / f"{name}-documents").to_iterable_dataset(num_shards=2)
+    return segment_documents(documents, segment_length=8, lanes=LANES)
+
+
+def build(
+    folder: Path, *, processes: int, dropout: float = 0.0, train: str = "train", evaluation: str = "", **arguments: Any
+) -> Trainer:
     """Build a plain Trainer over the folder's model and datasets."""
     probabilities = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout)
     settings = {
@@ -54,8 +73,8 @@ def build(folder: Path, *, processes: int, dropout: float = 0.0, train: str = "t
     return Trainer(
         AutoModelForCausalLM.from_pretrained(folder / "model", **probabilities).train(),
         TrainingArguments(**(settings | arguments)),
-        train_dataset=load_from_disk(folder / train),
-        eval_dataset=load_from_disk(folder / "evaluation"),
+        train_dataset=load(folder, "train" if train == "stream" else train, train),
+        eval_dataset=load(folder, "evaluation", evaluation),
         callbacks=[MemoriaCallback()],
     )
 
@@ -95,18 +114,19 @@ def last_step_is_padding(calls: list[dict[str, Any]]) -> bool:
     return not calls[-1]["attention_mask"].any()
 
 
-def report_on(trainer: Trainer, calls: list[dict[str, Any]]) -> dict[str, Any]:
+def report_on(folder: Path, trainer: Trainer, calls: list[dict[str, Any]]) -> dict[str, Any]:
     """Say what this process saw of a run."""
+    train, evaluated = load_from_disk(folder / "train"), load_from_disk(folder / "evaluation")
     arguments = trainer.args
     rank, rows = arguments.process_index, arguments.per_device_train_batch_size
     training = [call for call in calls if call["training"]]
     evaluation = [call for call in calls if not call["training"]]
-    steps = len(trainer.eval_dataset) // LANES
+    steps = len(evaluated) // LANES
     passes = [evaluation[start : start + steps] for start in range(0, len(evaluation), steps)]
     return {
-        "own rows": rows_are_of_own_lanes(training, trainer.train_dataset, rank, rows),
+        "own rows": rows_are_of_own_lanes(training, train, rank, rows),
         "own states": states_are_of_own_lanes(training),
-        "own rows in evaluation": [rows_are_of_own_lanes(part, trainer.eval_dataset, rank, rows) for part in passes],
+        "own rows in evaluation": [rows_are_of_own_lanes(part, evaluated, rank, rows) for part in passes],
         "own states in evaluation": [states_are_of_own_lanes(part) for part in passes],
         "padding at last": last_step_is_padding(training),
         "engrams": sum(int(call["after"].valid.sum()) for call in training),
@@ -120,7 +140,7 @@ def run(folder: Path, name: str, processes: int, **arguments: Any) -> tuple[Trai
     trainer.add_callback(SaveOnce())
     calls = record(trainer.model)
     trainer.train()
-    return trainer, report_on(trainer, calls)
+    return trainer, report_on(folder, trainer, calls)
 
 
 def refusal(folder: Path, processes: int) -> str:
@@ -141,10 +161,11 @@ def main() -> None:
         trainer, reports[name] = run(folder, name, 2, output_dir=output)
         rank = trainer.args.process_index
         torch.save(trainer.model.state_dict(), folder / f"{name}-{rank}.pt")
-    resumed = build(folder, processes=2, **RUNS["dropout"], output_dir=str(folder / "resumed"))
-    resumed.train(resume_from_checkpoint=str(folder / "dropout" / f"checkpoint-{SAVED_AT}"))
-    torch.save(resumed.model.state_dict(), folder / f"resumed-{rank}.pt")
-    reports["resumed"] = {"logs": resumed.state.log_history}
+    for name, origin in RESUMED.items():
+        resumed = build(folder, processes=2, **RUNS[origin], output_dir=str(folder / name))
+        resumed.train(resume_from_checkpoint=str(folder / origin / f"checkpoint-{SAVED_AT}"))
+        torch.save(resumed.model.state_dict(), folder / f"{name}-{rank}.pt")
+        reports[name] = {"logs": resumed.state.log_history}
     reports["processes"] = resumed.args.world_size
     reports["refusal"] = refusal(folder, 2)
     (folder / f"report-{rank}.json").write_text(json.dumps(reports))

@@ -296,7 +296,6 @@ ARGUMENTS = {
     },
     "auto_find_batch_size must be False": {"auto_find_batch_size": True},
     "accelerator_config.split_batches must be False": {"accelerator_config": {"split_batches": True}},
-    "accelerator_config.dispatch_batches must be False": {"accelerator_config": {"dispatch_batches": True}},
     "label_smoothing_factor must be 0.0 .* got 0.1": {"label_smoothing_factor": 0.1},
     "restore_callback_states_from_checkpoint must be False": {"restore_callback_states_from_checkpoint": True},
     "train_dataset must have as many lanes .* 2 a batch x 1 .* = 2; got 4": {"per_device_train_batch_size": 2},

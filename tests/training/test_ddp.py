@@ -1,70 +1,33 @@
 """Two processes, launched as a user does: each keeps its lanes, and together they are one process."""
 
-import contextlib
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import ddp_worker
 import pytest
 import torch
+from datasets import Dataset
+from launching import launch
 
-SECONDS = 240
 MEMORY_NAMES = [f"memory/{name}" for name in ("short_term", "long_term", "lifespan", "age", "forgotten", "promoted")]
 
 
-def free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
-def launch(folder):
-    """Run the worker on two processes; return what it printed."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    command += ["--main_process_port", str(free_port()), ddp_worker.__file__, str(folder)]
-    # No graphics card is used, and no configuration of the user's accelerate is read.
-    environment = os.environ | {
-        "CUDA_VISIBLE_DEVICES": "",
-        "HF_HOME": str(folder / "home"),
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    with (folder / "printed.txt").open("w+") as printed:
-        process = subprocess.Popen(
-            command, env=environment, cwd=folder, stdout=printed, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        try:
-            code = process.wait(timeout=SECONDS)
-        finally:
-            # The launcher's own processes are of its group, and outlive it when it is killed alone.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-        printed.seek(0)
-        text = printed.read()
-    assert code == 0, text
-    return text
-
-
 @pytest.fixture(scope="module")
-def folder(new_model, segments, evaluation_segments, evaluation_documents, cut, tmp_path_factory):
+def folder(new_model, new_documents, segments, evaluation_segments, evaluation_documents, cut, tmp_path_factory):
     """What both processes, and the one, start from."""
     folder = tmp_path_factory.mktemp("ddp")
     new_model().save_pretrained(folder / "model")
     segments.save_to_disk(folder / "train")
     evaluation_segments.save_to_disk(folder / "evaluation")
+    for name, documents in (("train", new_documents()), ("evaluation", evaluation_documents)):
+        Dataset.from_dict({"input_ids": documents}).save_to_disk(folder / f"{name}-documents")
     cut(evaluation_documents, lanes=2).save_to_disk(folder / "two_lanes")
     return folder
 
 
 @pytest.fixture(scope="module")
 def printed(folder):
-    return launch(folder)
+    return launch(ddp_worker, folder)
 
 
 @pytest.fixture(scope="module")
@@ -105,24 +68,30 @@ def test_each_process_keeps_its_own_lanes(name, reports):
 
 def test_each_process_keeps_its_own_lanes_in_every_evaluation(reports):
     for report in reports:
-        assert report["plain"]["own rows in evaluation"] == [True] * 3
-        assert report["plain"]["own states in evaluation"] == [True] * 3
+        for name in ("plain", "stream"):
+            assert report[name]["own rows in evaluation"] == [True] * len(report[name]["own rows in evaluation"])
+            assert report[name]["own states in evaluation"] == [True] * 3
 
 
 def test_at_the_last_step_one_process_had_nothing_but_padding(reports):
     assert [report["plain"]["padding at last"] for report in reports] == [True, False]
 
 
-@pytest.mark.parametrize("name", ["plain", "checkpointing"])
+# Streamed or dealt out by the first process, the rows are those of the plain run.
+SAME = {"plain": "plain", "checkpointing": "checkpointing"}
+SAME |= dict.fromkeys(("dispatched", "stream", "stream read by each"), "plain")
+
+
+@pytest.mark.parametrize("name", SAME)
 def test_two_processes_end_with_the_weights_of_one(name, folder, reports, one_process):
-    expected = one_process[name][0].model.state_dict()
+    expected = one_process[SAME[name]][0].model.state_dict()
     assert largest_difference(weights(folder, name, 0), expected) < 1e-6
     assert largest_difference(weights(folder, name, 0), weights(folder, name, 1)) == 0.0
 
 
-@pytest.mark.parametrize("name", ["plain", "checkpointing"])
+@pytest.mark.parametrize("name", SAME)
 def test_they_log_the_numbers_of_one(name, reports, one_process):
-    expected = [log for log in one_process[name][1]["logs"] if "loss" in log]
+    expected = [log for log in one_process[SAME[name]][1]["logs"] if "loss" in log]
     for report in reports:
         found = [log for log in report[name]["logs"] if "loss" in log]
         assert len(found) == len(expected)
@@ -135,16 +104,16 @@ def test_they_evaluate_to_the_loss_of_one(reports, one_process):
     expected = [log["eval_loss"] for log in one_process["plain"][1]["logs"] if "eval_loss" in log]
     assert len(expected) == 3
     for report in reports:
-        found = [log["eval_loss"] for log in report["plain"]["logs"] if "eval_loss" in log]
-        assert found == pytest.approx(expected, abs=1e-6)
+        for name in ("plain", "stream"):
+            found = [log["eval_loss"] for log in report[name]["logs"] if "eval_loss" in log]
+            assert found[:2] == pytest.approx(expected[:2], abs=1e-6)
 
 
-def test_resuming_on_two_processes_is_the_same_as_never_having_stopped(folder, reports):
+@pytest.mark.parametrize(("name", "origin"), ddp_worker.RESUMED.items())
+def test_resuming_on_two_processes_is_the_same_as_never_having_stopped(name, origin, folder, reports):
     for rank in (0, 1):
-        assert largest_difference(weights(folder, "resumed", rank), weights(folder, "dropout", rank)) == 0.0
-        whole, resumed = (
-            [log for log in reports[rank][name]["logs"] if "loss" in log] for name in ("dropout", "resumed")
-        )
+        assert largest_difference(weights(folder, name, rank), weights(folder, origin, rank)) == 0.0
+        whole, resumed = ([log for log in reports[rank][run]["logs"] if "loss" in log] for run in (origin, name))
         assert whole == resumed
         assert len(whole) == 17
 

@@ -352,9 +352,12 @@ def real_count(ids, pad):
 
 
 WRONG = {
-    "stream": (lambda: of_ids(EXAMPLE).to_iterable_dataset(), TypeError, "got datasets.IterableDataset. .*collect"),
     "splits": (lambda: DatasetDict(train=of_ids(EXAMPLE)), TypeError, r"got datasets.DatasetDict. .*dataset\['train'"),
-    "list": (lambda: EXAMPLE, TypeError, "`dataset` must be a datasets.Dataset, got list. Make one with"),
+    "list": (
+        lambda: EXAMPLE,
+        TypeError,
+        "`dataset` must be a datasets.Dataset or IterableDataset, got list. Make one with",
+    ),
     "no ids": (lambda: Dataset.from_dict({"text": [""]}), ValueError, r"'input_ids', its columns are \['text'"),
     "nested": (lambda: of_ids([[[1], [2]], [[3]]]), TypeError, "'input_ids' must hold flat lists of ints, got list"),
     "scalars": (lambda: of_ids([1, 2]), TypeError, "'input_ids' must hold flat lists of ints, got int.*one list"),

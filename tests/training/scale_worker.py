@@ -1,0 +1,125 @@
+"""Train over segments on two processes, and compare with one: `accelerate launch scale_worker.py FOLDER`.
+
+No Trainer: accelerate shards parameters (FSDP2) on no CPU, and Trainer's DDP is tested in `ddp_worker.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from families import loss_of, tiny_model, tiny_segments, with_targets
+
+from hf_memoria.backbones import blocks_of
+
+STEPS, ROWS = 3, 2
+Batch = dict[str, torch.Tensor]
+# Family, head, and settings of the memory.
+MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "GPT2": ("GPT2", "ForCausalLM", {}),
+    "GPT2 with gates": ("GPT2", "ForCausalLM", {"gate": "tanh"}),
+    "Llama": ("Llama", "ForCausalLM", {}),
+    "Bert": ("Bert", "ForMaskedLM", {}),
+    "Bert, cue of the same segment": ("Bert", "ForTokenClassification", {"cue_layer": 0}),
+    "Roberta": ("Roberta", "ForSequenceClassification", {}),
+    "ViT": ("ViT", "ForImageClassification", {}),
+    "ViT, cue of the same segment": ("ViT", "ForImageClassification", {"cue_layer": 0}),
+}
+
+
+def batches_of(name: str, rank: int) -> list[Batch]:
+    """Return what a process reads in each step."""
+    family, head, _ = MODELS[name]
+    segments = tiny_segments(family, steps=STEPS, batch=ROWS, seed=rank)
+    return [with_targets(family, head, inputs) for inputs in segments]
+
+
+def shard(model: nn.Module) -> nn.Module:
+    """Shard every block, and the rest, over the processes."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    for block in blocks_of(model.base_model, model.config.backbone_spec):
+        fully_shard(block, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+# How a model is wrapped, and whether its activations are checkpointed.
+WAYS: dict[str, tuple[Callable[[nn.Module], nn.Module], bool]] = {
+    "DDP": (DistributedDataParallel, False),
+    "DDP checkpointing": (DistributedDataParallel, True),
+    "FSDP2 checkpointing": (shard, True),
+}
+
+
+def train(model: nn.Module, batches: list[list[Batch]]) -> tuple[list[float], list[Any]]:
+    """Read the batches of several lanes step by step, all of whose losses count alike; return losses and states."""
+    states: list[Any] = [None] * len(batches[0])
+    losses = []
+    for step in batches:
+        for lane, batch in enumerate(step):
+            output = model(**batch, memory=states[lane])
+            states[lane] = output.memory
+            loss = loss_of(output)
+            (loss / len(step)).backward()
+            losses.append(loss.item())
+    return losses, states
+
+
+def whole(value: torch.Tensor | None) -> torch.Tensor | None:
+    """Gather what is sharded."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def largest_difference(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """Return the largest difference of two dictionaries of tensors; a missing one differs without bound."""
+    if one.keys() != other.keys() or any((one[name] is None) != (other[name] is None) for name in one):
+        return float("inf")
+    return max((one[name] - other[name]).abs().max().item() for name in one if one[name] is not None)
+
+
+def compare(name: str, way: str) -> dict[str, Any]:
+    """Train the same model wrapped on two processes, and alone on the lanes of both."""
+    rank, processes = dist.get_rank(), dist.get_world_size()
+    family, head, memory = MODELS[name]
+    wrap, checkpointing = WAYS[way]
+    alone, model = (tiny_model(family, head, memory).train() for _ in range(2))
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    of_rank = [batches_of(name, rank) for rank in range(processes)]
+    losses, states = train(wrap(model), [[batch] for batch in of_rank[rank]])
+    expected, lanes = train(alone, [list(step) for step in zip(*of_rank, strict=True)])
+    gradients = {name: whole(parameter.grad) for name, parameter in model.named_parameters()}
+    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+    return {
+        "losses": max(abs(one - other) for one, other in zip(losses, expected[rank::processes], strict=True)),
+        "gradients": largest_difference(gradients, {name: p.grad for name, p in alone.named_parameters()}),
+        "data": largest_difference({"data": states[0].data}, {"data": lanes[rank].data}),
+        "sharded": any(isinstance(parameter, DTensor) for parameter in model.parameters()),
+        "engrams": int(states[0].valid.sum()),
+        "weights": largest_difference(weights, alone.state_dict()) if rank == 0 else 0.0,
+    }
+
+
+def main() -> None:
+    """Compare every model, wrapped in every way."""
+    dist.init_process_group("gloo")
+    reports = {f"{name}: {way}": compare(name, way) for name in MODELS for way in WAYS}
+    Path(sys.argv[1], f"scale-{dist.get_rank()}.json").write_text(json.dumps(reports))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

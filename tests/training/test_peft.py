@@ -1,0 +1,207 @@
+"""Adapters on the backbone, the memory in full: what is trained, saved, loaded, merged and resumed."""
+
+import itertools
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from families import answer, memoria_class, read_all, tiny_model, tiny_segments
+from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, TrainerCallback
+
+from hf_memoria import EngramMemoryConfig, MemoriaGPT2ForCausalLM, memory_modules
+
+LORA = {"target_modules": "all-linear", "r": 4, "task_type": "CAUSAL_LM"}
+
+
+@pytest.fixture(scope="module")
+def base(new_model, tmp_path_factory):
+    """A checkpoint with memory, as the backbone of adapters."""
+    folder = str(tmp_path_factory.mktemp("base"))
+    new_model(gate="tanh").save_pretrained(folder)
+    return folder
+
+
+def with_adapter(base, **settings):
+    torch.manual_seed(5)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    with warnings.catch_warnings():
+        # PEFT says that GPT-2's layers are transposed, and does what is right.
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")
+        return get_peft_model(model, LoraConfig(**{**LORA, "modules_to_save": memory_modules(model), **settings}))
+
+
+class Save(TrainerCallback):
+    """Save in the middle of documents."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_save = state.global_step == 6
+
+
+@pytest.fixture(scope="module")
+def run(base, segments, evaluation_segments, new_trainer):
+    """Train LoRA and the memory; return the trainer and the trainable weights before."""
+    model = with_adapter(base)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    trainer = new_trainer(model, segments, evaluation_segments, callbacks=[Save()], max_grad_norm=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*parameters of the memory are frozen")
+        trainer.train()
+    return trainer, before
+
+
+def logits_of(model, segments):
+    """Read four steps of the first lanes; return the logits of the last."""
+    rows = segments.with_format("torch")
+    memory = None
+    with torch.no_grad():
+        for step in range(4):
+            batch = rows[4 * step : 4 * step + 4]
+            output = model.eval()(
+                input_ids=batch["input_ids"].long(), reset_memory=batch["reset_memory"], memory=memory
+            )
+            memory = output.memory
+    return output.logits
+
+
+def test_the_memory_is_trained_in_full_and_gets_no_adapter(base):
+    model = with_adapter(base)
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    adapters = [name for name in names if "lora_" in name]
+    assert adapters
+    assert not [name for name in adapters if "memory" in name or "abstractor" in name]
+    plain = AutoModelForCausalLM.from_pretrained(base)
+    own = [name for name, _ in plain.named_parameters() if "memory" in name or "abstractor" in name]
+    assert len(names) - len(adapters) == len(own)
+    assert any(name.endswith("gate") for name in names)
+
+
+def test_training_changes_adapters_and_memory_and_leaves_the_backbone(run):
+    trainer, before = run
+    after = dict(trainer.model.named_parameters())
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed == {name for name, value in after.items() if value.requires_grad}
+    assert any("modules_to_save.default.queries" in name for name in changed)
+
+
+def test_every_lane_carries_its_memory_under_the_adapter(base, run, segments, new_trainer, record, losses):
+    model = with_adapter(base)
+    calls = record(model.get_base_model())
+    trainer = new_trainer(model, segments, max_grad_norm=0)
+    trainer.train()
+    assert len(calls) == 17
+    assert all(after.before is before.after for before, after in itertools.pairwise(calls))
+    assert losses(trainer) == losses(run[0])
+    assert calls[-1].after.valid.any()
+
+
+@pytest.mark.parametrize("way", ["AutoPeftModel", "PeftModel", "AutoModel", "merged", "merged and saved"])
+def test_an_adapter_comes_back_with_its_memory(way, run, base, segments, tmp_path):
+    trained = run[0].model
+    expected = logits_of(trained, segments)
+    trained.save_pretrained(tmp_path / "adapter")
+    if way == "PeftModel":
+        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter")
+    elif way == "AutoModel":
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "adapter")
+    else:
+        model = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
+    if way.startswith("merged"):
+        model = model.merge_and_unload()
+        assert type(model) is MemoriaGPT2ForCausalLM
+        assert not [name for name, _ in model.named_parameters() if "lora" in name or "modules_to_save" in name]
+    if way == "merged and saved":
+        model.save_pretrained(tmp_path / "merged")
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert torch.allclose(logits_of(model, segments), expected, atol=1e-5)
+    untrained = AutoModelForCausalLM.from_pretrained(base)
+    assert not torch.allclose(logits_of(untrained, segments), expected, atol=1e-2)
+
+
+def test_resuming_an_adapter_is_exact(run, base, segments, evaluation_segments, new_trainer, losses):
+    trainer, _ = run
+    resumed = new_trainer(with_adapter(base), segments, evaluation_segments, max_grad_norm=0)
+    resumed.train(resume_from_checkpoint=str(Path(trainer.args.output_dir) / "checkpoint-6"))
+    assert losses(resumed) == losses(trainer)
+    ours, theirs = resumed.model.state_dict(), trainer.model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert resumed.evaluate()["eval_loss"] == trainer.evaluate()["eval_loss"]
+
+
+@pytest.mark.parametrize("target", ["all-linear", ["c_attn"]])
+def test_a_memory_that_an_adapter_freezes_is_told_of_with_the_remedy(target, base, segments, new_trainer):
+    trainer = new_trainer(with_adapter(base, target_modules=target, modules_to_save=None), segments, max_steps=1)
+    with pytest.warns(UserWarning, match=r"are frozen, .* modules_to_save=hf_memoria\.memory_modules\(model\)"):
+        trainer.train()
+
+
+def test_a_memory_frozen_by_hand_is_told_of(new_model, segments, new_trainer):
+    model = new_model()
+    model.transformer.abstractor.requires_grad_(False)
+    with pytest.warns(UserWarning, match="9 parameters of the memory are frozen, transformer.abstractor.queries"):
+        new_trainer(model, segments, max_steps=1).train()
+
+
+def test_virtual_tokens_are_refused(base, segments, new_trainer):
+    model = AutoModelForCausalLM.from_pretrained(base)
+    prompted = get_peft_model(model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    with pytest.raises(
+        ValueError, match=r"adapters must leave the tokens of a segment as they are .* got PROMPT_TUNING"
+    ):
+        new_trainer(prompted, segments, max_steps=1).train()
+
+
+def test_an_adapter_of_a_checkpoint_without_memory_is_told_of(base, tmp_path):
+    config = GPT2Config(vocab_size=61, n_positions=16, n_embd=32, n_layer=2, n_head=4)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "plain")
+    model = MemoriaGPT2ForCausalLM.from_pretrained(tmp_path / "plain", memory=EngramMemoryConfig(num_memories=3))
+    with pytest.warns(UserWarning, match="AutoPeftModel would load it without memory. First save the model"):
+        assert memory_modules(model) == ["abstractor", "memory"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert memory_modules(AutoModelForCausalLM.from_pretrained(base)) == ["abstractor", "memory"]
+
+
+def test_the_cue_itself_needs_no_abstractor(new_model):
+    assert memory_modules(new_model(num_memories=None)) == ["memory"]
+
+
+def test_a_model_without_memory_has_none_to_train(new_model):
+    with pytest.raises(ValueError, match=r"config\.memory must be settings of a memory; got None"):
+        memory_modules(new_model(without_memory=True))
+    with pytest.raises(TypeError, match="model must be a model of hf_memoria; got Linear"):
+        memory_modules(torch.nn.Linear(2, 2))
+
+
+HEADS = {"GPT2": "ForCausalLM", "Llama": "ForCausalLM", "Bert": "ForMaskedLM", "Roberta": "ForTokenClassification"}
+HEADS |= {"ViT": "ForImageClassification"}
+
+
+@pytest.mark.parametrize(("family", "head"), HEADS.items())
+def test_every_family_trains_its_memory_in_full_and_comes_back(family, head, tmp_path):
+    tiny_model(family, head, {"gate": "tanh"}).save_pretrained(tmp_path / "base")
+    model = memoria_class(family, head).from_pretrained(tmp_path / "base")
+    lora = LoraConfig(target_modules="all-linear", modules_to_save=memory_modules(model))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")
+        adapted = get_peft_model(model, lora)
+    trained = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
+    assert not [name for name in trained if "lora_" in name and ("memory" in name or "abstractor" in name)]
+    assert len([name for name in trained if "modules_to_save" in name]) >= 9
+    torch.manual_seed(0)
+    for name, parameter in adapted.named_parameters():
+        if name in trained:
+            torch.nn.init.normal_(parameter, std=0.1)
+    segments = tiny_segments(family)
+    expected = [answer(output) for output in read_all(adapted.eval(), segments)]
+    adapted.save_pretrained(tmp_path / "adapter")
+    again = PeftModel.from_pretrained(
+        memoria_class(family, head).from_pretrained(tmp_path / "base"), tmp_path / "adapter"
+    )
+    for loaded in (again.eval(), again.merge_and_unload().eval()):
+        for output, known in zip(read_all(loaded, segments), expected, strict=True):
+            assert torch.allclose(answer(output), known, atol=1e-4)
+    assert not torch.allclose(
+        answer(read_all(tiny_model(family, head, {"gate": "tanh"}), segments)[-1]), expected[-1], atol=1e-2
+    )
