@@ -27,7 +27,8 @@ def plot_beta_histogram(betas: Dataset, path: str | Path | None = None, bins: in
     """
     figure, axes = _figure(1)
     values = [beta for beta in betas["beta"] if beta is not None]
-    axes[0].hist(values, bins=bins, color="C0", alpha=0.8)
+    optima = [beta for criterion in OPTIMA for beta in betas[criterion] if beta is not None]
+    axes[0].hist(values, bins=bins, range=(min(0, *values), max(*values, *optima)), color="C0", alpha=0.8)
     _draw_optima(axes[0], betas, vertical=True)
     axes[0].set(xlabel="effective beta of a head", ylabel="heads")
     return _finish(figure, path)

@@ -2,8 +2,9 @@
 
     python recipes/benchmarks/sdm.py
 
-1. All 1,001 circle intersections of 1,000 bits, exactly: by the recurrence of `circle_intersection`, and by the double
-   sum over types of addresses that the paper prints, term by term.
+1. All 1,001 circle intersections of 1,000 bits, exactly: by the recurrence of `circle_intersection`, by the double sum
+   over types of addresses that the paper prints with prefix sums (`circle_intersection_double_sum`), and by that sum
+   term by term.
 2. Reading 1,024 queries among 1,024 patterns of 1,000 bits with a million neurons: without neurons, by
    `PatternMemory`, and with as many explicit ones as fit (`NeuronMemory`). Time and memory of neurons are linear in
    their number, which two sizes show; the figure for a million is that line, continued, and is called so.
@@ -21,13 +22,15 @@ import statistics
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
 
-from hf_memoria.sdm import NeuronMemory, PatternMemory, circle_intersection
+from hf_memoria.sdm import NeuronMemory, PatternMemory, circle_intersection, circle_intersection_double_sum
+from hf_memoria.sdm.intersection import ball_volumes
 
 RADIUS = 447
 
@@ -99,19 +102,28 @@ def measure_reads(args: argparse.Namespace) -> dict[str, object]:
 
 
 def measure_intersection(args: argparse.Namespace) -> dict[str, object]:
-    """Return the time of all distances; the sum term by term is measured at a few and scaled."""
-    distances = range(0, args.n + 1, args.n // 10)
+    """Return time and memory of all distances, with nothing kept from before; slow sums are measured at a few."""
+    distances, everywhere = range(0, args.n + 1, args.n // 10), range(args.n + 1)
     assert [term_by_term(args.n, RADIUS, d_v) for d_v in distances] == circle_intersection(args.n, RADIUS, distances)
-    fast, slow = [], []
+    times: dict[str, list[float]] = {"recurrence": [], "prefix_sums": [], "term_by_term": []}
     for _ in range(args.rounds):
-        fast.append(seconds(lambda: circle_intersection(args.n, RADIUS, range(args.n + 1))))
-        slow.append(seconds(lambda: [term_by_term(args.n, RADIUS, d_v) for d_v in distances]) / len(distances))
-    whole = statistics.median(slow) * (args.n + 1)
+        ball_volumes.cache_clear()
+        times["recurrence"].append(seconds(lambda: circle_intersection(args.n, RADIUS, everywhere)))
+        few = seconds(lambda: circle_intersection_double_sum(args.n, RADIUS, distances))
+        times["prefix_sums"].append(few / len(distances) * len(everywhere))
+    few = seconds(lambda: [term_by_term(args.n, RADIUS, d_v) for d_v in distances])
+    times["term_by_term"].append(few / len(distances) * len(everywhere))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    ball_volumes.cache_clear()
+    tracemalloc.start()
+    circle_intersection(args.n, RADIUS, everywhere)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
     return {
-        "recurrence_seconds": round(statistics.median(fast), 5),
-        "term_by_term_seconds_extrapolated": round(whole, 3),
-        "term_by_term_distances_measured": len(distances),
-        "ratio_of_time": round(whole / statistics.median(fast)),
+        "all_distances_seconds": {name: round(value, 4) for name, value in medians.items()},
+        "extrapolated": f"prefix_sums and term_by_term, from {len(distances)} of {len(everywhere)} distances",
+        "ratio_of_time": {name: round(value / medians["recurrence"]) for name, value in medians.items()},
+        "recurrence_peak_mib": round(peak / 2**20, 2),
     }
 
 

@@ -191,7 +191,9 @@ def plot_curves(curves: list[dict[str, Any]], title: str, path: Path) -> None:
         axis.set_title(MEMORIES[name][0], fontsize="small")
         for curve in curves:
             if curve["memory"] == name and "points" in curve:
-                label = "" if curve["radius"] is None else f"d = {curve['radius']} ({curve['criterion']})"
+                label = "" if curve["radius"] is None else f"d = {curve['radius']}"
+                if label and not curve["criterion"].isdigit():
+                    label += f" ({curve['criterion']})"
                 points = curve["points"]
                 axis.plot([p["flipped"] for p in points], [p["cosine"] for p in points], marker=".", label=label)
                 if label:
