@@ -94,6 +94,14 @@ def _added(logs: Tensor, mask: Tensor) -> Tensor:
     return (logs + mask).masked_fill(mask <= torch.finfo(mask.dtype).min / 2, -math.inf)
 
 
+def _and_causal(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
+    """Forbid keys behind a query's own position as well."""
+    seen = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
+    if mask is None:
+        return seen
+    return mask & seen if mask.dtype == torch.bool else mask.masked_fill(~seen, torch.finfo(mask.dtype).min)
+
+
 class SdmAttention(nn.Module):
     """`sdm_attention` with its settings, and a beta for each head that can be learned.
 
@@ -105,7 +113,6 @@ class SdmAttention(nn.Module):
         weighting: "softmax", "circle" or "cap".
         learn_beta: make beta a parameter, one a head (its logarithm, so that it stays positive), which starts as the
             fitted one. Of "softmax" only.
-        dropout: on the weights, in training.
 
     Raises:
         TypeError: an argument is not whole.
@@ -127,7 +134,6 @@ class SdmAttention(nn.Module):
         n: int | None = None,
         weighting: str = "softmax",
         learn_beta: bool = False,
-        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         choice("weighting", weighting, WEIGHTINGS)
@@ -135,18 +141,45 @@ class SdmAttention(nn.Module):
             raise ValueError(f"learn_beta must be False with weighting {weighting!r}; got True. Only softmax has one.")
         self.n = whole("n", head_dim if n is None else n, 2)
         self.radius = radius_in(self.n, radius, low=2)
-        self.weighting, self.dropout = weighting, dropout
-        fitted = torch.full((whole("num_heads", num_heads, 1),), math.log(fit_beta(self.n, self.radius).beta))
-        self.log_beta = nn.Parameter(fitted) if learn_beta else None
+        self.weighting = weighting
+        heads = torch.empty(whole("num_heads", num_heads, 1))
+        self.log_beta = nn.Parameter(heads) if learn_beta else None
+        self.reset_memory_parameters()
 
     @property
     def beta(self) -> Tensor | None:
         """The betas that are learned, `[H]`; None: the fitted one, or none at all."""
         return None if self.log_beta is None else self.log_beta.exp()
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Read `value` `[B, G, S, E]`; arguments and result are those of `sdm_attention`."""
-        return sdm_attention(
+    def reset_memory_parameters(self) -> None:
+        """Set beta to the fitted one again."""
+        if self.log_beta is not None:
+            nn.init.constant_(self.log_beta, math.log(fit_beta(self.n, self.radius).beta))
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        scaling: float | None = None,
+        dropout: float = 0.0,
+        with_weights: bool = True,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Read `value` `[B, G, S, E]`; query, key, mask and result are those of `sdm_attention`.
+
+        Args:
+            query, key, value, mask: as there.
+            causal: a query sees keys up to its own position; as many queries as keys.
+            scaling: not used, since lengths do not count; here so that the call is that of every attention of a block.
+            dropout: on the weights, in training.
+            with_weights: return them, else None.
+        """
+        if causal:
+            mask = _and_causal(mask, query, key)
+        read, weights = sdm_attention(
             query,
             key,
             value,
@@ -155,6 +188,7 @@ class SdmAttention(nn.Module):
             n=self.n,
             weighting=self.weighting,
             beta=self.beta,
-            dropout=self.dropout,
+            dropout=dropout,
             training=self.training,
         )
+        return read, weights if with_weights else None

@@ -139,10 +139,32 @@ def test_betas_of_a_module_are_learned_per_head():
 
 def test_dropout_is_for_training():
     query, key, value = tensors(dtype=torch.float32)
-    module = SdmAttention(4, 16, 4, dropout=0.5)
+    module = SdmAttention(4, 16, 4)
     torch.manual_seed(0)
-    assert not torch.equal(module.train()(query, key, value)[0], module.eval()(query, key, value)[0])
-    assert torch.equal(module(query, key, value)[0], sdm_attention(query, key, value, radius=4)[0])
+    dropped = module.train()(query, key, value, dropout=0.5)[0]
+    kept = module.eval()(query, key, value, dropout=0.5)[0]
+    assert not torch.equal(dropped, kept)
+    assert torch.equal(kept, sdm_attention(query, key, value, radius=4)[0])
+
+
+@pytest.mark.parametrize("given", ["none", "bool", "added"])
+def test_a_causal_query_sees_nothing_that_comes_later(given):
+    query, key, value = tensors()
+    key, value = key[:, :, :5], value[:, :, :5]
+    allowed = torch.rand(2, 1, 5, 5, generator=torch.Generator().manual_seed(1)) > 0.2
+    mask = {"none": None, "bool": allowed, "added": torch.zeros(2, 1, 5, 5).masked_fill(~allowed, -1e38)}[given]
+    read, weights = SdmAttention(4, 16, 4)(query, key, value, mask=mask, causal=True, with_weights=False)
+    both = torch.ones(5, 5, dtype=torch.bool).tril() & (True if mask is None else allowed)
+    assert weights is None
+    assert torch.allclose(read, sdm_attention(query, key, value, both, radius=4)[0])
+
+
+def test_resetting_gives_the_fitted_beta_back():
+    module = SdmAttention(4, 16, 4, learn_beta=True)
+    with torch.no_grad():
+        module.log_beta.zero_()
+    module.reset_memory_parameters()
+    assert module.beta.tolist() == pytest.approx([fit_beta(16, 4).beta] * 4)
 
 
 def test_half_precision_is_weighed_in_float32():
