@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,13 @@ from hf_memoria.sdm.weights import log_weights
 
 WEIGHTINGS = ("softmax", "circle", "cap")
 KINDS = {"circle": "binary", "cap": "cap"}
+
+
+@lru_cache(maxsize=32)
+def fitted_beta(n: int, radius: int) -> float:
+    """The beta of `fit_beta`, kept; on the CPU, whatever device a model is being built on."""
+    with torch.device("cpu"):
+        return fit_beta(n, radius).beta
 
 
 def sdm_attention(
@@ -83,7 +91,7 @@ def _log_weights(similar: Tensor, n: int, radius: int, weighting: str, beta: flo
         if beta is not None:
             raise ValueError(f"beta must be None with weighting {weighting!r}; got {beta}. Only softmax has one.")
         return log_weights(similar, n, radius, KINDS[weighting], smooth=True)
-    beta = fit_beta(n, radius).beta if beta is None else beta
+    beta = fitted_beta(n, radius) if beta is None else beta
     if isinstance(beta, Tensor) and beta.ndim:
         beta = beta[:, None, None]
     return (beta * similar).to(torch.float32 if similar.dtype != torch.float64 else torch.float64)
@@ -143,18 +151,18 @@ class SdmAttention(nn.Module):
         self.radius = radius_in(self.n, radius, low=2)
         self.weighting = weighting
         heads = torch.empty(whole("num_heads", num_heads, 1))
-        self.log_beta = nn.Parameter(heads) if learn_beta else None
+        self.memory_log_beta = nn.Parameter(heads) if learn_beta else None
         self.reset_memory_parameters()
 
     @property
     def beta(self) -> Tensor | None:
         """The betas that are learned, `[H]`; None: the fitted one, or none at all."""
-        return None if self.log_beta is None else self.log_beta.exp()
+        return None if self.memory_log_beta is None else self.memory_log_beta.exp()
 
     def reset_memory_parameters(self) -> None:
         """Set beta to the fitted one again."""
-        if self.log_beta is not None:
-            nn.init.constant_(self.log_beta, math.log(fit_beta(self.n, self.radius).beta))
+        if self.memory_log_beta is not None:
+            nn.init.constant_(self.memory_log_beta, math.log(fitted_beta(self.n, self.radius)))
 
     def forward(
         self,

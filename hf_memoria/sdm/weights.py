@@ -83,13 +83,15 @@ def _interpolate(table: Tensor, place: Tensor, beyond: Tensor) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _circle_table(n: int, radius: int) -> Tensor:
-    return log_circle_intersection(n, radius, range(n + 1))
+    with torch.device("cpu"):  # kept, so not where a caller happens to work
+        return log_circle_intersection(n, radius, range(n + 1))
 
 
 @lru_cache(maxsize=32)
 def _cap_table(n: int, radius: int) -> tuple[Tensor, float]:
     """Log intersections at `CELLS` + 1 angles from 0 to the one at which the caps part, and that angle."""
     parted = min(2 * math.acos(1 - 2 * radius / n), math.pi)
-    angles = torch.linspace(0, parted, CELLS + 1, dtype=torch.float64)
-    angles[-1] -= parted / CELLS / 2  # at the end itself it is -inf, which cannot be interpolated
-    return torch.as_tensor(log_cap_intersection(n, radius, angles.cos())), max(parted, 1e-12)
+    with torch.device("cpu"):  # as above
+        angles = torch.linspace(0, parted, CELLS + 1, dtype=torch.float64)
+        angles[-1] -= parted / CELLS / 2  # at the end itself it is -inf, which cannot be interpolated
+        return torch.as_tensor(log_cap_intersection(n, radius, angles.cos())), max(parted, 1e-12)

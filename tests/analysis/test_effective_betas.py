@@ -291,3 +291,13 @@ def test_encoder_and_decoder_each_have_their_heads():
 @pytest.mark.parametrize("module", ["capture", "effective_betas"])
 def test_examples_run(module):
     assert doctest.testmod(importlib.import_module(f"hf_memoria.analysis.{module}")).failed == 0
+
+
+def test_a_model_with_memory_is_looked_at_as_its_backbone_is(build, plain_config):
+    torch.manual_seed(0)
+    plain = GPT2LMHeadModel(plain_config()).eval()
+    remembering = build()
+    remembering.load_state_dict(plain.state_dict(), strict=False)
+    text = texts_for(None, 1, 16)
+    one, other = effective_betas(remembering, text), effective_betas(plain, text)
+    assert one.remove_columns("module").to_list() == other.remove_columns("module").to_list()

@@ -131,8 +131,8 @@ def test_betas_of_a_module_are_learned_per_head():
     module = SdmAttention(4, 16, 4, learn_beta=True)
     assert torch.allclose(module(query, key, value)[0], sdm_attention(query, key, value, radius=4)[0], atol=1e-6)
     module(query, key, value)[0].square().sum().backward()
-    assert module.log_beta.grad.shape == (4,)
-    assert module.log_beta.grad.all()
+    assert module.memory_log_beta.grad.shape == (4,)
+    assert module.memory_log_beta.grad.all()
     assert not list(SdmAttention(4, 16, 4).parameters())
     assert SdmAttention(4, 16, 4).beta is None
 
@@ -162,7 +162,7 @@ def test_a_causal_query_sees_nothing_that_comes_later(given):
 def test_resetting_gives_the_fitted_beta_back():
     module = SdmAttention(4, 16, 4, learn_beta=True)
     with torch.no_grad():
-        module.log_beta.zero_()
+        module.memory_log_beta.zero_()
     module.reset_memory_parameters()
     assert module.beta.tolist() == pytest.approx([fit_beta(16, 4).beta] * 4)
 
@@ -202,3 +202,11 @@ def test_examples_run():
     import importlib
 
     assert doctest.testmod(importlib.import_module("hf_memoria.modules.sdm_attention")).failed == 0
+
+
+def test_it_is_built_on_no_device_and_knows_its_beta_later():
+    with torch.device("meta"):
+        module = SdmAttention(4, 18, 4, learn_beta=True)
+    module = module.to_empty(device="cpu")
+    module.reset_memory_parameters()
+    assert module.beta.tolist() == pytest.approx([fit_beta(18, 4).beta] * 4)
