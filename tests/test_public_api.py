@@ -58,9 +58,35 @@ PUBLIC = {
 }
 
 
+ANALYSIS = {
+    "AttentionCall",
+    "AttentionPoints",
+    "attention_points",
+    "capture_attention",
+    "effective_betas",
+    "learned_betas",
+    "plot_attention_against_cosine",
+    "plot_beta_histogram",
+    "plot_betas_by_layer",
+}
+
+
 def test_the_public_names_are_these():
     assert set(hf_memoria.__all__) == PUBLIC
     assert all(hasattr(hf_memoria, name) for name in PUBLIC)
+
+
+def test_the_names_of_the_analysis_are_these():
+    from hf_memoria import analysis
+
+    assert set(analysis.__all__) == ANALYSIS
+    for name in ANALYSIS:
+        found = getattr(analysis, name)
+        assert (inspect.getdoc(found) or "").strip()
+        if inspect.isfunction(found):
+            signature = inspect.signature(found)
+            assert signature.return_annotation is not inspect.Signature.empty
+            assert all(p.annotation is not inspect.Parameter.empty for p in signature.parameters.values())
 
 
 @pytest.mark.parametrize("name", sorted(PUBLIC))

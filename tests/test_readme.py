@@ -59,6 +59,15 @@ print(MemoriaQwen2ForCausalLM.__module__, type(model) is MemoriaQwen2ForCausalLM
     assert result.stdout.strip() == "my_qwen2 True [100, 100]", result.stderr
 
 
+def test_a_sparse_distributed_memory_recalls():
+    names = {}
+    torch.manual_seed(0)
+    block = next(block for block in code_blocks("python") if "PatternMemory(" in block)
+    exec(compile(block, "README.md", "exec"), names)
+    assert names["found"].reached.all()
+    assert torch.equal(names["found"].values, names["patterns"])
+
+
 def test_the_quickstart_names_what_there_is():
     import hf_memoria
 

@@ -1,5 +1,4 @@
-"""Layers: the abstractor and the attention that reads memory; forgetting functions, attention and
-pooling with them.
+"""Layers: the abstractor and the attention that reads memory; forgetting functions, attention and pooling with them.
 
 They take flat arguments and depend on torch alone.
 """
@@ -11,6 +10,7 @@ from hf_memoria.modules.lwpf import lwpf_attention
 from hf_memoria.modules.lwpf_naive import lwpf_attention_naive
 from hf_memoria.modules.memory_attention import MemoryAttention, MemoryReader
 from hf_memoria.modules.pooling import AttentionPooling, HopfieldPooling
+from hf_memoria.modules.sdm_attention import SdmAttention, sdm_attention
 
 __all__ = [
     "PFU",
@@ -23,6 +23,8 @@ __all__ = [
     "LwpfUnit",
     "MemoryAttention",
     "MemoryReader",
+    "SdmAttention",
     "lwpf_attention",
     "lwpf_attention_naive",
+    "sdm_attention",
 ]

@@ -1,4 +1,4 @@
-"""Sparse distributed memory: the mathematics of circles of addresses that intersect. Depends on torch alone.
+"""Sparse distributed memory: the mathematics of circles that intersect, and memories. Depends on torch alone.
 
 Letters, here and in the papers: n bits of an address, d (`radius`) of the circles around patterns, queries and
 neurons, d_v (`distance`) between query and pattern, m patterns (`num_patterns`), r neurons (`num_neurons`).
@@ -18,6 +18,18 @@ from hf_memoria.sdm.intersection import (
     expected_neurons,
     log_circle_intersection,
 )
+from hf_memoria.sdm.memories import (
+    AssociativeMemory,
+    HopfieldMemory,
+    ModernHopfieldMemory,
+    NeuronMemory,
+    PatternMemory,
+    ProjectedMemory,
+    Read,
+    SoftmaxMemory,
+    Store,
+    train_projection,
+)
 from hf_memoria.sdm.noise import (
     capacity,
     critical_distance,
@@ -26,6 +38,7 @@ from hf_memoria.sdm.noise import (
     signal_to_noise,
     success_quantile,
 )
+from hf_memoria.sdm.optima import optimal_betas
 from hf_memoria.sdm.radius import (
     capacity_fraction,
     fraction_to_radius,
@@ -33,10 +46,20 @@ from hf_memoria.sdm.radius import (
     radius_to_fraction,
     snr_fraction,
 )
+from hf_memoria.sdm.weights import log_weights
 
 __all__ = [
+    "AssociativeMemory",
     "BetaFit",
     "ExponentialBounds",
+    "HopfieldMemory",
+    "ModernHopfieldMemory",
+    "NeuronMemory",
+    "PatternMemory",
+    "ProjectedMemory",
+    "Read",
+    "SoftmaxMemory",
+    "Store",
     "cap_intersection",
     "capacity",
     "capacity_fraction",
@@ -54,11 +77,14 @@ __all__ = [
     "hamming_to_cosine",
     "log_cap_intersection",
     "log_circle_intersection",
+    "log_weights",
     "nearest_neuron_distance",
+    "optimal_betas",
     "optimal_radius",
     "radius_to_fraction",
     "read_distance",
     "signal_to_noise",
     "snr_fraction",
     "success_quantile",
+    "train_projection",
 ]

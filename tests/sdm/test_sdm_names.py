@@ -10,7 +10,7 @@ import pytest
 from hf_memoria import sdm
 
 FUNCTIONS = [name for name in sdm.__all__ if inspect.isfunction(getattr(sdm, name))]
-MODULES = [module.name for module in pkgutil.iter_modules(sdm.__path__)]
+MODULES = [module.name for module in pkgutil.walk_packages(sdm.__path__, f"{sdm.__name__}.")]
 
 
 def test_names_exist_once():
@@ -27,7 +27,7 @@ def test_every_function_is_typed(name):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_examples_run(module):
-    assert doctest.testmod(importlib.import_module(f"hf_memoria.sdm.{module}")).failed == 0
+    assert doctest.testmod(importlib.import_module(module)).failed == 0
 
 
 def test_signatures_that_others_build_on():
