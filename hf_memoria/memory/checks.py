@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hf_memoria.memory.room import GRAPHS
+from hf_memoria.memory.slots import may_look
 from hf_memoria.memory.state import EngramState
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def finite_rows(
 ) -> Tensor:
     """Which rows hold finite numbers where they count, bool `[B]`."""
     pairs = ((working, working_mask), (cue, cue_mask), (weights.unsqueeze(-1), recalled))
-    if _can_look(working):
+    if may_look(working):
         return torch.ones(working.shape[0], dtype=torch.bool, device=working.device)
     return torch.stack([_finite(value, mask).all(dim=1) for value, mask in pairs]).all(dim=0)
 
@@ -93,13 +94,8 @@ def _check_rows_and_device(state: EngramState, name: str, value: Tensor) -> None
         raise ValueError(f"{name} must be on the memory's device {state.data.device}; got {value.device}.")
 
 
-def _can_look(value: Tensor) -> bool:
-    # Looking at a value on another device would hold up the host, and a compiled graph cannot.
-    return value.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
 def _check_finite(name: str, value: Tensor, mask: Tensor) -> None:
-    if _can_look(value) and not bool((finite := _finite(value, mask)).all()):
+    if may_look(value) and not bool((finite := _finite(value, mask)).all()):
         rows = (~finite).any(dim=1).nonzero().flatten().tolist()
         raise ValueError(f"{name} must be finite; rows {rows} hold NaN or infinity, and are not remembered.")
 

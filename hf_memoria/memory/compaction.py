@@ -19,7 +19,7 @@ from hf_memoria.memory.room import Claim, segments_ahead, whole_blocks
 from hf_memoria.memory.slots import slots_where
 from hf_memoria.memory.state import SLOT_FIELDS, CofireGraph, EngramState
 
-MOST_DENSE = 2048
+MOST_DENSE = 3072
 """Slots of a row up to which a table of counts is the better graph."""
 
 

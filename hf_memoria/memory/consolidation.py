@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hf_memoria.memory.room import Claim
+from hf_memoria.memory.slots import zero_unless
 from hf_memoria.memory.state import EngramKind, EngramState
 
 
@@ -20,7 +21,7 @@ def add_working(state: EngramState, working: Tensor, mask: Tensor, initial_lifes
     index = new_slots(state, working.shape[1])
     count = mask.to(torch.int64)
     rows = torch.arange(state.batch_size, device=index.device).unsqueeze(1)
-    new = working.detach().masked_fill(~mask.unsqueeze(-1), 0.0)
+    new = zero_unless(working.detach(), mask)
     state.data.index_put_((rows, index), new.to(state.data.dtype))
     state.claim.taken = True
 

@@ -25,6 +25,7 @@ from hf_memoria.memory.consolidation import (
 )
 from hf_memoria.memory.plasticity import event_of, lifespan_credit
 from hf_memoria.memory.retrieval import Reminded, remind
+from hf_memoria.memory.slots import may_look, zero_unless
 from hf_memoria.memory.state import EngramState
 
 __all__ = ["Reminded", "memorize", "remind"]
@@ -112,9 +113,14 @@ def _with_cue(state: EngramState, cue: Tensor, cue_mask: Tensor, active: Tensor)
     # Both cues are padded to one length because a row that read nothing keeps the cue it had.
     state = state.pad(0, cue.shape[1])
     missing = state.cue.shape[1] - cue.shape[1]
-    cue = F.pad(cue.to(state.cue.dtype).masked_fill(~cue_mask.unsqueeze(-1), 0.0), (0, 0, 0, missing))
+    cue, cue_mask = zero_unless(cue.to(state.cue.dtype), cue_mask), F.pad(cue_mask, (0, missing))
+    if missing:
+        cue = F.pad(cue, (0, 0, 0, missing))
+    if may_look(active) and bool(active.all()):
+        # A state is a value: what it was given may be written to by others.
+        return replace(state, cue=cue.clone(), cue_mask=cue_mask.clone())
     return replace(
         state,
         cue=torch.where(active[:, None, None], cue, state.cue),
-        cue_mask=torch.where(active[:, None], F.pad(cue_mask, (0, missing)), state.cue_mask),
+        cue_mask=torch.where(active[:, None], cue_mask, state.cue_mask),
     )

@@ -16,7 +16,7 @@ from hf_memoria.memory import native
 from hf_memoria.memory.checks import check_sizes, check_working
 from hf_memoria.memory.cofire import Recent
 from hf_memoria.memory.similarity import centre_of, correlation
-from hf_memoria.memory.slots import mark_slots, slots_where, take_slots
+from hf_memoria.memory.slots import mark_slots, slots_where, take_slots, zero_unless
 from hf_memoria.memory.state import EngramKind, EngramState
 
 
@@ -115,7 +115,7 @@ def remind(
 
 
 def _vectors(state: EngramState, index: Tensor, mask: Tensor) -> Tensor:
-    return take_slots(state.data, index).masked_fill_(~mask.unsqueeze(-1), 0.0)
+    return zero_unless(take_slots(state.data, index), mask)
 
 
 def _scores(

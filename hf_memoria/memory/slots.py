@@ -40,6 +40,19 @@ def stay_in_place(index: Tensor, exists: Tensor) -> bool:
     return bool((exists & (index == torch.arange(index.shape[1], device=index.device))).all())
 
 
+def may_look(value: Tensor) -> bool:
+    """Whether values may be looked at: on another device that would hold up the host, and a compiled graph cannot."""
+    return value.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def zero_unless(value: Tensor, mask: Tensor) -> Tensor:
+    """Vectors `[B, K, D]` where `mask` `[B, K]` is true, zero elsewhere, whatever stood there."""
+    # Most often all count, and to find that out is a hundredth of the work.
+    if may_look(mask) and bool(mask.all()):
+        return value
+    return value.masked_fill(~mask.unsqueeze(-1), 0.0)
+
+
 def pad_slots(value: Tensor, count: int, fill: float = 0) -> Tensor:
     """Widen axis 1 by `count` entries."""
     return F.pad(value, (0, 0) * (value.dim() - 2) + (0, count), value=fill) if count else value
