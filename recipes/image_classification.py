@@ -19,7 +19,15 @@ from common.arms import Run, compare_arms, parse_seeds
 from common.config import parse_arguments
 from common.forgetting import ATTENTIONS, attention_config, check_attentions
 from common.images import Images, load_images
-from transformers import PreTrainedModel, Trainer, TrainingArguments, ViTConfig, ViTForImageClassification, set_seed
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+    ViTConfig,
+    ViTForImageClassification,
+    set_seed,
+)
 
 from hf_memoria import wrap
 
@@ -105,6 +113,7 @@ def train_arm(model: PreTrainedModel, train: Images, validation: Images, seed: i
         seed=seed,
     )
     trainer = Trainer(model, settings, train_dataset=train, eval_dataset=validation, compute_metrics=_accuracy)
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     last = trainer.evaluate()
     curve = [
