@@ -46,6 +46,7 @@ PUBLIC = {
     "MemoriaViTForImageClassification",
     "MemoriaViTForMaskedImageModeling",
     "MemoriaViTModel",
+    "SdmAttentionConfig",
     "convert_reference_checkpoint",
     "load_memory",
     "memory_modules",
@@ -126,6 +127,15 @@ def test_signatures_that_others_build_on():
         "mu": "median",
         "bias": "mu",
         "sigma": 0.0,
+        "layers": None,
+    }
+    assert hf_memoria.SdmAttentionConfig().to_dict() == {
+        "kind": "sdm",
+        "n": None,
+        "radius": "snr",
+        "weighting": "softmax",
+        "learn_beta": False,
+        "num_patterns": 1024,
         "layers": None,
     }
     assert list(inspect.signature(hf_memoria.wrap).parameters) == ["model", "memory", "attention"]

@@ -9,6 +9,7 @@ from hf_memoria.models.families import register_family
 from hf_memoria.models.memory_config import EngramMemoryConfig
 from hf_memoria.models.memory_files import load_memory, save_memory
 from hf_memoria.models.mixin import MemoriaMixin
+from hf_memoria.models.sdm_attention_config import SdmAttentionConfig
 from hf_memoria.models.wrap import wrap
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "LwpfAttentionConfig",
     "MemoriaCache",
     "MemoriaMixin",
+    "SdmAttentionConfig",
     "bert",
     "convert_reference_checkpoint",
     "gpt2",

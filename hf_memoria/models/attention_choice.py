@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from hf_memoria.backbones import install_attention, refuse_backbone, register_attention
@@ -73,7 +74,7 @@ class AttendsByChoice:
         inner = self.base_model is not self and isinstance(self.base_model, AttendsByChoice)  # type: ignore[attr-defined]
         if attention is not None and not inner:
             spec = self.config.backbone_spec
-            install_attention(self.base_model, spec, attention.make_unit, attention.layers)  # type: ignore[attr-defined]
+            install_attention(self.base_model, spec, partial(attention.make_unit, self.config), attention.layers)  # type: ignore[attr-defined]
 
     def set_attn_implementation(self, attn_implementation: Any, *args: Any, **kwargs: Any) -> None:
         """As in Transformers; an error if `config.attention` says something else."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from hf_memoria.models.memory_config import _list_of_counts, _one_of
+from hf_memoria.models.sdm_attention_config import SdmAttentionConfig
 from hf_memoria.modules import PFU, ForgettingReLU, LwpfUnit
 from hf_memoria.modules.forgetting import check_forgetting_settings
 
@@ -55,14 +56,17 @@ class LwpfAttentionConfig:
         """Return plain JSON: the fields and `kind`."""
         return {"kind": self.kind, **asdict(self)}
 
-    def make_unit(self) -> nn.Module:
-        """Return the `AttentionUnit` of one attention module."""
+    def make_unit(self, config: Any = None) -> nn.Module:
+        """Return the `AttentionUnit` of one attention module; it does not depend on the backbone's config."""
         return LwpfUnit(ForgettingReLU() if self.forgetting == "relu" else PFU(self.mu, self.bias, self.sigma))
 
 
-AttentionConfig = LwpfAttentionConfig
+AttentionConfig = LwpfAttentionConfig | SdmAttentionConfig
 
-ATTENTION_KINDS: dict[str, type[AttentionConfig]] = {config.kind: config for config in (LwpfAttentionConfig,)}
+ATTENTION_KINDS: dict[str, type[LwpfAttentionConfig] | type[SdmAttentionConfig]] = {
+    LwpfAttentionConfig.kind: LwpfAttentionConfig,
+    SdmAttentionConfig.kind: SdmAttentionConfig,
+}
 """Settings by `kind`, which is also the name in Transformers' AttentionInterface."""
 
 
