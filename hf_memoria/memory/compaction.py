@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from hf_memoria.memory import native
 from hf_memoria.memory.cofire import DenseGraph
 from hf_memoria.memory.cofire_events import EventGraph
 from hf_memoria.memory.cofire_folding import compact_events, events_from_table
@@ -106,6 +107,9 @@ def form_for(wanted: str, capacity: int, present: str) -> str:
     """Return the form of graph for rows of so many slots; near the bound the form that there is stays."""
     if wanted != "auto":
         return wanted
+    if native.in_use():
+        # Kernels walk from event to event as fast in small stores as in large ones.
+        return EventGraph.form
     bound = MOST_DENSE if present == DenseGraph.form else MOST_DENSE // 2
     return DenseGraph.form if capacity <= bound else EventGraph.form
 

@@ -36,6 +36,11 @@ def use_native_kernels(use: bool = True) -> None:
     _in_use = use
 
 
+def in_use() -> bool:
+    """Whether the kernels are in use."""
+    return _in_use
+
+
 def may_walk(state: EngramState) -> bool:
     """Whether the search of long-term memory of this state has a kernel."""
     return _in_use and state.data.device.type == "cpu"

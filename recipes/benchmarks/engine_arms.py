@@ -89,7 +89,9 @@ class Ours:
     def start(cls, state: EngramState, setting: Setting, **kwargs: Any) -> Ours:
         """Begin from a copy of a state, with its graph in the form asked for."""
         room = replace(state.room, graph=kwargs.get("graph", "auto"))
+        native.use_native_kernels(kwargs.get("native", False))
         own = compact(replace(state, room=room), working=setting.working, fired=setting.working + 2 * setting.remind)
+        native.use_native_kernels(False)
         return cls(own, setting, **kwargs)
 
     def prepare(self) -> None:
