@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_memoria.memory import EngramState, compact, memorize, native, remind
+from hf_memoria.memory.compaction import form_for
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,9 @@ class Ours:
     @classmethod
     def start(cls, state: EngramState, setting: Setting, **kwargs: Any) -> Ours:
         """Begin from a copy of a state, with its graph in the form asked for."""
-        room = replace(state.room, graph=kwargs.get("graph", "auto"))
+        # As if it had grown without kernels: a graph stays a table up to a size, and does not become one soon.
+        form = "sparse" if kwargs.get("native") else form_for(kwargs.get("graph", "auto"), state.capacity, "dense")
+        room = replace(state.room, graph=form)
         native.use_native_kernels(kwargs.get("native", False))
         own = compact(replace(state, room=room), working=setting.working, fired=setting.working + 2 * setting.remind)
         native.use_native_kernels(False)
