@@ -47,8 +47,12 @@ def may_look(value: Tensor) -> bool:
 
 def zero_unless(value: Tensor, mask: Tensor) -> Tensor:
     """Vectors `[B, K, D]` where `mask` `[B, K]` is true, zero elsewhere, whatever stood there."""
-    # Most often all count, and to find that out is a hundredth of the work.
-    if may_look(mask) and bool(mask.all()):
+    if may_look(mask):
+        # Most often all count, and to find that out is a hundredth of the work.
+        if bool(mask.all()):
+            return value
+        value = value.clone()
+        value[~mask] = 0.0
         return value
     return value.masked_fill(~mask.unsqueeze(-1), 0.0)
 
