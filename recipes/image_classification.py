@@ -116,10 +116,9 @@ def train_arm(model: PreTrainedModel, train: Images, validation: Images, seed: i
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     last = trainer.evaluate()
-    curve = [
-        (entry["step"], entry["eval_accuracy"]) for entry in trainer.state.log_history if "eval_accuracy" in entry
-    ]
-    return {"accuracy": last["eval_accuracy"], "loss": last["eval_loss"], "curves": {"accuracy": curve}}
+    # The last step may have been evaluated already.
+    curve = {entry["step"]: entry["eval_accuracy"] for entry in trainer.state.log_history if "eval_accuracy" in entry}
+    return {"accuracy": last["eval_accuracy"], "loss": last["eval_loss"], "curves": {"accuracy": sorted(curve.items())}}
 
 
 def _accuracy(prediction: Any) -> dict[str, float]:
