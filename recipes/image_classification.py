@@ -118,7 +118,8 @@ def train_arm(model: PreTrainedModel, train: Images, validation: Images, seed: i
     last = trainer.evaluate()
     # The last step may have been evaluated already.
     curve = {entry["step"]: entry["eval_accuracy"] for entry in trainer.state.log_history if "eval_accuracy" in entry}
-    return {"accuracy": last["eval_accuracy"], "loss": last["eval_loss"], "curves": {"accuracy": sorted(curve.items())}}
+    curves = {"accuracy": sorted(curve.items())}
+    return {"accuracy": last["eval_accuracy"], "loss": last["eval_loss"], "curves": curves}
 
 
 def _accuracy(prediction: Any) -> dict[str, float]:
