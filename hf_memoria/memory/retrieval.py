@@ -16,7 +16,7 @@ from hf_memoria.memory import native
 from hf_memoria.memory.checks import check_sizes, check_working
 from hf_memoria.memory.cofire import Recent
 from hf_memoria.memory.similarity import centre_of, correlation
-from hf_memoria.memory.slots import mark_slots, slots_where, take_slots, zero_unless
+from hf_memoria.memory.slots import mark_slots, may_look, slots_where, take_slots, zero_unless
 from hf_memoria.memory.state import EngramKind, EngramState
 
 
@@ -99,7 +99,8 @@ def remind(
     awake = working_mask.any(dim=-1, keepdim=True)
 
     def nearest(among: Tensor, at_most: int, count: int) -> tuple[Tensor, Tensor]:
-        index, mask = slots_where(among & awake, min(at_most, state.capacity))
+        among = among & awake
+        index, mask = slots_where(among, _width(among, min(at_most, state.capacity)))
         return best_of(index, mask, _scores(state, index, mask, working, working_mask, correlation_kind), count)
 
     if state.capacity == 0:
@@ -112,6 +113,11 @@ def remind(
     long_index, long_mask = nearest(found, num_reminded_stm * (ltm_search_depth + 1), num_reminded_ltm)
     index, mask = torch.cat([short_index, long_index], 1), torch.cat([short_mask, long_mask], 1)
     return Reminded(index, mask, _vectors(state, index, mask))
+
+
+def _width(among: Tensor, at_most: int) -> int:
+    # What need not be the same in every step for a device's or a compiler's sake is as narrow as can be.
+    return min(at_most, int(among.sum(dim=1).max())) if may_look(among) and among.numel() else at_most
 
 
 def _vectors(state: EngramState, index: Tensor, mask: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def correlation(working: Tensor, working_mask: Tensor, engrams: Tensor, how: str
     dtype = torch.promote_types(torch.promote_types(working.dtype, engrams.dtype), torch.float32)
     centre = centre_of(working.to(dtype), working_mask)
     centred = engrams.to(dtype) - centre.unsqueeze(1)
-    to_centre = centred.square().sum(dim=-1)
+    to_centre = torch.linalg.vector_norm(centred, dim=-1).square()
     if how == "mean_l2":
         return -to_centre
     around = working.to(dtype) - centre.unsqueeze(1)
