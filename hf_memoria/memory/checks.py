@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +23,13 @@ def check_sizes(**sizes: Any) -> None:
             raise TypeError(f"{name} must be an integer of at least 0; got {size!r}.")
         if size < 0:
             raise ValueError(f"{name} must be an integer of at least 0; got {size}.")
+
+
+def check_numbers(**numbers: Any) -> None:
+    """Refuse numbers that are negative or not finite."""
+    for name, number in numbers.items():
+        if not math.isfinite(number) or number < 0:
+            raise ValueError(f"{name} must be a finite number of at least 0; got {number!r}.")
 
 
 def check_working(state: EngramState, working: Tensor, working_mask: Tensor) -> None:

@@ -47,31 +47,27 @@ def compact_events(graph: EventGraph, index: Tensor, exists: Tensor, recent: Ten
 def events_from_table(counts: Tensor, width: int) -> EventGraph:
     """Return a log with events of `width` that says the same as a table of counts `[B, C, C]`.
 
-    Who fired together with whom at once is forgotten by a table, so each slot has events of its own.
+    Who fired together with whom at once is forgotten by a table, so each slot has events of its own, or a row of
+    counts if those would be too many.
     """
-    capacity = counts.shape[1]
-    logs = [_private_events(lane.fill_diagonal_(0).to(torch.int64), width) for lane in counts.clone()]
-    return _pack([_drop_unlisted(_fold(log)) for log in logs], capacity, counts)
+    logs = [_private_events(lane.fill_diagonal_(0), width) for lane in counts.clone()]
+    return _pack(logs, counts.shape[1], counts)
 
 
 def _private_events(counts: Tensor, width: int) -> _Log:
-    owner, slot = counts.nonzero(as_tuple=True)
-    times = counts[owner, slot]
+    often = (counts.sum(dim=1) > LONGEST_LIST * width).nonzero().flatten()
+    few = counts.clone()
+    few[often] = 0
+    owner, slot = few.nonzero(as_tuple=True)
+    times = few[owner, slot].to(torch.int64)
     owner, slot = owner.repeat_interleave(times), slot.repeat_interleave(times)
     place = _place_in_run(owner, counts.shape[0])
     chunks = -(-torch.bincount(owner, minlength=counts.shape[0]) // width)
     event = (chunks.cumsum(0) - chunks)[owner] + place // width
     events = torch.full((int(chunks.sum()), width), -1, dtype=torch.int64, device=counts.device)
     events[event, place % width] = slot
-    every = torch.arange(counts.shape[0], device=counts.device)
-    nobody = every[:0]
-    return _Log(
-        events,
-        every.repeat_interleave(chunks),
-        torch.arange(events.shape[0], device=counts.device),
-        nobody,
-        torch.zeros(0, counts.shape[1], device=counts.device),
-    )
+    lister = torch.arange(counts.shape[0], device=counts.device).repeat_interleave(chunks)
+    return _Log(events, lister, torch.arange(events.shape[0], device=counts.device), often, counts[often])
 
 
 def _place_in_run(values: Tensor, number: int) -> Tensor:

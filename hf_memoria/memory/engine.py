@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hf_memoria.memory.checks import check_sizes, check_step, finite_rows
+from hf_memoria.memory.checks import check_numbers, check_sizes, check_step, finite_rows
 from hf_memoria.memory.compaction import compact, with_room
 from hf_memoria.memory.consolidation import (
     add_working,
@@ -70,6 +70,7 @@ def memorize(
         TypeError, ValueError: if rows, hidden sizes, types or devices do not agree, a vector is not finite, or a
             setting is none. The state is not changed.
     """
+    check_numbers(initial_lifespan=initial_lifespan, lifespan_extend_scale=lifespan_extend_scale)
     check_sizes(stm_capacity=stm_capacity, **({} if ltm_capacity is None else {"ltm_capacity": ltm_capacity}))
     check_step(state, working, working_mask, reminded, weights, cue, cue_mask, graph)
     finite = finite_rows(working, working_mask, cue, cue_mask, weights, reminded.mask)
@@ -110,15 +111,14 @@ def _credit_and_fire(
 
 
 def _with_cue(state: EngramState, cue: Tensor, cue_mask: Tensor, active: Tensor) -> EngramState:
-    # Both cues are padded to one length because a row that read nothing keeps the cue it had.
-    state = state.pad(0, cue.shape[1])
-    missing = state.cue.shape[1] - cue.shape[1]
-    cue, cue_mask = zero_unless(cue.to(state.cue.dtype), cue_mask), F.pad(cue_mask, (0, missing))
-    if missing:
-        cue = F.pad(cue, (0, 0, 0, missing))
+    cue = zero_unless(cue.to(state.cue.dtype), cue_mask)
     if may_look(active) and bool(active.all()):
         # A state is a value: what it was given may be written to by others.
         return replace(state, cue=cue.clone(), cue_mask=cue_mask.clone())
+    # Both cues are padded to one length because a row that read nothing keeps the cue it had.
+    state = state.pad(0, cue.shape[1])
+    missing = state.cue.shape[1] - cue.shape[1]
+    cue, cue_mask = F.pad(cue, (0, 0, 0, missing)), F.pad(cue_mask, (0, missing))
     return replace(
         state,
         cue=torch.where(active[:, None, None], cue, state.cue),

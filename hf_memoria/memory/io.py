@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -21,9 +22,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hf_memoria.memory.cofire_events import EventGraph
 from hf_memoria.memory.compaction import compact
 from hf_memoria.memory.room import Claim, Room
-from hf_memoria.memory.state import GRAPHS, EngramState
+from hf_memoria.memory.state import GRAPHS, EngramKind, EngramState
 
 FORMAT = "hf_memoria.engram_state"
 VERSION = "2"
@@ -101,8 +103,10 @@ def read_state(
     _check(path, "fields", sorted(like.tensors()), sorted(tensors))
     _check(path, "checksum", metadata.get("checksum"), _checksum(tensors))
     _check(path, "config_hash", metadata.get("config_hash"), _hash(metadata.get("config", "").encode()))
+    _check(path, "config", True, isinstance(json.loads(metadata.get("config") or "0"), (dict, type(None))))
     _check_shapes(path, like, tensors)
     state = like.with_tensors(tensors, Claim())
+    _check_values(path, state)
     most = int(state.num_short_term.max()) if state.batch_size else 0
     return replace(state, room=Room(short_term=most)).to(device), json.loads(metadata["config"])
 
@@ -141,6 +145,26 @@ def _check_shapes(path: Path, like: EngramState, tensors: Mapping[str, Tensor]) 
         expected = [sizes.setdefault(axis, size) for axis, size in zip(axes, got.shape, strict=True)]
         _check(path, f"shape of {name}", expected, list(got.shape))
     _check(path, "type of cue", str(tensors["data"].dtype), str(tensors["cue"].dtype))
+
+
+def _check_values(path: Path, state: EngramState) -> None:
+    """Check that slots and events that are pointed at exist: kernels follow them unasked."""
+    capacity, tensors = state.capacity, state.tensors()
+    bounds: dict[str, tuple[float, float]] = {"recent": (-1, capacity - 1), "used": (0, capacity), "kind": (0, int(EngramKind.LONG_TERM))}
+    if isinstance(state.graph, EventGraph):
+        events, rows = state.graph.events.shape[1], state.graph.rows_of_counts.shape[1]
+        bounds |= {"graph.events": (-1, capacity - 1), "graph.lists": (-1, events - 1), "graph.row": (0, rows - 1)}
+    bounds |= dict.fromkeys(("step", "next_id", "created", "id", "fire_counts", "refused"), (0, math.inf))
+    for name in ("graph.counts", "graph.rows_of_counts"):
+        if name in tensors:
+            bounds[name] = (0, 2**24)
+    for name, (least, most) in bounds.items():
+        inside = (tensors[name] >= least) & (tensors[name] <= most)
+        _check(path, f"values of {name} from {least} to {most}", True, bool(inside.all()))
+    written = torch.arange(capacity) < state.used.unsqueeze(1)
+    _check(path, "engrams in slots that have been written", True, bool((written | ~state.valid).all()))
+    _check(path, "finite lifespans", True, bool(state.lifespan.isfinite().all()))
+    _check(path, "floating point vectors", True, state.data.is_floating_point())
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:

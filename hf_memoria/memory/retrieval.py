@@ -128,5 +128,6 @@ def _scores(
     state: EngramState, index: Tensor, mask: Tensor, working: Tensor, working_mask: Tensor, how: str
 ) -> Tensor:
     if how == "mean_l2" and native.may_measure(state.data):
-        return -native.squared_distances(state.data, index, mask, centre_of(working, working_mask))
+        centre = centre_of(working.to(torch.float32), working_mask)
+        return -native.squared_distances(state.data, index, mask, centre)
     return correlation(working, working_mask, take_slots(state.data, index), how)

@@ -187,6 +187,8 @@ class EngramState:
         if index.numel() == 0:
             index = index.to(torch.int64)
         elif index.dtype == torch.bool:
+            if index.shape != (self.batch_size,):
+                raise IndexError(f"a mask of rows must have shape [{self.batch_size}]; got {list(index.shape)}.")
             return index
         if index.is_floating_point():
             raise TypeError(f"rows must be integers or a bool mask; got {index.dtype}.")

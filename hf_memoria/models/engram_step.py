@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hf_memoria.backbones import Reading
 from hf_memoria.memory import EngramState, Reminded
+from hf_memoria.memory.room import Claim
 from hf_memoria.models.memory_config import EngramMemoryConfig
 from hf_memoria.models.precision import memorize, remind
 
@@ -33,6 +34,9 @@ def starting_state(
         )
     if memory.hidden_size != hidden_size:
         raise ValueError(f"memory must have the model's hidden size {hidden_size}; got {memory.hidden_size}.")
+    if not torch.compiler.is_compiling() and memory.cue.is_inference() and not torch.is_inference_mode_enabled():
+        # What inference_mode made cannot take part in training; copies can.
+        memory = memory.with_tensors({name: value.clone() for name, value in memory.tensors().items()}, Claim())
     for name, expected in (("device", like.device), ("dtype", like.dtype)):
         if (got := getattr(memory.data, name)) != expected:
             raise ValueError(f"memory must have the {name} {expected}; got {got}. See EngramState.to.")

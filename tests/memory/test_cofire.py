@@ -167,3 +167,10 @@ def test_a_graph_can_be_asked_for(make_state):
     assert compact(step(state, "auto")).graph.form == "dense"
     with pytest.raises(ValueError, match="graph must be one of 'auto', 'dense', 'sparse'; got 'csr'"):
         step(state, "csr")
+
+
+def test_a_table_of_large_counts_takes_no_more_than_a_table():
+    counts = torch.full((1, 40, 40), 1e6)
+    log = folding.events_from_table(counts, 10)
+    assert log.events.numel() == 0
+    assert torch.equal(off_diagonal(log.rows(torch.arange(40).unsqueeze(0))), off_diagonal(counts))

@@ -315,3 +315,25 @@ def test_both_forms_of_the_graph_come_back(path, state, graph):
     got, _ = read_state(path)
     assert got.graph.form == graph
     assert same_content(got, state)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("graph.events", 10**8),
+        ("graph.lists", 5 * 10**7),
+        ("graph.row", -(5 * 10**7)),
+        ("graph.row", 5 * 10**7),
+        ("used", 0),
+        ("used", 10**9),
+        ("used", -5),
+        ("kind", 7),
+        ("lifespan", float("nan")),
+        ("graph.rows_of_counts", -1.0),
+    ],
+)
+def test_values_that_point_nowhere_are_refused(path, make_state, name, value):
+    state = make_state()
+    write_state(replace(state, room=replace(state.room, graph="sparse")), path)
+    write_instead(path, name, torch.full_like(load_file(path)[name], value))
+    refused(path, "^(values of|engrams in|finite lifespans)")

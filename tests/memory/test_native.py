@@ -1,6 +1,7 @@
 """The optional kernels: everything that is said of the engine holds with them, and they are not needed."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from test_engine import HIDDEN, SETTINGS, random_segment
 from test_engine import test_engine_equals_naive_over_long_runs as check_against_naive
 from test_step_shapes import full_segments, step
 
-from hf_memoria.memory import EngramState, compact, native
+from hf_memoria.memory import EngramState, compact, memorize, native, remind
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +98,24 @@ def test_what_cannot_be_built_says_so_and_leaves_torch_in_use(monkeypatch):
     state = EngramState.empty(1, 2)
     assert not native.may_walk(state)
     assert not native.may_measure(state.data)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_working_memory_in_low_precision_reminds_of_the_same(kernels, dtype):
+    generator = torch.Generator().manual_seed(0)
+    base = 300 + torch.randn(64, generator=generator) * 8
+    mask = torch.ones(2, 300, dtype=torch.bool)
+    segment = [(torch.randn(2, 300, 64, generator=generator) * 3 + base).to(dtype) for _ in range(2)]
+    settings = replace(SETTINGS["mean_l2"], stm_capacity=400)
+    state = EngramState.empty(2, 64, dtype=dtype)
+    nothing = remind(state, segment[0], mask, **settings.retrieval())
+    weights = torch.zeros(2, nothing.index.shape[1])
+    rest = {"cue": segment[0], "cue_mask": mask, **settings.consolidation()}
+    state = memorize(state, segment[0], mask, nothing, weights, **rest)
+    expected = remind(state, segment[1], mask, **settings.retrieval())
+    native.use_native_kernels()
+    try:
+        got = remind(state, segment[1], mask, **settings.retrieval())
+    finally:
+        native.use_native_kernels(False)
+    assert torch.equal(got.index[got.mask], expected.index[expected.mask])

@@ -302,3 +302,9 @@ def test_a_state_tells_what_it_is_in_a_line(make_state):
     assert "num_short_term=[3, 3], num_long_term=[" in told
     assert len(told) < 160
     assert "\n" not in told
+
+
+@pytest.mark.parametrize("mask", [True, False, [True, False], torch.ones(3, 1, dtype=torch.bool)], ids=str)
+def test_a_mask_of_another_shape_is_refused(state, mask):
+    with pytest.raises(IndexError, match=r"a mask of rows must have shape \[3\]"):
+        state[mask]

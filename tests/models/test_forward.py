@@ -184,3 +184,12 @@ def test_state_and_batch_have_to_agree(change, error, message, build, segments, 
     state = read(model, ids[:2])[-1].memory
     with pytest.raises(error, match=message):
         model(ids[2], **change(state))
+
+
+def test_what_inference_mode_remembered_can_be_trained_on(build, segments, read):
+    model, ids = build(), segments(steps=3)
+    with torch.inference_mode():
+        memory = read(model, ids[:2])[-1].memory
+    model.train()
+    model(ids[2], labels=ids[2], memory=memory).loss.backward()
+    assert model.transformer.abstractor.queries.weight.grad.abs().sum() > 0
