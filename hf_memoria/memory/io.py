@@ -150,7 +150,11 @@ def _check_shapes(path: Path, like: EngramState, tensors: Mapping[str, Tensor]) 
 def _check_values(path: Path, state: EngramState) -> None:
     """Check that slots and events that are pointed at exist: kernels follow them unasked."""
     capacity, tensors = state.capacity, state.tensors()
-    bounds: dict[str, tuple[float, float]] = {"recent": (-1, capacity - 1), "used": (0, capacity), "kind": (0, int(EngramKind.LONG_TERM))}
+    bounds: dict[str, tuple[float, float]] = {
+        "recent": (-1, capacity - 1),
+        "used": (0, capacity),
+        "kind": (0, int(EngramKind.LONG_TERM)),
+    }
     if isinstance(state.graph, EventGraph):
         events, rows = state.graph.events.shape[1], state.graph.rows_of_counts.shape[1]
         bounds |= {"graph.events": (-1, capacity - 1), "graph.lists": (-1, events - 1), "graph.row": (0, rows - 1)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -75,6 +76,19 @@ class AttendsByChoice:
         if attention is not None and not inner:
             spec = self.config.backbone_spec
             install_attention(self.base_model, spec, partial(attention.make_unit, self.config), attention.layers)  # type: ignore[attr-defined]
+        self._attention_built = copy.deepcopy(attention)
+
+    def check_still_attends_so(self) -> None:
+        """Refuse to run, or to be saved as, what the model was not built as.
+
+        Raises:
+            ValueError: if `config.attention` was changed after the model was built.
+        """
+        if self.config.attention != self._attention_built:
+            raise ValueError(
+                f"config.attention must be what the model was built with, {self._attention_built}; got "
+                f"{self.config.attention}. wrap(model, attention=...) gives a model another attention."
+            )
 
     def set_attn_implementation(self, attn_implementation: Any, *args: Any, **kwargs: Any) -> None:
         """As in Transformers; an error if `config.attention` says something else."""

@@ -50,7 +50,8 @@ class MemoriaMixin(AttendsByChoice):
         super().__init__(config, *args, **kwargs)
         # Some heads build their base model by AutoModel, which knows our config: that one has its memory already.
         inner = self.base_model is not self and isinstance(self.base_model, MemoriaMixin)  # type: ignore[attr-defined]
-        if self.config.memory is not None and not inner:
+        self._reads_memory = self.config.memory is not None
+        if self._reads_memory and not inner:
             # Once more: settings may have come to the config after it was made, as from_pretrained(memory=...) does.
             check_memory_fits(self.config, self.config.memory)
             self._install_memory()
@@ -78,10 +79,16 @@ class MemoriaMixin(AttendsByChoice):
         kwargs.update(zip(self._forward_names, args, strict=False))
         if READING in kwargs:  # the base model of a head that has begun the segment
             return super().forward(**kwargs)  # type: ignore[misc]
+        self.check_still_attends_so()
         if self.config.memory is None:
             if memory is not None:
                 raise ValueError("memory must be None for a model whose config.memory is None; got a state.")
             return zero_without_targets(super().forward(**kwargs), kwargs)  # type: ignore[misc]
+        if not self._reads_memory:
+            raise ValueError(
+                "config.memory must be None for a model that was built without memory; got settings. "
+                "wrap(model, memory=...) gives a model a memory."
+            )
         return_dict = kwargs.pop("return_dict", None)
         output = self._forward_segment(memory, reset_memory, kwargs)
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
@@ -123,6 +130,7 @@ class MemoriaMixin(AttendsByChoice):
         Trainer resumes by the names that a model has: under the names of old checkpoints, which Transformers prefers
         where there are any (ViT), it would resume without the weights of a single block.
         """
+        self.check_still_attends_so()
         super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)  # type: ignore[misc]
 
     def _main_input(self, kwargs: dict[str, Any]) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2LMHeadModel
 
+import hf_memoria
 from hf_memoria import (
     EngramMemoryConfig,
     LwpfAttentionConfig,
@@ -183,3 +184,28 @@ def test_together_with_a_memory(plain, memory_settings, segments, read, tmp_path
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert isinstance(loaded.config.memory, EngramMemoryConfig)
     assert torch.equal(read(loaded, segments())[-1].logits, outputs[-1].logits)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: setattr(config, "attention", None),
+        lambda config: setattr(config, "attention", hf_memoria.SdmAttentionConfig()),
+        lambda config: setattr(config.attention, "layers", [0]),
+    ],
+    ids=["none", "another kind", "in place"],
+)
+def test_a_model_neither_runs_nor_is_saved_as_what_it_was_not_built_as(build, tmp_path, change):
+    model = hf_memoria.wrap(build(without_memory=True), attention=hf_memoria.LwpfAttentionConfig())
+    change(model.config)
+    with pytest.raises(ValueError, match=r"config.attention must be what the model was built with.*wrap\(model"):
+        model(torch.ones(1, 4, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"config\.attention must be what the model was built with"):
+        model.save_pretrained(tmp_path)
+
+
+def test_a_memory_set_later_is_refused_with_the_remedy(build):
+    model = build(without_memory=True)
+    model.config.memory = hf_memoria.EngramMemoryConfig(num_memories=3)
+    with pytest.raises(ValueError, match=r"built without memory; got settings. wrap\(model, memory=...\)"):
+        model(torch.ones(1, 4, dtype=torch.long))
