@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
@@ -44,6 +45,8 @@ class MemoriaMixin(AttendsByChoice):
         super().__init_subclass__(**kwargs)
         stock = inspect.signature(super().forward)  # type: ignore[misc]
         cls._forward_names = tuple(stock.parameters)[1:]
+        if "__init__" not in vars(cls):
+            cls.__init__ = _with_stock_signature(cls)  # type: ignore[method-assign]
         cls.forward = _with_own_signature(cls.forward, stock, causal_lm="ForCausalLM" in cls.__name__)  # type: ignore[method-assign]
 
     def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
@@ -153,7 +156,8 @@ def _refuse_reentrant_checkpoints(block: Any) -> None:
     # The reentrant form sends the gradient of the working memory through its graph once a block and fails with
     # "backward through the graph a second time", which names neither the cause nor the remedy.
     checkpoint = getattr(block, "_gradient_checkpointing_func", None)
-    if block.training and getattr(checkpoint, "keywords", {}).get("use_reentrant"):
+    reentrant = isinstance(checkpoint, functools.partial) and checkpoint.keywords.get("use_reentrant")
+    if block.training and reentrant:
         raise ValueError("use_reentrant must be False to checkpoint activations of a model with memory; got True.")
 
 
@@ -183,4 +187,15 @@ def _with_own_signature(forward: Any, stock: inspect.Signature, causal_lm: bool)
     rest = [p for p in stock.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
     call.__signature__ = stock.replace(parameters=[*parameters, *own, *rest])  # type: ignore[attr-defined]
     call.__doc__, call.__name__, call.__qualname__ = forward.__doc__, "forward", forward.__qualname__
+    return call
+
+
+def _with_stock_signature(cls: Any) -> Any:
+    """Return an `__init__` that shows the stock model's arguments, such as ViT's `use_mask_token`."""
+    stock = next(c for c in cls.__mro__ if issubclass(c, PreTrainedModel) and not issubclass(c, MemoriaMixin))
+
+    @functools.wraps(stock.__init__)
+    def call(self: Any, *args: Any, **kwargs: Any) -> None:
+        super(cls, self).__init__(*args, **kwargs)
+
     return call
