@@ -14,7 +14,12 @@ from torch.nn import functional as F
 from hf_memoria.memory.cofire_events import EventGraph
 
 LONGEST_LIST = 8
-"""Events that a slot lists; whoever takes part in more gets a row of counts."""
+"""Events that a slot lists at least; whoever takes part in more gets a row of counts."""
+
+
+def longest_list(capacity: int) -> int:
+    """Events that a slot may list: the longer a row of counts would be, the more."""
+    return max(LONGEST_LIST, capacity // 2048)
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ def events_from_table(counts: Tensor, width: int) -> EventGraph:
 
 
 def _private_events(counts: Tensor, width: int) -> _Log:
-    often = (counts.sum(dim=1) > LONGEST_LIST * width).nonzero().flatten()
+    often = (counts.sum(dim=1) > longest_list(counts.shape[0]) * width).nonzero().flatten()
     few = counts.clone()
     few[often] = 0
     owner, slot = few.nonzero(as_tuple=True)
@@ -123,7 +128,7 @@ def _fold(log: _Log) -> _Log:
     listed = torch.bincount(log.owner, minlength=capacity)
     row = torch.full((capacity,), -1, dtype=torch.int64, device=log.owner.device)
     row[log.often] = torch.arange(log.often.numel(), device=row.device)
-    new = ((listed > LONGEST_LIST) & (row < 0)).nonzero().flatten()
+    new = ((listed > longest_list(capacity)) & (row < 0)).nonzero().flatten()
     row[new] = torch.arange(new.numel(), device=row.device) + log.often.numel()
     counts = torch.cat([log.counts, log.counts.new_zeros(new.numel(), capacity)])
     folded = row[log.owner] >= 0
