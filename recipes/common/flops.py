@@ -28,7 +28,7 @@ def memory_flops(backbone: PreTrainedModel, memory: EngramMemoryConfig, length: 
 
     Abstractor: keys and values of the cue (4 T D^2), scores and weighted sum (4 W T D), two linear layers of width 4 D
     (16 W D^2). Search: distances from the working memory to all short-term engrams and to those that walks may find
-    (2 W M D), and in each step of a walk the events since the last compaction, among `engrams` slots. A read: query
+    (2 W M D), and in each step of a walk the events since the last compaction, among as many slots. A read: query
     and output of every token (4 T D^2), keys and values of what is read (4 N D^2), scores and weighted sum (4 T N D),
     with N = W for the first read and N = K for the second.
     """

@@ -34,7 +34,7 @@ def test_memory_costs_what_pytorch_counts(gpt2):
     assert held == 6
     with_memory, _ = counted(model, ids, state)
     without, _ = counted(wrap(gpt2, memory=None).eval(), ids)
-    assert memory_flops(gpt2, memory, LENGTH, state.capacity) == pytest.approx(with_memory - without, rel=0.0001)
+    assert memory_flops(gpt2, memory, LENGTH, held) == pytest.approx(with_memory - without, rel=0.0001)
 
 
 def test_the_stride_costs_as_much_as_the_memory(gpt2):
