@@ -24,7 +24,8 @@ from hf_memoria.memory.consolidation import (
     promote,
 )
 from hf_memoria.memory.plasticity import event_of, lifespan_credit
-from hf_memoria.memory.retrieval import Reminded, remind
+from hf_memoria.memory.reminded import Reminded
+from hf_memoria.memory.retrieval import remind
 from hf_memoria.memory.slots import may_look, zero_unless
 from hf_memoria.memory.state import EngramState
 

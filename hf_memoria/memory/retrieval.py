@@ -6,8 +6,6 @@ slot and are never read as engrams. Equal scores and equal counts go to the olde
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,18 +13,10 @@ from torch.nn import functional as F
 from hf_memoria.memory import native
 from hf_memoria.memory.checks import check_sizes, check_working
 from hf_memoria.memory.cofire import Recent
+from hf_memoria.memory.reminded import Reminded
 from hf_memoria.memory.similarity import centre_of, correlation
 from hf_memoria.memory.slots import mark_slots, may_look, slots_where, take_slots, zero_unless
 from hf_memoria.memory.state import EngramKind, EngramState
-
-
-@dataclass(frozen=True)
-class Reminded:
-    """Engrams called up from a state: slots `index` `[B, K]`, `mask` `[B, K]`, vectors `data` `[B, K, D]`."""
-
-    index: Tensor
-    mask: Tensor
-    data: Tensor
 
 
 def best_of(candidates: Tensor, mask: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
