@@ -24,6 +24,7 @@ from hf_memoria.memory.consolidation import (
     promote,
 )
 from hf_memoria.memory.plasticity import event_of, lifespan_credit
+from hf_memoria.memory.precision import outside_autocast
 from hf_memoria.memory.reminded import Reminded
 from hf_memoria.memory.retrieval import remind
 from hf_memoria.memory.slots import may_look, zero_unless
@@ -32,6 +33,7 @@ from hf_memoria.memory.state import EngramState
 __all__ = ["Reminded", "memorize", "remind"]
 
 
+@outside_autocast
 @torch.no_grad()
 def memorize(
     state: EngramState,

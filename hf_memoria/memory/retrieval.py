@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from hf_memoria.memory import native
 from hf_memoria.memory.checks import check_sizes, check_working
 from hf_memoria.memory.cofire import Recent
+from hf_memoria.memory.precision import outside_autocast
 from hf_memoria.memory.reminded import Reminded
 from hf_memoria.memory.similarity import centre_of, correlation
 from hf_memoria.memory.slots import mark_slots, may_look, slots_where, take_slots, zero_unless
@@ -54,6 +55,7 @@ def walk(state: EngramState, index: Tensor, mask: Tensor, depth: int) -> Tensor:
     return found
 
 
+@outside_autocast
 @torch.no_grad()
 def remind(
     state: EngramState,

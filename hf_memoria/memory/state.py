@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hf_memoria.memory.cofire import DenseGraph
 from hf_memoria.memory.cofire_events import EventGraph
+from hf_memoria.memory.precision import outside_autocast
 from hf_memoria.memory.room import Claim, Room
 from hf_memoria.memory.slots import members, pad_slots
 from hf_memoria.memory.stacking import check_alike, shared_room, stack_graphs, stack_tensors
@@ -149,6 +150,7 @@ class EngramState:
         return self._count(EngramKind.LONG_TERM)
 
     @property
+    @outside_autocast
     def cofire_counts(self) -> Tensor:
         """How often two engrams fired together, int32 `[B, C, C]`; the diagonal counts firings."""
         every = torch.arange(self.capacity, device=self.data.device).expand(self.batch_size, -1)
