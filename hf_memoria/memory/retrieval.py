@@ -1,7 +1,9 @@
 """Reminding: which engrams a working memory calls up (Memoria section 3.2; the design's steps 3 to 5).
 
 Everywhere `index` holds slots of the state and `mask` says which of them count; masked entries point at a legal
-slot and are never read as engrams. Equal scores and equal counts go to the oldest engram. No shape depends on a value.
+slot and are never read as engrams. Equal scores and equal counts go to the oldest engram. No shape of
+what is returned depends on a value; on the way there, where values may be looked at (`slots.may_look`), there are no
+more candidates than exist.
 """
 
 from __future__ import annotations
