@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from hf_memoria.memory.reminded import Reminded
 from hf_memoria.memory.room import GRAPHS
 from hf_memoria.memory.slots import may_look
 from hf_memoria.memory.state import EngramState
-
-if TYPE_CHECKING:
-    from hf_memoria.memory.retrieval import Reminded
 
 
 def check_sizes(**sizes: Any) -> None:

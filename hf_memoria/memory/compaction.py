@@ -16,6 +16,7 @@ from hf_memoria.memory import native
 from hf_memoria.memory.cofire import DenseGraph
 from hf_memoria.memory.cofire_events import EventGraph
 from hf_memoria.memory.cofire_folding import compact_events, events_from_table
+from hf_memoria.memory.precision import outside_autocast
 from hf_memoria.memory.room import Claim, segments_ahead, whole_blocks
 from hf_memoria.memory.slots import slots_where
 from hf_memoria.memory.state import SLOT_FIELDS, CofireGraph, EngramState
@@ -55,6 +56,7 @@ def _must_copy(state: EngramState) -> bool:
 
 
 @torch.compiler.disable(reason="compacting looks at how many engrams there are; call compact() between segments")
+@outside_autocast
 @torch.no_grad()
 def compact(state: EngramState, segments: int | None = None, working: int = 0, fired: int = 0) -> EngramState:
     """Move the engrams of every row to its first slots, in order, and leave nothing of those that are forgotten.

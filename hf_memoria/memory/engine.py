@@ -1,8 +1,9 @@
 """The engram memory, batched: a step is `remind`, then the backbone reads, then `memorize`.
 
-Both are functions of a state that leave it as it was; nothing is kept between calls. Neither looks at a value, so both
-compile into one graph, but for the compaction that ends a step now and then. `naive.py` says the same one row at a
-time.
+Both are functions of a state that leave it as it was; nothing is kept between calls. On another device than the CPU,
+and where they are compiled, neither looks at a value: both compile into one graph, but for the compaction that ends a
+step now and then. In eager mode on the CPU they do look, to refuse what is not finite and to leave out work that would
+come to nothing (`slots.may_look`). `naive.py` says the same one row at a time.
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ from hf_memoria.memory.consolidation import (
     promote,
 )
 from hf_memoria.memory.plasticity import event_of, lifespan_credit
-from hf_memoria.memory.retrieval import Reminded, remind
+from hf_memoria.memory.precision import outside_autocast
+from hf_memoria.memory.reminded import Reminded
+from hf_memoria.memory.retrieval import remind
 from hf_memoria.memory.slots import may_look, zero_unless
 from hf_memoria.memory.state import EngramState
 
 __all__ = ["Reminded", "memorize", "remind"]
 
 
+@outside_autocast
 @torch.no_grad()
 def memorize(
     state: EngramState,

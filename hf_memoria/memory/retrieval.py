@@ -1,12 +1,12 @@
 """Reminding: which engrams a working memory calls up (Memoria section 3.2; the design's steps 3 to 5).
 
 Everywhere `index` holds slots of the state and `mask` says which of them count; masked entries point at a legal
-slot and are never read as engrams. Equal scores and equal counts go to the oldest engram. No shape depends on a value.
+slot and are never read as engrams. Equal scores and equal counts go to the oldest engram. No shape of
+what is returned depends on a value; on the way there, where values may be looked at (`slots.may_look`), there are no
+more candidates than exist.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,18 +15,11 @@ from torch.nn import functional as F
 from hf_memoria.memory import native
 from hf_memoria.memory.checks import check_sizes, check_working
 from hf_memoria.memory.cofire import Recent
+from hf_memoria.memory.precision import outside_autocast
+from hf_memoria.memory.reminded import Reminded
 from hf_memoria.memory.similarity import centre_of, correlation
 from hf_memoria.memory.slots import mark_slots, may_look, slots_where, take_slots, zero_unless
 from hf_memoria.memory.state import EngramKind, EngramState
-
-
-@dataclass(frozen=True)
-class Reminded:
-    """Engrams called up from a state: slots `index` `[B, K]`, `mask` `[B, K]`, vectors `data` `[B, K, D]`."""
-
-    index: Tensor
-    mask: Tensor
-    data: Tensor
 
 
 def best_of(candidates: Tensor, mask: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -64,6 +57,7 @@ def walk(state: EngramState, index: Tensor, mask: Tensor, depth: int) -> Tensor:
     return found
 
 
+@outside_autocast
 @torch.no_grad()
 def remind(
     state: EngramState,

@@ -1,4 +1,4 @@
-"""Picking slots of a row by mask or by index, with shapes that do not depend on values."""
+"""Picking slots of a row by mask or by index; what comes out has shapes that do not depend on values."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""Putting the rows of several states under each other."""
+"""Putting the rows of several states under each other, field by field."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,25 +14,30 @@ from hf_memoria.memory.cofire_events import EventGraph
 from hf_memoria.memory.cofire_folding import events_from_table
 from hf_memoria.memory.room import Room
 
-if TYPE_CHECKING:
-    from hf_memoria.memory.state import EngramState
-
 Graph = DenseGraph | EventGraph
 
 
-def stack_states(states: Sequence[EngramState]) -> EngramState:
-    """Return one state with the rows of all; see `EngramState.cat`."""
-    _check(states)
-    capacity = max(state.capacity for state in states)
-    cue_length = max(state.cue.shape[1] for state in states)
-    padded = [state.pad(capacity, cue_length) for state in states]
-    graph = stack_graphs([state.graph for state in padded])
-    own: dict[str, Any] = {
-        name: torch.cat(_one_shape([state.tensors()[name] for state in padded], name))
-        for name in padded[0].tensors()
-        if not name.startswith("graph.")
+def check_alike(vectors: Sequence[Tensor]) -> None:
+    """Check that vectors `[B, C, D]`, one tensor a state, can stand in one tensor.
+
+    Raises:
+        ValueError: if there is none, or hidden size, dtype or device differ.
+    """
+    if not vectors:
+        raise ValueError("states must hold at least one EngramState; got none.")
+    kinds = {
+        "hidden_size": {str(value.shape[-1]) for value in vectors},
+        "dtype": {str(value.dtype) for value in vectors},
+        "device": {str(value.device) for value in vectors},
     }
-    return type(states[0])(**own, graph=graph, room=_shared_room([state.room for state in padded]))
+    for name, found in kinds.items():
+        if len(found) > 1:
+            raise ValueError(f"{name} must be the same in all states; got {sorted(found)}.")
+
+
+def stack_tensors(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return every field with the rows of all states; each is widened to the longest."""
+    return {name: torch.cat(_one_shape([state[name] for state in states], name)) for name in states[0]}
 
 
 def stack_graphs(graphs: Sequence[Graph]) -> Graph:
@@ -43,7 +47,17 @@ def stack_graphs(graphs: Sequence[Graph]) -> Graph:
     width = max(graph.events.shape[2] for graph in graphs if isinstance(graph, EventGraph))
     logs = [graph if isinstance(graph, EventGraph) else events_from_table(graph.counts, width) for graph in graphs]
     names = [part.name for part in fields(EventGraph)]
-    return EventGraph(*(torch.cat(_one_shape([getattr(log, name) for log in logs], name)) for name in names))
+    return EventGraph(**stack_tensors([{name: getattr(log, name) for name in names} for log in logs]))
+
+
+def shared_room(rooms: Sequence[Room]) -> Room:
+    """Return the room that every state has."""
+    return Room(
+        segments=min(room.segments for room in rooms),
+        slots=min(room.slots for room in rooms),
+        short_term=max(room.short_term for room in rooms),
+        graph=rooms[0].graph,
+    )
 
 
 def _one_shape(values: list[Tensor], name: str) -> list[Tensor]:
@@ -60,21 +74,3 @@ def _widen(value: Tensor, sizes: list[int], in_front: bool, fill: int) -> Tensor
         missing = sizes[axis] - value.shape[axis + 1]
         padding += [missing, 0] if in_front and axis == 0 else [0, missing]
     return F.pad(value, padding, value=fill) if any(padding) else value
-
-
-def _shared_room(rooms: list[Room]) -> Room:
-    return Room(
-        segments=min(room.segments for room in rooms),
-        slots=min(room.slots for room in rooms),
-        short_term=max(room.short_term for room in rooms),
-        graph=rooms[0].graph,
-    )
-
-
-def _check(states: Sequence[EngramState]) -> None:
-    if not states:
-        raise ValueError("states must hold at least one EngramState; got none.")
-    for name in ("hidden_size", "dtype", "device"):
-        found = {str(getattr(state if name == "hidden_size" else state.data, name)) for state in states}
-        if len(found) > 1:
-            raise ValueError(f"{name} must be the same in all states; got {sorted(found)}.")

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from hf_memoria.memory.cofire import DenseGraph
 from hf_memoria.memory.cofire_events import EventGraph
+from hf_memoria.memory.precision import outside_autocast
 from hf_memoria.memory.room import Claim, Room
 from hf_memoria.memory.slots import members, pad_slots
-from hf_memoria.memory.stacking import stack_states
+from hf_memoria.memory.stacking import check_alike, shared_room, stack_graphs, stack_tensors
 
 CofireGraph = DenseGraph | EventGraph
 GRAPHS = {graph.form: graph for graph in (DenseGraph, EventGraph)}
@@ -149,6 +150,7 @@ class EngramState:
         return self._count(EngramKind.LONG_TERM)
 
     @property
+    @outside_autocast
     def cofire_counts(self) -> Tensor:
         """How often two engrams fired together, int32 `[B, C, C]`; the diagonal counts firings."""
         every = torch.arange(self.capacity, device=self.data.device).expand(self.batch_size, -1)
@@ -256,7 +258,14 @@ class EngramState:
         Raises:
             ValueError: if there is none, or hidden size, dtype or device differ.
         """
-        return stack_states(states)
+        check_alike([state.data for state in states])
+        capacity, positions = max(state.capacity for state in states), max(state.cue.shape[1] for state in states)
+        states = [state.pad(capacity, positions) for state in states]
+        own: dict[str, Any] = stack_tensors(
+            [{name: getattr(state, name) for name in TENSOR_FIELDS} for state in states]
+        )
+        graph = stack_graphs([state.graph for state in states])
+        return EngramState(**own, graph=graph, room=shared_room([state.room for state in states]))
 
     def pad(self, capacity: int, cue_length: int) -> EngramState:
         """Widen to at least `capacity` slots and `cue_length` cue positions, all of the new ones invalid."""

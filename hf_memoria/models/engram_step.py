@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from hf_memoria.backbones import Reading
-from hf_memoria.memory import EngramState, Reminded
+from hf_memoria.memory import EngramState, Reminded, memorize, remind
 from hf_memoria.memory.room import Claim
 from hf_memoria.models.memory_config import EngramMemoryConfig
-from hf_memoria.models.precision import memorize, remind
 
 
 def starting_state(

@@ -8,7 +8,8 @@ All arms live in one process and take turns on one thread; what is printed are m
 time, which another process can hardly disturb. `torch` is this package as it is installed, `native` with the optional
 kernels, `compiled` under torch.compile. `logsumexp` ranks as the paper does, others by mean_l2, as memoria-pytorch.
 The floor is the time in which this machine reads the vectors that any engine has to touch. Peak memory is what the
-resident set grows by in one step.
+resident set grows by in one step; `state_mb` is what an arm's state takes, `vectors_mb` what its vectors alone would.
+Large stores are grown in one lane, and the others are copies of it.
 """
 
 from __future__ import annotations
@@ -50,6 +51,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--reference_rounds", type=int, default=3)
     parser.add_argument("--no_reference_above", type=int, default=4000, help="Long-term engrams; -1 leaves it out.")
+    parser.add_argument(
+        "--one_lane_above",
+        type=int,
+        default=10_000,
+        help="Long-term engrams above which one lane is grown and the others are its copies.",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="JSON file; results are added to those that it holds.")
     return parser.parse_args()
@@ -76,25 +83,31 @@ def measure(args: argparse.Namespace, batch: int, long_term: int) -> dict[str, A
     setting = SETTINGS[args.setting]
     if any(ARMS[name].get("native") for name in args.arms):
         native.use_native_kernels()  # the state grows faster
-    state = grown(setting, batch, long_term, args.seed)
+    one_lane = long_term > args.one_lane_above
+    state = grown(setting, batch, long_term, args.seed, one_lane)
     native.use_native_kernels(False)
     floor = bytes_touched(state, setting, found_by_walks(state, setting)) / bandwidth()
+    held, longest = int(state.num_long_term.max()), int(state.valid.sum(1).max())
     arms: dict[str, Any] = {name: Ours.start(state, setting, **compiled(ARMS[name])) for name in args.arms}
     if long_term <= args.no_reference_above:
         arms["memoria-pytorch"] = Reference(state, setting)
+    del state  # every arm has its own
+    state_mb = {name: arm.state_mb() for name, arm in arms.items()}
     seconds, peaks = take_turns(arms, clustered(setting, batch, args.seed + 1), args)
     return {
         "setting": args.setting,
         "batch": batch,
-        "long_term": int(state.num_long_term.max()),
+        "long_term": held,
         "asked": long_term,
         "floor_ms": 1e3 * floor,
-        "data_mb": state.batch_size * int(state.valid.sum(1).max()) * setting.hidden * 4 / 2**20,
+        "vectors_mb": batch * longest * setting.hidden * 4 / 2**20,
+        "state_mb": state_mb,
         "ms": {name: [1e3 * value for value in values] for name, values in seconds.items()},
         "peak_mb": peaks,
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,
         "rounds": args.rounds,
+        "lanes_grown": 1 if one_lane else batch,
         "seed": args.seed,
     }
 
@@ -169,13 +182,14 @@ def table(result: dict[str, Any]) -> str:
     """Return a few lines for people."""
     reference = result["ms"].get("memoria-pytorch")
     case = f"{result['setting']} batch {result['batch']} long-term {result['long_term']}"
-    lines = [f"{case}: floor {result['floor_ms']:.2f} ms, engrams {result['data_mb']:.0f} MB"]
+    lines = [f"{case}: floor {result['floor_ms']:.2f} ms, vectors {result['vectors_mb']:.0f} MB"]
     for name, values in result["ms"].items():
         median = statistics.median(values)
         ratio = f"{statistics.median(reference) / median:8.0f}x" if reference else " " * 9
         lines.append(
             f"  {name:18s} {median:10.2f} ms (mean {statistics.mean(values):9.2f}) {ratio}"
-            f"  {median / result['floor_ms']:7.1f} floors  peak +{result['peak_mb'][name]:.0f} MB"
+            f"  {median / result['floor_ms']:7.1f} floors  state {result['state_mb'][name]:.0f} MB,"
+            f" peak +{result['peak_mb'][name]:.0f} MB"
         )
     return "\n".join(lines)
 

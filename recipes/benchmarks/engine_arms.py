@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,13 +66,23 @@ def step(
     )
 
 
-def grown(setting: Setting, batch: int, long_term: int, seed: int) -> EngramState:
-    """Return a state with full short-term memory and about `long_term` long-term engrams, made by the engine."""
-    state = EngramState.empty(batch, setting.hidden)
-    segments = clustered(setting, batch, seed)
+def grown(setting: Setting, batch: int, long_term: int, seed: int, one_lane: bool = False) -> EngramState:
+    """Return a state with full short-term memory and about `long_term` long-term engrams, made by the engine.
+
+    With `one_lane` a single row lives, and the others are copies of it: large stores are there in a `batch`-th of the
+    time, and a step costs what it costs, because rows are independent and read segments of their own from there on.
+    """
+    lanes = 1 if one_lane else batch
+    state = EngramState.empty(lanes, setting.hidden)
+    segments = clustered(setting, lanes, seed)
     for _ in range(-(-(setting.short_term + long_term) // setting.working)):
         state = step(state, next(segments), setting)
-    return state
+    return state[[0] * batch] if lanes < batch else state
+
+
+def megabytes(tensors: Iterable[Tensor]) -> float:
+    """Return what tensors take."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 2**20
 
 
 @dataclass
@@ -96,6 +106,10 @@ class Ours:
         own = compact(replace(state, room=room), working=setting.working, fired=setting.working + 2 * setting.remind)
         native.use_native_kernels(False)
         return cls(own, setting, **kwargs)
+
+    def state_mb(self) -> float:
+        """Return what the state takes, its graph and the room in its buffers included."""
+        return megabytes(self.state.tensors().values())
 
     def prepare(self) -> None:
         """Nothing has to be done before a step."""
@@ -126,6 +140,11 @@ class Reference:
             packed.data, packed.cofire_counts, packed.kind.to(torch.uint8), packed.lifespan
         )
         self.memory: Any = None
+
+    def state_mb(self) -> float:
+        """Return what its engrams take, with their table of counts."""
+        held = vars(self.start.engrams).values()
+        return megabytes(value for value in held if isinstance(value, Tensor))
 
     def prepare(self) -> None:
         """Copy the state, which a step changes."""
