@@ -117,6 +117,7 @@ def test_signatures_that_others_build_on():
         "layers": None,
         "cue_layer": None,
         "correlation": "logsumexp",
+        "retrieval": "graph",
         "gate": None,
         "segment_length": None,
         "cofire_graph": "auto",

@@ -13,6 +13,12 @@ from hf_memoria.memory.room import GRAPHS
 from hf_memoria.memory.slots import may_look
 from hf_memoria.memory.state import EngramState
 
+if TYPE_CHECKING:
+    from hf_memoria.memory.retrieval import Reminded
+
+RETRIEVALS = ("graph", "similarity", "random", "fifo")
+"""Ways of finding what a working memory is reminded of; `remind` says what they are."""
+
 
 def check_sizes(**sizes: Any) -> None:
     """Refuse sizes that are negative or no integers."""
@@ -28,6 +34,12 @@ def check_numbers(**numbers: Any) -> None:
     for name, number in numbers.items():
         if not math.isfinite(number) or number < 0:
             raise ValueError(f"{name} must be a finite number of at least 0; got {number!r}.")
+
+
+def check_retrieval(retrieval: Any) -> None:
+    """Refuse a way of finding engrams that there is not."""
+    if retrieval not in RETRIEVALS:
+        raise ValueError(f"retrieval must be one of {', '.join(map(repr, RETRIEVALS))}; got {retrieval!r}.")
 
 
 def check_working(state: EngramState, working: Tensor, working_mask: Tensor) -> None:

@@ -70,6 +70,19 @@ def search_long_term(row: NaiveRow, short_term: list[NaiveEngram], depth: int) -
     return [engram for engram in long_term if engram.id in visited]
 
 
+def lot(row: NaiveRow, engram: NaiveEngram) -> int:
+    """The number that an engram draws in this step, from its id and the signs of its vector."""
+    signs = sum(1 << place for place, number in enumerate(engram.data[:32].tolist()) if number > 0)
+    return mix(mix(mix(signs) ^ engram.id) ^ row.step) >> 8
+
+
+def mix(value: int) -> int:
+    """Spread 32 bits over 32 bits."""
+    for _ in range(2):
+        value = (value ^ value >> 16) * 0x45D9F3B % 2**32
+    return value ^ value >> 16
+
+
 def remind(
     row: NaiveRow,
     working: Tensor,
@@ -78,14 +91,27 @@ def remind(
     num_reminded_ltm: int,
     ltm_search_depth: int,
     correlation_kind: str = "logsumexp",
+    retrieval: str = "graph",
 ) -> list[int]:
-    """Steps 3 to 5: ids of the reminded engrams, short-term before long-term, each by falling correlation."""
+    """Steps 3 to 5: ids of the reminded engrams, short-term before long-term, each by falling correlation.
+
+    Without the graph: by correlation or by lot among each tier, or the youngest of all.
+    """
+    short_term, long_term = row.of_kind(EngramKind.SHORT_TERM), row.of_kind(EngramKind.LONG_TERM)
     if len(working) == 0:
         return []
-    short_term = nearest(row.of_kind(EngramKind.SHORT_TERM), working, num_reminded_stm, correlation_kind)
-    found = search_long_term(row, short_term, ltm_search_depth)
-    long_term = nearest(found, working, num_reminded_ltm, correlation_kind)
-    return [engram.id for engram in short_term + long_term]
+    if retrieval == "fifo":
+        return [engram.id for engram in reversed(row.engrams)][: num_reminded_stm + num_reminded_ltm]
+    if retrieval == "random":
+        short_term, long_term = (
+            sorted(tier, key=lambda engram: -lot(row, engram))[:count]
+            for tier, count in ((short_term, num_reminded_stm), (long_term, num_reminded_ltm))
+        )
+        return [engram.id for engram in short_term + long_term]
+    short_term = nearest(short_term, working, num_reminded_stm, correlation_kind)
+    if retrieval == "graph":
+        long_term = search_long_term(row, short_term, ltm_search_depth)
+    return [engram.id for engram in short_term + nearest(long_term, working, num_reminded_ltm, correlation_kind)]
 
 
 def memorize(

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_memoria.memory import native
-from hf_memoria.memory.checks import check_sizes, check_working
+from hf_memoria.memory.checks import check_retrieval, check_sizes, check_working
 from hf_memoria.memory.cofire import Recent
 from hf_memoria.memory.precision import outside_autocast
 from hf_memoria.memory.reminded import Reminded
+from hf_memoria.memory.lottery import lots
 from hf_memoria.memory.similarity import centre_of, correlation
 from hf_memoria.memory.slots import mark_slots, may_look, slots_where, take_slots, zero_unless
 from hf_memoria.memory.state import EngramKind, EngramState
@@ -68,6 +69,7 @@ def remind(
     num_reminded_ltm: int,
     ltm_search_depth: int,
     correlation_kind: str = "logsumexp",
+    retrieval: str = "graph",
 ) -> Reminded:
     """Call up the engrams that a working memory is nearest to: short-term by correlation, long-term by association.
 
@@ -79,6 +81,10 @@ def remind(
         num_reminded_ltm: long-term engrams to call up.
         ltm_search_depth: steps of each walk on the co-fire graph.
         correlation_kind: see `similarity.correlation`.
+        retrieval: how engrams are found. `"graph"` is the paper's. The others read as many at most, and are there to
+            be compared with: `"similarity"` has no graph, and takes of all long-term engrams those with the highest
+            correlation; `"random"` draws the short-term and the long-term ones, each of their tier (see `lottery`);
+            `"fifo"` takes the youngest of all, whatever their tier, youngest first.
 
     Returns:
         K = `num_reminded_stm + num_reminded_ltm` entries a row, as many of them counted as there are such engrams;
@@ -89,24 +95,35 @@ def remind(
     """
     sizes = {"num_reminded_stm": num_reminded_stm, "num_reminded_ltm": num_reminded_ltm}
     check_sizes(**sizes, ltm_search_depth=ltm_search_depth)
+    check_retrieval(retrieval)
     check_working(state, working, working_mask)
     awake = working_mask.any(dim=-1, keepdim=True)
 
-    def nearest(among: Tensor, at_most: int, count: int) -> tuple[Tensor, Tensor]:
-        among = among & awake
-        index, mask = slots_where(among, _width(among, min(at_most, state.capacity)))
+    def best(among: Tensor, at_most: int, count: int) -> tuple[Tensor, Tensor]:
+        index, mask = slots_where(among & awake, _width(among & awake, min(at_most, state.capacity)))
+        if retrieval in ("fifo", "random"):
+            return best_of(index, mask, _unseen_scores(state, index, retrieval), count)
         return best_of(index, mask, _scores(state, index, mask, working, working_mask, correlation_kind), count)
 
     if state.capacity == 0:
         index = torch.zeros(state.batch_size, 0, dtype=torch.int64, device=state.data.device)
         return Reminded(index, index.bool(), take_slots(state.data, index))
-    short_index, short_mask = nearest(state.is_kind(EngramKind.SHORT_TERM), state.room.short_term, num_reminded_stm)
-    if num_reminded_ltm == 0:
-        return Reminded(short_index, short_mask, _vectors(state, short_index, short_mask))
-    found = walk(state, short_index, short_mask, ltm_search_depth)
-    long_index, long_mask = nearest(found, num_reminded_stm * (ltm_search_depth + 1), num_reminded_ltm)
-    index, mask = torch.cat([short_index, long_index], 1), torch.cat([short_mask, long_mask], 1)
+    if retrieval == "fifo":
+        index, mask = best(state.valid, state.capacity, num_reminded_stm + num_reminded_ltm)
+        return Reminded(index, mask, _vectors(state, index, mask))
+    index, mask = best(state.is_kind(EngramKind.SHORT_TERM), state.room.short_term, num_reminded_stm)
+    if num_reminded_ltm:
+        found, at_most = state.is_kind(EngramKind.LONG_TERM), state.capacity
+        if retrieval == "graph":
+            found, at_most = walk(state, index, mask, ltm_search_depth), num_reminded_stm * (ltm_search_depth + 1)
+        long_index, long_mask = best(found, at_most, num_reminded_ltm)
+        index, mask = torch.cat([index, long_index], 1), torch.cat([mask, long_mask], 1)
     return Reminded(index, mask, _vectors(state, index, mask))
+
+
+def _unseen_scores(state: EngramState, index: Tensor, retrieval: str) -> Tensor:
+    """Scores that have nothing to do with working memory: slots stand in order of creation, lots in none."""
+    return index.to(torch.float32) if retrieval == "fifo" else lots(state).gather(1, index)
 
 
 def _width(among: Tensor, at_most: int) -> int:

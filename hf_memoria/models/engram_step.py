@@ -73,6 +73,7 @@ def prepare_reading(
             num_reminded_ltm=config.num_reminded_ltm,
             ltm_search_depth=config.ltm_search_depth,
             correlation_kind=config.correlation,
+            retrieval=config.retrieval,
         )
 
     reading = Reading(make_working, call_up, attention_mask)

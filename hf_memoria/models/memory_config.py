@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
+from hf_memoria.memory.checks import RETRIEVALS
 from hf_memoria.memory.room import GRAPHS
 from hf_memoria.memory.similarity import CORRELATIONS
 
@@ -30,6 +31,12 @@ class EngramMemoryConfig:
         cue_layer: block of the same segment whose output makes the working memory, for backbones that are not causal;
             None takes the final hidden states of the previous segment.
         correlation: `"logsumexp"`, the paper's ranking, or `"mean_l2"`, that of memoria-pytorch 1.1.0.
+        retrieval: how engrams are called up: `"graph"`, the paper's way, or one to compare it with, which reads at
+            most as many, `num_reminded_stm + num_reminded_ltm`. `"similarity"` searches all of long-term memory for
+            the engrams nearest to working memory, without the graph; `"random"` draws the short-term and the
+            long-term ones by lot, each among its tier; `"fifo"` takes the youngest of all. What a graph's walks find
+            may be fewer. Lots are mixed from what the state holds, so that resuming draws the same. Lifespans,
+            tiers and co-fire counts go on as ever.
         gate: `"tanh"` multiplies each read by tanh of a learned scalar that starts at zero; None is the paper's form.
         segment_length: tokens of a segment; None is all the positions that the backbone has.
         cofire_graph: how the co-fire graph is held: `"dense"` is a table of all pairs, `"sparse"` the events
@@ -53,6 +60,7 @@ class EngramMemoryConfig:
     layers: list[int] | None = None
     cue_layer: int | None = None
     correlation: str = "logsumexp"
+    retrieval: str = "graph"
     gate: str | None = None
     segment_length: int | None = None
     cofire_graph: str = "auto"
@@ -68,6 +76,7 @@ class EngramMemoryConfig:
         _number("initial_lifespan", self.initial_lifespan, lambda value: value > 0, "above 0")
         _number("lifespan_extend_scale", self.lifespan_extend_scale, lambda value: value >= 0, "0 or above")
         _one_of("correlation", self.correlation, CORRELATIONS)
+        _one_of("retrieval", self.retrieval, RETRIEVALS)
         _one_of("gate", self.gate, GATES)
         _one_of("cofire_graph", self.cofire_graph, GRAPHS)
 

@@ -1,5 +1,6 @@
 """Several arms, several seeds: run them, and say how they differ."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -54,6 +55,29 @@ def compare_arms(
     print(f"\nMean over seeds {seeds} ± standard deviation of a seed\n{format_arms(arms, summary, measures)}")
     print(f"Results and plot are in {output_dir}")
     return results
+
+
+def kept_runs(folder: Path, settings: Any, run: Callable[[str, int], Run]) -> Callable[[str, int], Run]:
+    """Return `run` with its results kept as files, and taken from there if they were made with the same settings.
+
+    Arms, seeds and folder may differ: they say which runs there are, not what one is.
+    """
+    apart = ("arms", "seeds", "segments", "output_dir")
+    made_with = {name: value for name, value in asdict(settings).items() if name not in apart}
+    made_with = json.loads(json.dumps(made_with, default=str))
+
+    def kept(arm: str, seed: int) -> Run:
+        path = folder / f"{arm}_{seed}.json"
+        if path.exists():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found["arguments"] == made_with:
+                return found["run"]
+        result = run(arm, seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json({"arguments": made_with, "run": result}, path)
+        return result
+
+    return kept
 
 
 def format_arms(arms: Mapping[str, str], summary: Mapping[str, Any], measures: Mapping[str, str]) -> str:

@@ -22,10 +22,11 @@ class Settings:
     stm_capacity: int = 7
     ltm_capacity: int | None = None
     graph: str = "auto"
+    by: str = "graph"
 
     def retrieval(self):
         names = ("num_reminded_stm", "num_reminded_ltm", "ltm_search_depth", "correlation_kind")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | {"retrieval": self.by}
 
     def consolidation(self):
         names = ("initial_lifespan", "lifespan_extend_scale", "stm_capacity", "ltm_capacity")
@@ -117,6 +118,9 @@ SETTINGS = {
     "nothing short-term": Settings(num_reminded_stm=0),
     "no walk": Settings(ltm_search_depth=0),
     "no short-term memory": Settings(stm_capacity=0),
+    "similarity": Settings(by="similarity", ltm_capacity=30),
+    "random": Settings(by="random", ltm_capacity=30),
+    "fifo": Settings(by="fifo"),
     "sparse": Settings(graph="sparse"),
     "sparse, long-lived": Settings(graph="sparse", initial_lifespan=12, num_reminded_stm=6, ltm_search_depth=6),
 }
@@ -147,10 +151,10 @@ def test_engine_equals_naive_over_long_runs(name, ties):
         assert seen_long_term > 0
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_row_alone_gives_what_it_gives_in_a_batch(seed):
+@pytest.mark.parametrize(("seed", "retrieval"), [(0, "graph"), (1, "graph"), (2, "graph"), (3, "random"), (4, "fifo")])
+def test_a_row_alone_gives_what_it_gives_in_a_batch(seed, retrieval):
     generator = torch.Generator().manual_seed(seed)
-    settings = Settings(ltm_capacity=20)
+    settings = Settings(ltm_capacity=20, by=retrieval)
     batch = EngramState.empty(4, HIDDEN, dtype=torch.float64)
     alone = [batch[i] for i in range(4)]
     for _ in range(60):

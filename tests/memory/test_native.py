@@ -12,6 +12,9 @@ from test_step_shapes import full_segments, step
 
 from hf_memoria.memory import EngramState, compact, memorize, native, remind
 
+KERNEL_SETTINGS = ["default", "mean_l2", "long-lived", "no walk", "similarity", "random", "fifo"]
+KERNEL_SETTINGS += ["sparse", "sparse, long-lived"]
+
 
 @pytest.fixture(scope="module")
 def kernels():
@@ -28,7 +31,7 @@ def with_kernels(kernels):
     native.use_native_kernels(False)
 
 
-@pytest.mark.parametrize("name", ["default", "mean_l2", "long-lived", "no walk", "sparse", "sparse, long-lived"])
+@pytest.mark.parametrize("name", KERNEL_SETTINGS)
 def test_the_engine_with_kernels_equals_naive(with_kernels, name):
     check_against_naive(name, ties=False)
 

@@ -173,6 +173,7 @@ def naive_reminded(base: Any, row: naive.NaiveRow, working: Tensor) -> tuple[lis
         num_reminded_ltm=settings.num_reminded_ltm,
         ltm_search_depth=settings.ltm_search_depth,
         correlation_kind=settings.correlation,
+        retrieval=settings.retrieval,
     )
     by_id = {engram.id: engram.data for engram in row.engrams}
     return ids, torch.stack([by_id[id_] for id_ in ids]) if ids else working[:0].detach()

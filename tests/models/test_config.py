@@ -31,6 +31,8 @@ from hf_memoria import EngramMemoryConfig, MemoriaGPT2Config, MemoriaGPT2Model
         ("layers", ["a"], TypeError),
         ("cue_layer", "last", TypeError),
         ("correlation", "cosine", ValueError),
+        ("retrieval", "nearest", ValueError),
+        ("retrieval", None, ValueError),
         ("gate", "sigmoid", ValueError),
         ("gate", True, ValueError),
         ("segment_length", 0, ValueError),

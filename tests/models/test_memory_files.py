@@ -103,6 +103,7 @@ def test_the_file_tells_which_settings_it_was_made_with(saved, build):
         {"ltm_capacity": 30},
         {"layers": [0, 2]},
         {"correlation": "mean_l2"},
+        {"retrieval": "similarity"},
         {"gate": "tanh"},
         {"segment_length": 8},
     ],

@@ -1,0 +1,44 @@
+"""Arms over a quantity that is varied: a table and a plot."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .statistics import Estimate
+
+Summaries = Mapping[Any, Mapping[str, Mapping[str, Mapping[str, Any]]]]
+"""By value of what is varied, by arm, by measure: an estimate as a dictionary."""
+
+
+def print_sweep(labels: Mapping[str, str], summaries: Summaries, measure: str, varied: str) -> None:
+    """Print a measure: a row for each arm, a column for each value."""
+    rows = [("", *(f"{value} {varied}" for value in summaries))]
+    for arm, label in labels.items():
+        rows.append((label, *(str(Estimate(**summary[arm][measure])) for summary in summaries.values())))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    print(f"\n{measure}, mean over seeds ± standard deviation of a seed")
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def plot_sweep(labels: Mapping[str, str], summaries: Summaries, measure: str, varied: str, path: Path) -> None:
+    """Draw a line for each arm, with the spread over seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")  # no display needed
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    values = list(summaries)
+    for arm, label in labels.items():
+        found = [summary[arm][measure] for summary in summaries.values()]
+        means, spread = [one["value"] for one in found], [one["error"] or 0.0 for one in found]
+        axes.errorbar(values, means, yerr=spread, marker="o", capsize=3, label=label)
+    axes.set(xlabel=varied, ylabel=measure)
+    if min(values) > 0:
+        axes.set_xscale("log", base=2)
+    axes.set_xticks(values, [str(value) for value in values])
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

@@ -1,0 +1,144 @@
+"""The sorting recipe: its sequences, what is learned from, and a run of it at a small size."""
+
+import json
+from collections import Counter
+
+import pytest
+import sorting
+import torch
+import yaml
+from common.arms import kept_runs
+from common.config import parse_arguments
+from common.documents import Learner, accuracy, answer_loss, learn
+from common.memory_arms import ARMS, check_arms
+from common.sorting import SortingTask, by_frequency, draw_prompts
+from common.training import small_gpt2
+
+from hf_memoria import wrap
+
+SMALL = ("--segments", 3, "--segment_length", 12, "--symbols", 4, "--steps", 4, "--batch_size", 4, "--evaluations", 2)
+SMALL += ("--test_sequences", 8, "--layers", 1, "--hidden_size", 16, "--heads", 2, "--num_memories", 3)
+
+
+def arguments(*flags):
+    return parse_arguments(sorting.Arguments, sorting.CONFIGS, list(map(str, flags)))
+
+
+def test_symbols_are_sorted_as_counter_does():
+    generator = torch.Generator().manual_seed(0)
+    prompts = torch.randint(0, 6, (200, 9), generator=generator)
+    expected = []
+    for row in prompts.tolist():
+        seen = [symbol for symbol, _ in Counter(row).most_common()]
+        expected.append(seen + [symbol for symbol in range(6) if symbol not in seen])
+    assert by_frequency(prompts, 6).tolist() == expected
+
+
+def test_frequencies_drift_from_one_distribution_to_another():
+    prompts = draw_prompts(400, 600, 5, torch.Generator().manual_seed(0))
+    assert (int(prompts.min()), int(prompts.max())) == (0, 4)
+
+    def shares(part):
+        return torch.nn.functional.one_hot(part, 5).double().mean(1).flatten()
+
+    start, middle, end = (shares(part) for part in (prompts[:, :60], prompts[:, 270:330], prompts[:, -60:]))
+    assert float(torch.corrcoef(torch.stack([start, end]))[0, 1]) < 0.2
+    torch.testing.assert_close(middle.mean(), (start + end).mean() / 2)
+    assert float((middle - (start + end) / 2).abs().mean()) < 0.6 * float((start - end).abs().mean())
+
+
+def test_documents_fill_their_segments_and_end_with_the_answer():
+    task = SortingTask(symbols=4, segments=3, segment_length=12)
+    documents = task.draw(5, torch.Generator().manual_seed(0))
+    assert documents.shape == (5, 36)
+    assert documents[:, task.prompt_length].tolist() == [4] * 5
+    assert torch.equal(task.answers(documents), by_frequency(documents[:, : task.prompt_length], 4))
+    with pytest.raises(ValueError, match=r"segment_length must be above symbols \+ 1 = 12"):
+        SortingTask(symbols=11, segments=2, segment_length=12)
+
+
+def model_for(arm):
+    args = arguments(*SMALL)
+    backbone = small_gpt2(vocabulary=5, end_of_text=4, positions=12, layers=1, hidden_size=16, heads=2, dropout=0.0)
+    return wrap(backbone, memory=ARMS[arm].memory(args))
+
+
+def test_the_answer_can_know_of_the_first_segment_through_memory_alone():
+    torch.manual_seed(0)
+    task = SortingTask(symbols=4, segments=4, segment_length=12)
+    documents = task.draw(6, torch.Generator().manual_seed(0))
+    changed = documents.clone()
+    changed[:, :12] = 3 - changed[:, :12]
+    for arm, knows in (("none", False), ("graph", True), ("fifo", True)):
+        model = model_for(arm).eval()
+        loss, other = (answer_loss(model, task, one, 12)[0] for one in (documents, changed))
+        assert bool(loss != other) is knows
+
+
+def test_the_loss_is_that_of_the_answer_after_the_right_symbols_before_it():
+    torch.manual_seed(0)
+    task = SortingTask(symbols=4, segments=2, segment_length=12)
+    documents, model = task.draw(3, torch.Generator().manual_seed(0)), model_for("none").eval()
+    loss, output = answer_loss(model, task, documents, 12)
+    logits = output.logits.log_softmax(-1)
+    expected = [-logits[row, 7 + i, symbol] for row in range(3) for i, symbol in enumerate(documents[row, -4:])]
+    torch.testing.assert_close(loss, torch.stack(expected).mean())
+
+
+@pytest.mark.parametrize("arm", ["none", "graph"])
+def test_it_learns(arm):
+    torch.manual_seed(0)
+    task = SortingTask(symbols=3, segments=2, segment_length=16)
+    backbone = small_gpt2(vocabulary=4, end_of_text=3, positions=16, layers=1, hidden_size=32, heads=2, dropout=0.0)
+    model = wrap(backbone, memory=ARMS[arm].memory(arguments(*SMALL)))
+    settings = Learner(120, 16, 16, 3e-3, 3e-3, evaluations=2)
+    curve = learn(model, task, settings, 0, 64)
+    assert [step for step, _ in curve] == [60, 120]
+    assert accuracy(model, task, settings, 128)["accuracy"] > 0.5 > 1 / 3
+
+
+def test_a_run_that_is_there_is_not_repeated(tmp_path):
+    done = []
+
+    def run(arm, seed):
+        done.append((arm, seed))
+        return {"accuracy": seed, "curves": {"accuracy": [[1, 0.5]]}}
+
+    args = arguments(*SMALL)
+    for _ in range(2):
+        assert kept_runs(tmp_path, args, run)("graph", 1)["accuracy"] == 1
+    assert done == [("graph", 1)]
+    kept_runs(tmp_path, arguments(*SMALL, "--arms", "fifo", "--seeds", 3), run)("graph", 1)
+    assert done == [("graph", 1)]
+    kept_runs(tmp_path, arguments(*SMALL, "--learning_rate", 0.5), run)("graph", 1)
+    assert done == [("graph", 1)] * 2
+
+
+def test_a_run_compares_every_arm_at_every_length(tmp_path, capsys):
+    flags = (*SMALL, "--segments", 2, 3, "--seeds", "0,1", "--output_dir", tmp_path)
+    sorting.main(arguments(*flags))
+    results = json.loads((tmp_path / "results.json").read_text())["accuracy_by_segments"]
+    assert list(results) == ["2", "3"]
+    for summary in results.values():
+        assert list(summary) == list(ARMS)
+        assert summary["none"]["engrams"]["value"] == 0 < summary["graph"]["engrams"]["value"]
+    assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
+    runs = json.loads((tmp_path / "segments_3" / "results.json").read_text())["runs"]
+    assert [run["seed"] for run in runs["fifo"]] == [0, 1]
+    assert "first in, first out" in capsys.readouterr().out
+    again = sorting.main(arguments(*flags, "--output_dir", tmp_path / "again", "--segments", 3, "--arms", "random"))
+    assert again[3]["random"]["accuracy"] == results["3"]["random"]["accuracy"]
+
+
+def test_unknown_arms_are_refused():
+    with pytest.raises(ValueError, match="arms must be among none, graph"):
+        check_arms(["graph", "graphs"])
+
+
+def test_every_config_can_be_read_and_holds_only_what_differs():
+    base = yaml.safe_load((sorting.CONFIGS / "base.yaml").read_text())
+    assert arguments().memory().segment_length == arguments().segment_length
+    for config in sorted(sorting.CONFIGS.glob("*.yaml")):
+        arguments("--config", config)
+        if config.stem != "base":
+            assert not {key for key, value in yaml.safe_load(config.read_text()).items() if base.get(key) == value}
