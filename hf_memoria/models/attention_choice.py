@@ -53,6 +53,17 @@ class AttentionChoice:
         output["attention"] = None if self.attention is None else self.attention.to_dict()
         return output
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in Transformers; another attention than that of a checkpoint is not taken for it unnoticed.
+
+        Raises:
+            ValueError: if both have one and they differ.
+        """
+        if "attention" in kwargs:
+            check_not_replaced(config_dict.get("attention"), kwargs["attention"])
+        return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
+
 
 class AttendsByChoice:
     """What a model has of it: the units, and a setter that cannot contradict the config.
@@ -112,6 +123,25 @@ def check_implementation(asked: str | None, attention: AttentionConfig | None) -
         raise ValueError(
             f"attn_implementation must be None or {attention.kind!r} for a model whose config.attention has "
             f"kind={attention.kind!r}; got {asked!r}. wrap(model, attention=None) gives the backbone's attention back."
+        )
+
+
+def check_not_replaced(found: Any, asked: Any) -> None:
+    """Check an attention that is asked for at loading against the one that the checkpoint has.
+
+    Args:
+        found: settings or their JSON; None if it has none, and anything may be asked for.
+        asked: the same; None is the backbone's attention, which is another one too.
+
+    Raises:
+        ValueError: if they differ.
+    """
+    own, other = attention_config_from(found), attention_config_from(asked)
+    if own is not None and own != other:
+        raise ValueError(
+            f"attention must be left out, or be what this checkpoint was saved with, {own}; got {other}. To replace "
+            "it on purpose: wrap(model, attention=...), or load the config, set config.attention, and pass it to "
+            "from_pretrained as config=."
         )
 
 

@@ -1,6 +1,7 @@
 """`config.attention`: its settings, what is saved, and what contradicts it."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -13,9 +14,11 @@ from hf_memoria import (
     MemoriaGPT2Config,
     MemoriaGPT2ForCausalLM,
     MemoriaGPT2Model,
+    SdmAttentionConfig,
     wrap,
 )
 from hf_memoria.backbones.attention import UNIT
+from hf_memoria.models.attention_config import attention_config_from
 from hf_memoria.modules import PFU, ForgettingReLU
 
 PFU_SETTINGS = LwpfAttentionConfig("pfu", mu=0.25, bias="mu", sigma=0.1, layers=[0, 2])
@@ -123,6 +126,55 @@ def test_another_attention_beside_it_is_an_error(saved, other):
         MemoriaGPT2Config(attention=LwpfAttentionConfig(), attn_implementation=other)
     assert model.config._attn_implementation == "lwpf"
     model.set_attn_implementation("lwpf")
+
+
+OWN_AND_OTHERS = {
+    "pfu": (
+        PFU_SETTINGS,
+        [LwpfAttentionConfig(), SdmAttentionConfig(radius=3), SdmAttentionConfig(radius=2).to_dict(), None],
+    ),
+    "sdm": (SdmAttentionConfig(radius=3), [SdmAttentionConfig(radius=2), LwpfAttentionConfig(), None]),
+}
+
+
+@pytest.mark.parametrize(("own", "others"), OWN_AND_OTHERS.values(), ids=OWN_AND_OTHERS)
+def test_a_checkpoint_with_an_attention_is_loaded_with_no_other(plain, tmp_path, own, others):
+    model = wrap(plain, attention=own)
+    model.save_pretrained(tmp_path)
+    ids = torch.arange(1, 9)[None]
+    for loader in (AutoModelForCausalLM, MemoriaGPT2ForCausalLM, AutoConfig, MemoriaGPT2Config):
+        for other in others:
+            words = (
+                rf"attention must be left out.*{re.escape(str(own))}; got {re.escape(named(other))}\. To replace it"
+            )
+            with pytest.raises(ValueError, match=words):
+                loader.from_pretrained(tmp_path, attention=other)
+        for same in (own, own.to_dict()):
+            config = loader.from_pretrained(tmp_path, attention=same)
+            assert getattr(config, "config", config).attention == own
+    for name in ("sdpa", "eager"):
+        with pytest.raises(ValueError, match=f"attn_implementation must be None or '{own.kind}' .* got '{name}'"):
+            AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation=name)
+    assert torch.equal(AutoModelForCausalLM.from_pretrained(tmp_path)(ids).logits, model(ids).logits)
+
+
+def named(attention):
+    return str(attention_config_from(attention))
+
+
+@pytest.mark.parametrize(("own", "others"), OWN_AND_OTHERS.values(), ids=OWN_AND_OTHERS)
+def test_it_is_replaced_on_purpose(plain, tmp_path, own, others):
+    wrap(plain, attention=own).save_pretrained(tmp_path)
+    ids = torch.arange(1, 9)[None]
+    for other in others:
+        config = AutoConfig.from_pretrained(tmp_path)
+        config.attention = other
+        replaced = AutoModelForCausalLM.from_pretrained(tmp_path, config=config)
+        assert replaced.config.attention == wrap(plain, attention=other).config.attention
+        assert torch.equal(replaced(ids).logits, wrap(plain, attention=other)(ids).logits)
+        # wrap() is such a purpose: what is given to it is what its result has.
+        wrapped = wrap(AutoModelForCausalLM.from_pretrained(tmp_path), attention=other)
+        assert torch.equal(wrapped(ids).logits, replaced(ids).logits)
 
 
 def test_both_asked_for_at_loading_is_an_error(plain, tmp_path):
