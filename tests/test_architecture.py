@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "hf_memoria"
 
-LAYERS = ("memory", "sdm", "modules", "backbones", "models", "training", "analysis")
+LAYERS = ("memory", "sdm", "modules", "backbones", "models", "training", "analysis", "compatibility", "cli")
 """A folder may import folders that stand before it, and itself."""
 
 TORCH_ONLY = ("memory", "sdm", "modules")

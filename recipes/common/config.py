@@ -50,6 +50,7 @@ def _read_yaml(file: Path, known: set[str]) -> dict[str, Any]:
     settings = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     if not isinstance(settings, dict):
         raise ValueError(f"{file} must hold `key: value` lines; got {type(settings).__name__}.")
+    settings.pop("recipe", None)  # which recipe a file belongs to, for `hf-memoria train`
     unknown = sorted(set(settings) - known)
     if unknown:
         raise ValueError(f"{file} must only hold settings of this recipe; got {unknown}. Known: {sorted(known)}.")

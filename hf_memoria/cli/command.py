@@ -1,0 +1,51 @@
+"""What a command is."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Command:
+    """One word after `hf-memoria`.
+
+    Attributes:
+        name: the word.
+        help: one line on what it does.
+        examples: command lines, as `--help` shows them.
+        add_arguments: gives a parser the command's arguments.
+        run: does it, and returns the exit status.
+        takes_more: whether words that the parser does not know are its own too, in `arguments.more`.
+    """
+
+    name: str
+    help: str
+    examples: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+    takes_more: bool = False
+
+
+def settings_from(words: list[str] | None, option: str) -> dict[str, object] | None:
+    """Read `field=value` words; a value is JSON, or else text. None stays None.
+
+    Raises:
+        ValueError: if a word is not of this form.
+    """
+    # Local: only commands that need it pay for it.
+    import json
+
+    if words is None:
+        return None
+    settings: dict[str, object] = {}
+    for word in words:
+        field, equals, value = word.partition("=")
+        if not equals or not field:
+            raise ValueError(f"{option} must be followed by field=value words; got {word!r}.")
+        try:
+            settings[field] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[field] = value
+    return settings

@@ -1,0 +1,83 @@
+"""`hf-memoria convert`: a plain checkpoint, or one of memoria-pytorch's, to one with memory."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+
+from hf_memoria.cli.command import Command, settings_from
+from hf_memoria.models import convert_reference_checkpoint, wrap
+from hf_memoria.models.convert_rules import REFERENCE_MODELS
+from hf_memoria.models.families import MEMORIA_CLASSES
+
+EXAMPLES = """\
+  hf-memoria convert openai-community/gpt2 gpt2-memory --memory gate=tanh segment_length=150
+  hf-memoria convert google/vit-base-patch16-224 vit-lwpf --attention kind=lwpf forgetting=relu
+  hf-memoria convert memoria-pytorch-checkpoint/ out/   # found out by its config.json"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("source", metavar="SOURCE", help="a checkpoint's folder, or its name on the Hub")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the new checkpoint goes; it must be empty")
+    for name, what in (("memory", "EngramMemoryConfig"), ("attention", "LwpfAttentionConfig or SdmAttentionConfig")):
+        parser.add_argument(
+            f"--{name}", nargs="*", metavar="FIELD=VALUE", help=f"settings of a {what}, by kind= where there are more"
+        )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the new checkpoint, its tokenizer or image processor included."""
+    if args.folder.exists() and any(args.folder.iterdir()):
+        raise ValueError(f"FOLDER must be empty or not there; {args.folder} holds something.")
+    model = _converted(args)
+    model.save_pretrained(args.folder)
+    brought = _bring_along(args.source, args.folder)
+    print(f"{type(model).__name__}, {model.num_parameters():,} parameters, {' and '.join(brought)} in {args.folder}")
+    return 0
+
+
+def _converted(args: argparse.Namespace) -> PreTrainedModel:
+    memory, attention = settings_from(args.memory, "--memory"), settings_from(args.attention, "--attention")
+    found, _ = PreTrainedConfig.get_config_dict(args.source)
+    if found.get("model_type") in REFERENCE_MODELS:
+        if memory is not None or attention is not None:
+            raise ValueError("--memory and --attention must be left out for memoria-pytorch's; its config has them.")
+        return convert_reference_checkpoint(args.source)
+    if memory is None and attention is None:
+        raise ValueError("--memory or --attention must be given; --memory alone takes the defaults.")
+    model = _stock_class(AutoConfig.from_pretrained(args.source)).from_pretrained(args.source)
+    settings = {"memory": None if memory is None else {"kind": "engram", **memory}, "attention": attention}
+    return wrap(model, **settings)
+
+
+def _stock_class(config: PreTrainedConfig) -> Any:
+    """Return the class that the checkpoint was saved from, as its config says."""
+    known: dict[str, Any] = {cls.__name__: cls for pair in MEMORIA_CLASSES.items() for cls in pair}
+    named = (config.architectures or ["nothing"])[0]
+    if named not in known:
+        kind = f", for a {named}" if hasattr(transformers, named) else ""
+        raise ValueError(
+            f"architectures in the config of SOURCE must name one of {', '.join(sorted(known))}; got "
+            f"{config.architectures}{kind}. hf_memoria.register_family adds families."
+        )
+    return known[named]
+
+
+def _bring_along(source: str, folder: Path) -> list[str]:
+    """Copy what turns text or images into inputs; return what there is."""
+    brought = ["model"]
+    for name, auto in (("tokenizer", AutoTokenizer), ("image processor", AutoImageProcessor)):
+        try:
+            auto.from_pretrained(source).save_pretrained(folder)
+        except (OSError, ValueError, KeyError):
+            continue  # it has none
+        brought.append(name)
+    return brought
+
+
+COMMAND = Command("convert", "give a checkpoint a memory", EXAMPLES, add_arguments, run)

@@ -1,0 +1,81 @@
+"""`hf-memoria generate`: text from a checkpoint, with a memory that can be brought along and kept."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer, set_seed
+
+from hf_memoria.cli.command import Command
+from hf_memoria.models import MemoriaMixin, load_memory, save_memory
+
+EXAMPLES = """\
+  hf-memoria generate out/model --prompt "Once upon a time"
+  hf-memoria generate out/model --prompt-file book.txt --max-new-tokens 2000 --sample --seed 0
+  cat book.txt | hf-memoria generate out/model --save-memory book.safetensors --max-new-tokens 1
+  hf-memoria generate out/model --memory book.safetensors --prompt "Who was the captain?" """
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("model", metavar="MODEL", help="a checkpoint's folder, or its name on the Hub")
+    prompt = parser.add_mutually_exclusive_group()
+    prompt.add_argument("--prompt", help="text to go on from; else standard input")
+    prompt.add_argument("--prompt-file", type=Path, metavar="FILE", help="a file that holds it")
+    parser.add_argument("--max-new-tokens", type=int, default=100, metavar="N", help="tokens at most (100)")
+    parser.add_argument("--memory", type=Path, metavar="FILE", help="start from what this memory file holds")
+    parser.add_argument("--save-memory", type=Path, metavar="FILE", help="keep what is remembered in the end")
+    parser.add_argument("--sample", action="store_true", help="sample instead of taking the likeliest token")
+    parser.add_argument("--temperature", type=float, help="of sampling")
+    parser.add_argument("--top-p", type=float, help="of sampling")
+    parser.add_argument("--seed", type=int, help="of sampling")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps, ... (cpu)")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code that the checkpoint brings")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the continuation as it is made."""
+    prompt = _prompt(args)
+    trust = {"trust_remote_code": args.trust_remote_code}
+    tokenizer = AutoTokenizer.from_pretrained(args.model, **trust)
+    model = AutoModelForCausalLM.from_pretrained(args.model, **trust).to(args.device).eval()
+    if (args.memory or args.save_memory) and not isinstance(model, MemoriaMixin):
+        raise TypeError(f"MODEL must be a model of hf_memoria to remember; got {type(model).__name__}.")
+    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+    if not inputs["input_ids"].shape[1]:
+        raise ValueError("the prompt must hold at least one token; got none.")
+    if args.seed is not None:
+        set_seed(args.seed)
+    output = model.generate(**inputs, **_settings(args, model), streamer=TextStreamer(tokenizer, skip_prompt=True))
+    if args.save_memory:
+        save_memory(output.memory, args.save_memory, model.config)
+        print(f"what is remembered is in {args.save_memory}: {output.memory}", file=sys.stderr)
+    return 0
+
+
+def _prompt(args: argparse.Namespace) -> str:
+    if args.prompt is not None:
+        return args.prompt
+    if args.prompt_file is not None:
+        return args.prompt_file.read_text(encoding="utf-8")
+    if sys.stdin.isatty():
+        raise ValueError("a prompt must be given: --prompt TEXT, --prompt-file FILE, or on standard input.")
+    return sys.stdin.read()
+
+
+def _settings(args: argparse.Namespace, model: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = {"max_new_tokens": args.max_new_tokens, "do_sample": args.sample}
+    settings |= {
+        name: getattr(args, name) for name in ("temperature", "top_p") if getattr(args, name, None) is not None
+    }
+    if args.memory:
+        settings["memory"] = load_memory(args.memory, model)
+    if args.save_memory:
+        settings["return_dict_in_generate"] = True
+    return settings
+
+
+COMMAND = Command("generate", "go on from a prompt, with memory", EXAMPLES, add_arguments, run)

@@ -1,0 +1,100 @@
+"""`hf-memoria inspect`: what a memory file, or a checkpoint of Trainer, holds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from hf_memoria.cli.command import Command
+from hf_memoria.memory import EngramState
+from hf_memoria.memory.io import read_state
+
+EXAMPLES = """\
+  hf-memoria inspect memory.safetensors
+  hf-memoria inspect out/checkpoint-500           # the lanes of every process
+  hf-memoria inspect memory.safetensors --json"""
+
+ROW_COLUMNS = ("row", "segments", "short_term", "long_term", "lifespan", "age", "fired", "refused")
+"""What is told of each row; lifespan, age and firings as least / median / most."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("path", type=Path, metavar="PATH", help="a memory file, or a folder with some")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print a table for each file."""
+    summaries = {str(path): summarise(*read_state(path)) for path in memory_files(args.path)}
+    if args.json:
+        print(json.dumps(summaries, indent=2))
+    else:
+        print("\n\n".join(f"{path}\n{as_text(summary)}" for path, summary in summaries.items()))
+    return 0
+
+
+def memory_files(path: Path) -> list[Path]:
+    """Return the memory file that is meant, or those of a folder.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    if not path.is_dir():
+        return [path]
+    found = sorted(path.glob("memory*.safetensors"))
+    if not found:
+        raise FileNotFoundError(f"PATH must be a memory file, or hold memory*.safetensors; {path} holds none.")
+    return found
+
+
+def summarise(state: EngramState, made_with: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what a state holds, as plain JSON."""
+    return {
+        "made_with": made_with,
+        "hidden_size": state.hidden_size,
+        "dtype": str(state.data.dtype).removeprefix("torch."),
+        "cofire_graph": state.graph.form,
+        "rows": [_row(state, row) for row in range(state.batch_size)],
+    }
+
+
+def _row(state: EngramState, row: int) -> dict[str, Any]:
+    alive = state.valid[row]
+    numbers = {"lifespan": state.lifespan, "age": state.age, "fired": state.fire_counts}
+    return {
+        "row": row,
+        "segments": int(state.step[row]),
+        "short_term": int(state.num_short_term[row]),
+        "long_term": int(state.num_long_term[row]),
+        **{name: _spread(values[row][alive].double().tolist()) for name, values in numbers.items()},
+        "refused": int(state.refused[row]),
+    }
+
+
+def _spread(values: list[float]) -> dict[str, float] | None:
+    if not values:
+        return None
+    values = sorted(values)
+    return {"least": values[0], "median": values[len(values) // 2], "most": values[-1]}
+
+
+def as_text(summary: dict[str, Any]) -> str:
+    """Return a summary as a table for people."""
+    head = f"{len(summary['rows'])} rows, hidden size {summary['hidden_size']}, {summary['dtype']}"
+    made_with = ", ".join(f"{name}={value!r}" for name, value in sorted((summary["made_with"] or {}).items()))
+    table = [ROW_COLUMNS, *([_cell(row[name]) for name in ROW_COLUMNS] for row in summary["rows"])]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
+    return "\n".join([head, f"made with: {made_with or 'not said'}", *lines])
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return " / ".join(f"{number:.4g}" for number in value.values())
+    return "-" if value is None else str(value)
+
+
+COMMAND = Command("inspect", "show what a memory holds", EXAMPLES, add_arguments, run)

@@ -1,0 +1,66 @@
+"""From words on a command line to a command, and from what goes wrong to one line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+
+from hf_memoria.cli import convert, doctor, generate, inspect, train
+from hf_memoria.cli.command import Command
+
+COMMANDS = (train.COMMAND, generate.COMMAND, inspect.COMMAND, convert.COMMAND, doctor.COMMAND)
+
+FAILED = 1
+INTERRUPTED = 130
+"""Exit statuses; argparse exits with 2 by itself."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; return its exit status.
+
+    What goes wrong is told in one line on stderr, with `--traceback` after the traceback.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    args, more = parser.parse_known_args(words)
+    command: Command = args.command
+    if more and not command.takes_more:
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    args.more = more
+    try:
+        return command.run(args)
+    except KeyboardInterrupt:
+        print(f"hf-memoria {command.name}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if args.traceback:
+            traceback.print_exc()
+        print(_told(command.name, error, args.traceback), file=sys.stderr)
+        return FAILED
+
+
+def _told(name: str, error: Exception, with_traceback: bool) -> str:
+    hint = "" if with_traceback else "\n(--traceback shows where)"
+    kind = "" if isinstance(error, (ValueError, TypeError, OSError)) else f"{type(error).__name__}: "
+    return f"hf-memoria {name}: error: {kind}{error}{hint}"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser("hf-memoria", description="Memory for the models you already have.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        sub = commands.add_parser(
+            command.name,
+            help=command.help,
+            description=command.help,
+            epilog=f"examples:\n{command.examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        sub.add_argument("--traceback", action="store_true", help="show where an error came from")
+        command.add_arguments(sub)
+        sub.set_defaults(command=command)
+    return parser

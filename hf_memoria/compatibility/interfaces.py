@@ -1,0 +1,111 @@
+"""What is used of other packages that they do not promise to keep: the list.
+
+Everything here may change with any release of its package. `check_interfaces` names what did; `hf-memoria doctor` and
+the tests call it, so that a break has a name before it has a traceback. A new use of such a thing is added here.
+"""
+
+from __future__ import annotations
+
+from hf_memoria.compatibility import checks
+from hf_memoria.compatibility.interface import Interface, exists, has_field, is_installed
+
+OPTIONAL = ("peft",)
+
+GENERATION = "transformers.generation.utils.GenerationMixin"
+_generation = "models.generation"
+
+INTERFACES: tuple[Interface, ...] = (
+    Interface(
+        "transformers.PreTrainedConfig._attn_implementation_internal",
+        ("models.attention_choice",),
+        checks.check_implementation_of_config,
+    ),
+    Interface("transformers.AttentionInterface", ("backbones.attention",), checks.check_attention_modules),
+    exists("transformers.masking_utils.AttentionMaskInterface.register", "backbones.attention"),
+    exists("transformers.masking_utils.sdpa_mask", "backbones.attention"),
+    exists("transformers.masking_utils.eager_mask", "analysis.capture"),
+    exists(
+        "transformers.integrations.sdpa_attention.sdpa_attention_forward",
+        "backbones.attention",
+        parameters=("module", "query", "key", "value", "attention_mask", "dropout", "scaling", "is_causal"),
+    ),
+    exists("transformers.PreTrainedModel._supports_attention_backend", "models.attention_choice"),
+    Interface("transformers.models.*.blocks", ("backbones.spec", "backbones.install"), checks.check_blocks),
+    Interface("transformers.GradientCheckpointingLayer", ("models.mixin",), checks.check_checkpointing),
+    exists("transformers.initialization.guard_torch_init_functions", "models.mixin"),
+    exists("transformers.PreTrainedModel.initialize_weights", "models.mixin"),
+    exists(
+        "transformers.PreTrainedModel.save_pretrained",
+        "models.mixin",
+        parameters=("save_directory", "save_original_format"),
+    ),
+    exists("transformers.modeling_utils.load_state_dict", "models.convert"),
+    exists("transformers.conversion_mapping.get_checkpoint_conversion_mapping", "models.families"),
+    exists(
+        "transformers.conversion_mapping.register_checkpoint_conversion_mapping",
+        "models.families",
+        parameters=("overwrite",),
+    ),
+    exists("transformers.core_model_loading.WeightRenaming.reverse_transform", "models.families"),
+    exists("transformers.modeling_outputs", "models.outputs"),
+    Interface("transformers.DynamicCache.layers", ("models.cache",), checks.check_cache),
+    Interface("transformers.GPT2LMHeadModel.forward", ("training.lane_memory", "models.losses"), checks.check_losses),
+    exists(f"{GENERATION}._validate_generation_mode", _generation),
+    exists(f"{GENERATION}._expand_inputs_for_generation", _generation, parameters=("expand_size", "input_ids")),
+    exists(
+        f"{GENERATION}._prepare_cache_for_generation", _generation, parameters=("generation_config", "model_kwargs")
+    ),
+    exists(
+        f"{GENERATION}._prepare_generated_length",
+        _generation,
+        parameters=("has_default_max_length", "input_ids_length"),
+    ),
+    exists(
+        f"{GENERATION}.prepare_inputs_for_generation",
+        _generation,
+        parameters=("next_sequence_length", "past_key_values", "is_first_iteration"),
+    ),
+    exists(f"{GENERATION}._update_model_kwargs_for_generation", _generation, parameters=("outputs", "model_kwargs")),
+    exists(f"{GENERATION}._get_stopping_criteria", _generation),
+    exists(f"{GENERATION}._sample", _generation, parameters=("input_ids", "stopping_criteria", "generation_config")),
+    exists(f"{GENERATION}._beam_search", _generation, parameters=("input_ids", "generation_config")),
+    exists(f"{GENERATION}._supports_logits_to_keep", "models.generated_memory"),
+    exists("transformers.generation.MaxLengthCriteria", _generation, parameters=("max_position_embeddings",)),
+    exists("transformers.trainer_callback.ExportableState", "training.callback"),
+    exists("transformers.trainer_callback.TrainerCallback.on_push_begin", "training.callback"),
+    has_field("transformers.TrainerState", "stateful_callbacks", "training.callback"),
+    has_field("transformers.TrainingArguments", "train_sampling_strategy", "training.checks"),
+    exists("transformers.trainer_utils.has_length", "training.checks"),
+    Interface("huggingface_hub.errors.StrictDataclassError", ("models.config",), checks.check_strict),
+    exists("accelerate.data_loader.IterableDatasetShard", "training.checks"),
+    exists("accelerate.utils.reduce", "training.statistics", "training.evaluation_loss", parameters=("reduction",)),
+    exists("accelerate.utils.broadcast_object_list", "training.callback"),
+    Interface("datasets.Dataset._fingerprint", ("training.segments",), checks.check_fingerprint),
+    Interface("datasets.IterableDataset._distributed", ("training.streams",), checks.check_stream),
+    exists("datasets.fingerprint.Hasher.hash", "training.segments"),
+    exists("torch.nn.Module.register_forward_pre_hook", "backbones.install", parameters=("with_kwargs",)),
+    exists("torch.utils.cpp_extension.load", "memory.native"),
+    exists("peft.PeftConfig.is_prompt_learning", "training.checks"),
+    exists("peft.utils.ModulesToSaveWrapper", "models.adapters"),
+    Interface("transformers.trainer_utils.speed_metrics", ("training.callback",), checks.check_metrics),
+    Interface("torch.nn.Module._forward_pre_hooks", ("training.lane_memory",), checks.check_hooks),
+)
+"""All of them, sorted by package."""
+
+
+def check_interfaces() -> dict[str, str]:
+    """Check every interface; return what is wrong by name, nothing if all is well.
+
+    Optional packages that are not installed are left out.
+    """
+    return {entry.name: problem for entry in INTERFACES if (problem := _problem(entry)) is not None}
+
+
+def _problem(entry: Interface) -> str | None:
+    if entry.package in OPTIONAL and not is_installed(entry.package):
+        return None
+    try:
+        entry.check()
+    except Exception as error:
+        return f"{error} Used by {', '.join(entry.used_by)}."
+    return None
