@@ -11,6 +11,7 @@ from hf_memoria.models import (
     LwpfAttentionConfig,
     MemoriaCache,
     SdmAttentionConfig,
+    TokenMemoryConfig,
     convert_reference_checkpoint,
     load_memory,
     memory_modules,
@@ -58,6 +59,7 @@ from hf_memoria.models.vit import (
     MemoriaViTForMaskedImageModeling,
     MemoriaViTModel,
 )
+from hf_memoria.token_memory import TokenState
 from hf_memoria.training import MemoriaCallback, MemoriaTrainerMixin, segment_documents, segment_images
 
 __version__ = "0.1.0.dev0"
@@ -101,6 +103,8 @@ __all__ = [
     "MemoriaViTForMaskedImageModeling",
     "MemoriaViTModel",
     "SdmAttentionConfig",
+    "TokenMemoryConfig",
+    "TokenState",
     "convert_reference_checkpoint",
     "load_memory",
     "memory_modules",

@@ -7,10 +7,21 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "hf_memoria"
 
-LAYERS = ("memory", "sdm", "modules", "backbones", "models", "training", "analysis", "compatibility", "cli")
+LAYERS = (
+    "memory",
+    "token_memory",
+    "sdm",
+    "modules",
+    "backbones",
+    "models",
+    "training",
+    "analysis",
+    "compatibility",
+    "cli",
+)
 """A folder may import folders that stand before it, and itself."""
 
-TORCH_ONLY = ("memory", "sdm", "modules")
+TORCH_ONLY = ("memory", "token_memory", "sdm", "modules")
 HUGGING_FACE = ("transformers", "accelerate", "datasets", "evaluate", "peft", "huggingface_hub", "tokenizers")
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

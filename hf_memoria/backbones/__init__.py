@@ -4,13 +4,17 @@ from hf_memoria.backbones.attention import install_attention, refuse_backbone, r
 from hf_memoria.backbones.install import READING, blocks_of, install_engram_memory
 from hf_memoria.backbones.reading import Reading
 from hf_memoria.backbones.spec import SPECS, BackboneSpec
+from hf_memoria.backbones.tokens import TokenHooks, TokenReading, cached_length
 
 __all__ = [
     "READING",
     "SPECS",
     "BackboneSpec",
     "Reading",
+    "TokenHooks",
+    "TokenReading",
     "blocks_of",
+    "cached_length",
     "install_attention",
     "install_engram_memory",
     "refuse_backbone",

@@ -24,6 +24,8 @@ class BackboneSpec:
         output_dropout: name of the config's dropout on the output of a layer; None drops nothing.
         intermediate_size: name of the config's width of the MLP; where that is None, four times the hidden size.
         positions_after_padding: whether positions are counted from `pad_token_id + 1` on, as RoBERTa does.
+        embeddings: from the base model to the module whose output goes into its first block, where memory tokens join
+            the segment; None puts them into `inputs_embeds`, and their positions into `position_ids`.
 
     Raises:
         ValueError: if not exactly one of `pre_norm` and `post_norm` is given.
@@ -38,6 +40,7 @@ class BackboneSpec:
     output_dropout: str | None = None
     intermediate_size: str = "intermediate_size"
     positions_after_padding: bool = False
+    embeddings: str | None = None
 
     def __post_init__(self) -> None:
         if (self.pre_norm is None) == (self.post_norm is None):
@@ -53,6 +56,7 @@ class BackboneSpec:
 
 _BERT = BackboneSpec(
     blocks="encoder.layer",
+    embeddings="embeddings",
     attention="attention",
     post_norm="attention.output.LayerNorm",
     causal="is_decoder",
@@ -82,6 +86,7 @@ SPECS: dict[str, BackboneSpec] = {
     # A block of ViT drops out what its attention returns, and with it what was read: no dropout of our own.
     "vit": BackboneSpec(
         blocks="layers",
+        embeddings="embeddings",
         attention="attention",
         pre_norm="layernorm_before",
         causal=False,

@@ -13,9 +13,6 @@ from hf_memoria.memory.room import GRAPHS
 from hf_memoria.memory.slots import may_look
 from hf_memoria.memory.state import EngramState
 
-if TYPE_CHECKING:
-    from hf_memoria.memory.retrieval import Reminded
-
 RETRIEVALS = ("graph", "similarity", "random", "fifo")
 """Ways of finding what a working memory is reminded of; `remind` says what they are."""
 

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from hf_memoria.memory import native
 from hf_memoria.memory.checks import check_retrieval, check_sizes, check_working
 from hf_memoria.memory.cofire import Recent
+from hf_memoria.memory.lottery import lots
 from hf_memoria.memory.precision import outside_autocast
 from hf_memoria.memory.reminded import Reminded
-from hf_memoria.memory.lottery import lots
 from hf_memoria.memory.similarity import centre_of, correlation
 from hf_memoria.memory.slots import mark_slots, may_look, slots_where, take_slots, zero_unless
 from hf_memoria.memory.state import EngramKind, EngramState

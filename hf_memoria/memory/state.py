@@ -19,6 +19,7 @@ from hf_memoria.memory.cofire import DenseGraph
 from hf_memoria.memory.cofire_events import EventGraph
 from hf_memoria.memory.precision import outside_autocast
 from hf_memoria.memory.room import Claim, Room
+from hf_memoria.memory.rows import row_index
 from hf_memoria.memory.slots import members, pad_slots
 from hf_memoria.memory.stacking import check_alike, shared_room, stack_graphs, stack_tensors
 
@@ -179,25 +180,8 @@ class EngramState:
 
     def __getitem__(self, rows: int | slice | Sequence[int] | Tensor) -> EngramState:
         """Return the state of some rows, in the order asked for; an integer gives a state of one row."""
-        index = self._row_index(rows)
+        index = row_index(rows, self.batch_size, self.data.device)
         return self.with_tensors({name: value[index] for name, value in self.tensors().items()}, Claim())
-
-    def _row_index(self, rows: Any) -> Tensor:
-        if isinstance(rows, slice):
-            rows = range(self.batch_size)[rows]
-        index = torch.as_tensor(list(rows) if isinstance(rows, range) else rows, device=self.data.device)
-        if index.numel() == 0:
-            index = index.to(torch.int64)
-        elif index.dtype == torch.bool:
-            if index.shape != (self.batch_size,):
-                raise IndexError(f"a mask of rows must have shape [{self.batch_size}]; got {list(index.shape)}.")
-            return index
-        if index.is_floating_point():
-            raise TypeError(f"rows must be integers or a bool mask; got {index.dtype}.")
-        outside = index[(index < -self.batch_size) | (index >= self.batch_size)]
-        if outside.numel():
-            raise IndexError(f"row must be below the batch size {self.batch_size}; got {int(outside[0])}.")
-        return index.reshape(-1)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> EngramState:
         """Move to a device; `dtype` changes the vectors (cue and engrams), never counts or lifespans."""
@@ -212,6 +196,10 @@ class EngramState:
     def detach(self) -> EngramState:
         """Cut the state off any autograd graph."""
         return self.with_tensors({name: value.detach() for name, value in self.tensors().items()}, self.claim)
+
+    def clone(self) -> EngramState:
+        """Return a copy that shares no tensor."""
+        return self.with_tensors({name: value.clone() for name, value in self.tensors().items()}, Claim())
 
     def reset(self, rows: Tensor) -> EngramState:
         """Empty the rows where the bool mask `rows` `[B]` is true, cue included."""
@@ -230,7 +218,7 @@ class EngramState:
             ValueError: if the row does not hold one of the ids.
         """
         row = operator.index(row)
-        self._row_index(row)
+        row_index(row, self.batch_size, self.data.device)
         wanted = torch.as_tensor(ids if isinstance(ids, (int, Tensor)) else list(ids)).reshape(-1).tolist()
         present = set(self.id[row][self.valid[row]].tolist())
         missing = sorted(set(wanted) - present)

@@ -6,7 +6,7 @@ from hf_memoria.models.attention_config import LwpfAttentionConfig
 from hf_memoria.models.cache import MemoriaCache
 from hf_memoria.models.convert import convert_reference_checkpoint
 from hf_memoria.models.families import register_family
-from hf_memoria.models.memory_config import EngramMemoryConfig
+from hf_memoria.models.memory_config import EngramMemoryConfig, TokenMemoryConfig
 from hf_memoria.models.memory_files import load_memory, save_memory
 from hf_memoria.models.mixin import MemoriaMixin
 from hf_memoria.models.sdm_attention_config import SdmAttentionConfig
@@ -18,6 +18,7 @@ __all__ = [
     "MemoriaCache",
     "MemoriaMixin",
     "SdmAttentionConfig",
+    "TokenMemoryConfig",
     "bert",
     "convert_reference_checkpoint",
     "gpt2",

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from hf_memoria.models.memory_config import _list_of_counts, _one_of
 from hf_memoria.models.sdm_attention_config import SdmAttentionConfig
+from hf_memoria.models.settings import check_list_of_counts, check_one_of
 from hf_memoria.modules import PFU, ForgettingReLU, LwpfUnit
 from hf_memoria.modules.forgetting import check_forgetting_settings
 
@@ -42,8 +42,8 @@ class LwpfAttentionConfig:
     layers: list[int] | None = None
 
     def __post_init__(self) -> None:
-        self.layers = None if self.layers is None else _list_of_counts("layers", self.layers)
-        _one_of("forgetting", self.forgetting, FORGETTING)
+        self.layers = None if self.layers is None else check_list_of_counts("layers", self.layers)
+        check_one_of("forgetting", self.forgetting, FORGETTING)
         check_forgetting_settings(self.mu, self.bias, self.sigma)
         for field in fields(self)[1:4]:
             if self.forgetting == "relu" and getattr(self, field.name) != field.default:

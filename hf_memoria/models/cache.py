@@ -7,12 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache
 
-from hf_memoria.backbones import Reading
-from hf_memoria.memory import EngramState
-from hf_memoria.models.recall import Recall
+from hf_memoria.models.outputs import MemoryState
 
 
 class MemoriaCache(DynamicCache):
@@ -42,23 +40,23 @@ class MemoriaCache(DynamicCache):
 
     is_croppable = False  # what was written cannot be taken back
 
-    def __init__(self, config: Any, memory: EngramState | None = None) -> None:
+    def __init__(self, config: Any, memory: MemoryState | None = None) -> None:
         super().__init__()
         if getattr(config, "memory", None) is None:
             raise ValueError("config must be of a model with memory for a MemoriaCache; its memory is None.")
         self.settings, self.segment_length = config.memory, config.segment_length
         self._clear(memory)
 
-    def _clear(self, memory: EngramState | None) -> None:
+    def _clear(self, memory: MemoryState | None) -> None:
         self.memory = memory
-        self.recall: Recall | None = None
+        self.recall: Any = None
         self.real = torch.zeros(0, 0, dtype=torch.bool)
         self.hidden = torch.zeros(0, 0, 0)
         self.seen = 0
         self.row_ends: Any = None
 
     @torch.compiler.disable
-    def start_from(self, memory: Any, reset_memory: Any, starting_state: Callable[[Any, Any], EngramState]) -> None:
+    def start_from(self, memory: Any, reset_memory: Any, starting_state: Callable[[Any, Any], Any]) -> None:
         """Take the state that a forward was given; one that goes on needs none, its own is held against the batch.
 
         Raises:
@@ -95,26 +93,41 @@ class MemoriaCache(DynamicCache):
         """Return how many positions it has seen, those of earlier segments and padding included."""
         return self.seen
 
-    def begin(self, coming: Tensor, abstractor: nn.Module | None) -> None:
+    @property
+    def num_prefix(self) -> int:
+        """Columns of keys and values before those: a segment's memory tokens."""
+        return 0 if self.recall is None else self.recall.num_prefix
+
+    def begin(self, coming: Tensor, call_up: Callable[[Any], Any]) -> None:
         """Make ready for a chunk in which no row crosses the end of a segment.
 
         Args:
             coming: real positions of the chunk, bool `[B, T]`, on the CPU.
-            abstractor: the model's.
+            call_up: from a state to what a segment reads that starts from it.
         """
         arriving = coming.any(dim=-1)
         if self.recall is None:
-            self.recall = Recall.begin(self._state(), abstractor, self.settings)
+            self.recall = call_up(self._state())
+            for block, (keys, values) in enumerate(self.recall.prefix):
+                self.keys_and_values.update(keys, values, block)
             return
         if self.segment_length is not None:
             self._write(arriving & (self.filled == self.segment_length))
         new = (arriving & (self.filled == 0)).nonzero().squeeze(-1)
         if len(new):
-            fresh = Recall.begin(self._state(new), abstractor, self.settings)
+            fresh = call_up(self._state(new))
             self.recall = fresh if len(new) == len(arriving) else self.recall.put(new, fresh)
+            self._put_prefix(new, fresh)
 
-    def extend(self, coming: Tensor, hidden: Tensor, reading: Reading) -> None:
-        """Keep what a forward over a chunk left: final hidden states `[B, T, D]`, and the attention in `reading`."""
+    def _put_prefix(self, rows: Tensor, fresh: Any) -> None:
+        layers: list[Any] = self.layers
+        for layer, (keys, values) in zip(layers, fresh.prefix, strict=False):
+            layer.keys, layer.values = (
+                _with_first_columns(held, rows, new) for held, new in ((layer.keys, keys), (layer.values, values))
+            )
+
+    def extend(self, coming: Tensor, hidden: Tensor, reading: Any) -> None:
+        """Keep what a forward over a chunk left: final hidden states `[B, T, D]`, and what is in `reading`."""
         self.recall = self._recall().after(reading)
         self.hidden = torch.cat([self.hidden, hidden.to(self.hidden.device)], dim=1)
         self.real = torch.cat([self.real, coming], dim=1)
@@ -122,7 +135,7 @@ class MemoriaCache(DynamicCache):
         if self.segment_length is not None and self.columns > self.segment_length:
             self._drop_dead_columns()
 
-    def finished_memory(self) -> EngramState:
+    def finished_memory(self) -> Any:
         """Return the state with the unfinished segments written as well; the cache stays as it is."""
         if self.memory is None:
             raise ValueError("a MemoriaCache must have been read with to have a memory; this one is empty.")
@@ -130,11 +143,11 @@ class MemoriaCache(DynamicCache):
         finished._write(finished.filled > 0)
         return finished._state()
 
-    def _state(self, rows: Tensor | None = None) -> EngramState:
+    def _state(self, rows: Tensor | None = None) -> Any:
         assert self.memory is not None  # every forward begins with start_from
         return self.memory if rows is None or len(rows) == self.memory.batch_size else self.memory[rows]
 
-    def _recall(self) -> Recall:
+    def _recall(self) -> Any:
         assert self.recall is not None  # and every chunk with begin
         return self.recall
 
@@ -144,10 +157,19 @@ class MemoriaCache(DynamicCache):
             return
         used, device = self.real[rows].any(dim=0), self.hidden.device
         real, hidden = self.real[rows][:, used], self.hidden[rows.to(device)][:, used.to(device)]
-        written = self._recall().take(rows).memorize(self._state(rows), self.settings, hidden, real.to(device))
+        recall, cached = self._recall(), self._keys_and_values_of(rows, used) if self._recall().reads_cache else None
+        written = recall.take(rows).memorize(self._state(rows), self.settings, hidden, real.to(device), cached)
         self.memory = _replace_rows(self._state(), rows, written)
         self.real = self.real & ~full.unsqueeze(-1)
         self._drop_dead_columns()
+
+    def _keys_and_values_of(self, rows: Tensor, used: Tensor) -> list[tuple[Tensor, Tensor]]:
+        columns = torch.cat([torch.ones(self.num_prefix, dtype=torch.bool), used])
+        layers: list[Any] = self.layers
+        return [
+            tuple(held[rows.to(held.device)][:, :, columns.to(held.device)] for held in (layer.keys, layer.values))
+            for layer in layers
+        ]
 
     def _drop_dead_columns(self) -> None:
         # Each row's tokens move to its last columns, in order. Their positions went into the keys, so columns mean
@@ -156,6 +178,8 @@ class MemoriaCache(DynamicCache):
         index = torch.argsort(self.real.to(torch.int8), dim=-1, stable=True)[:, self.columns - needed :]
         self.real = self.real.gather(1, index)
         self.hidden = _gather_columns(self.hidden, index, axis=1)
+        prefix = torch.arange(self.num_prefix).expand(len(index), -1)
+        index = torch.cat([prefix, index + self.num_prefix], dim=1)
         layers: list[Any] = self.layers
         for layer in layers:
             layer.keys, layer.values = (_gather_columns(held, index, axis=2) for held in (layer.keys, layer.values))
@@ -200,13 +224,19 @@ class MemoriaCache(DynamicCache):
         )
 
 
-def _replace_rows(state: EngramState, index: Tensor, rows: EngramState) -> EngramState:
+def _replace_rows(state: Any, index: Tensor, rows: Any) -> Any:
     if len(index) == state.batch_size:
         return rows
     others = torch.ones(state.batch_size, dtype=torch.bool)
     others[index] = False
     order = torch.cat([others.nonzero().squeeze(-1), index]).argsort()
-    return EngramState.cat([state[others.nonzero().squeeze(-1)], rows])[order]
+    return type(state).cat([state[others.nonzero().squeeze(-1)], rows])[order]
+
+
+def _with_first_columns(held: Tensor, rows: Tensor, new: Tensor) -> Tensor:
+    held = held.clone()  # a copy of the cache may share it
+    held[rows.to(held.device), :, : new.shape[2]] = new
+    return held
 
 
 def _gather_columns(value: Tensor, index: Tensor, axis: int) -> Tensor:

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 
 from hf_memoria.backbones import SPECS, BackboneSpec
 from hf_memoria.models.attention_choice import AttentionChoice, check_attention_fits
-from hf_memoria.models.memory_config import EngramMemoryConfig, memory_config_from
+from hf_memoria.models.memory_config import EngramMemoryConfig, MemoryConfig, TokenMemoryConfig, memory_config_from
 
 ConfigT = TypeVar("ConfigT")
 
@@ -30,9 +30,9 @@ class MemoriaConfigMixin(AttentionChoice):
     backbone_type: ClassVar[str]
     model_type: ClassVar[str]
     # Outputs that Trainer does not gather as predictions.
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "memory"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "losses", "memory"]
 
-    memory: EngramMemoryConfig | None = None
+    memory: EngramMemoryConfig | TokenMemoryConfig | None = None
 
     @property
     def backbone_spec(self) -> BackboneSpec:
@@ -91,21 +91,35 @@ class MemoriaConfigMixin(AttentionChoice):
         return {**{k: v for k, v in config.items() if k != "architectures"}, "model_type": cls.model_type}
 
 
-def check_memory_fits(config: Any, memory: EngramMemoryConfig) -> None:
+def check_memory_fits(config: Any, memory: MemoryConfig) -> None:
     """Check the settings of a memory against the backbone that is to have it.
 
     Raises:
         ValueError: naming the field.
     """
-    blocks, positions = config.num_hidden_layers, config._num_positions
-    if memory.layers and memory.layers[-1] >= blocks:
-        raise ValueError(f"layers must name blocks below {blocks}, which the backbone has; got {memory.layers}.")
-    if memory.cue_layer is not None:
-        _check_cue_layer(config, memory.cue_layer, memory.layers)
+    positions = config._num_positions
     if memory.segment_length and positions and memory.segment_length > positions:
         raise ValueError(
             f"segment_length must be at most the backbone's {positions} positions; got {memory.segment_length}."
         )
+    if isinstance(memory, TokenMemoryConfig):
+        _check_heads(config, memory)
+    else:
+        _check_layers(config, memory)
+
+
+def _check_heads(config: Any, memory: TokenMemoryConfig) -> None:
+    heads = memory.encoder_heads or config.num_attention_heads
+    if memory.encoder_layers and config.hidden_size % heads:
+        raise ValueError(f"encoder_heads must divide the backbone's hidden size {config.hidden_size}; got {heads}.")
+
+
+def _check_layers(config: Any, memory: EngramMemoryConfig) -> None:
+    blocks = config.num_hidden_layers
+    if memory.layers and memory.layers[-1] >= blocks:
+        raise ValueError(f"layers must name blocks below {blocks}, which the backbone has; got {memory.layers}.")
+    if memory.cue_layer is not None:
+        _check_cue_layer(config, memory.cue_layer, memory.layers)
 
 
 def _check_cue_layer(config: Any, cue_layer: int, layers: list[int] | None) -> None:

@@ -2,55 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor, nn
 
 from hf_memoria.backbones import Reading
 from hf_memoria.memory import EngramState, Reminded, memorize, remind
-from hf_memoria.memory.room import Claim
 from hf_memoria.models.memory_config import EngramMemoryConfig
-
-
-def starting_state(
-    memory: Any, reset_memory: Tensor | None, *, batch_size: int, like: Tensor, hidden_size: int
-) -> EngramState:
-    """Return the state that a segment starts from: the one given, empty where `reset_memory` says so.
-
-    Raises:
-        TypeError: if `memory` is not an `EngramState` or `reset_memory` not a bool tensor.
-        ValueError: if rows, hidden size, device or dtype are not those of the batch and the model.
-    """
-    if memory is None:
-        memory = EngramState.empty(batch_size, hidden_size, device=like.device, dtype=like.dtype)
-    if not isinstance(memory, EngramState):
-        raise TypeError(f"memory must be an EngramState or None; got {type(memory).__name__}.")
-    if memory.batch_size != batch_size:
-        raise ValueError(
-            f"memory must have a row for each of the batch's {batch_size}; got {memory.batch_size}. Take rows with "
-            "state[rows] and join states with EngramState.cat."
-        )
-    if memory.hidden_size != hidden_size:
-        raise ValueError(f"memory must have the model's hidden size {hidden_size}; got {memory.hidden_size}.")
-    if not torch.compiler.is_compiling() and memory.cue.is_inference() and not torch.is_inference_mode_enabled():
-        # What inference_mode made cannot take part in training; copies can.
-        memory = memory.with_tensors({name: value.clone() for name, value in memory.tensors().items()}, Claim())
-    for name, expected in (("device", like.device), ("dtype", like.dtype)):
-        if (got := getattr(memory.data, name)) != expected:
-            raise ValueError(f"memory must have the {name} {expected}; got {got}. See EngramState.to.")
-    return memory if reset_memory is None else memory.reset(_rows_to_reset(reset_memory, batch_size, like.device))
-
-
-def _rows_to_reset(reset_memory: Any, batch_size: int, device: torch.device) -> Tensor:
-    if not isinstance(reset_memory, Tensor) or reset_memory.dtype != torch.bool:
-        got = reset_memory.dtype if isinstance(reset_memory, Tensor) else type(reset_memory).__name__
-        raise TypeError(f"reset_memory must be a bool tensor of shape [{batch_size}]; got {got}.")
-    if reset_memory.shape != (batch_size,):
-        raise ValueError(
-            f"reset_memory must have shape [{batch_size}], one entry a row; got {list(reset_memory.shape)}."
-        )
-    return reset_memory.to(device)
 
 
 def prepare_reading(

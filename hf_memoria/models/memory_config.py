@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 from hf_memoria.memory.checks import RETRIEVALS
 from hf_memoria.memory.room import GRAPHS
 from hf_memoria.memory.similarity import CORRELATIONS
+from hf_memoria.models.settings import check_count, check_list_of_counts, check_number, check_one_of
+from hf_memoria.models.token_memory_config import TokenMemoryConfig
 
 GATES = (None, "tanh")
 
@@ -66,28 +67,31 @@ class EngramMemoryConfig:
     cofire_graph: str = "auto"
 
     def __post_init__(self) -> None:
-        self.layers = None if self.layers is None else _list_of_counts("layers", self.layers)
-        _count("num_memories", self.num_memories, least=1, optional=True)
+        self.layers = None if self.layers is None else check_list_of_counts("layers", self.layers)
+        check_count("num_memories", self.num_memories, least=1, optional=True)
         for name in ("stm_capacity", "num_reminded_stm", "num_reminded_ltm", "ltm_search_depth"):
-            _count(name, getattr(self, name))
+            check_count(name, getattr(self, name))
         for name in ("ltm_capacity", "cue_layer"):
-            _count(name, getattr(self, name), optional=True)
-        _count("segment_length", self.segment_length, least=1, optional=True)
-        _number("initial_lifespan", self.initial_lifespan, lambda value: value > 0, "above 0")
-        _number("lifespan_extend_scale", self.lifespan_extend_scale, lambda value: value >= 0, "0 or above")
-        _one_of("correlation", self.correlation, CORRELATIONS)
-        _one_of("retrieval", self.retrieval, RETRIEVALS)
-        _one_of("gate", self.gate, GATES)
-        _one_of("cofire_graph", self.cofire_graph, GRAPHS)
+            check_count(name, getattr(self, name), optional=True)
+        check_count("segment_length", self.segment_length, least=1, optional=True)
+        check_number("initial_lifespan", self.initial_lifespan, lambda value: value > 0, "above 0")
+        check_number("lifespan_extend_scale", self.lifespan_extend_scale, lambda value: value >= 0, "0 or above")
+        check_one_of("correlation", self.correlation, CORRELATIONS)
+        check_one_of("retrieval", self.retrieval, RETRIEVALS)
+        check_one_of("gate", self.gate, GATES)
+        check_one_of("cofire_graph", self.cofire_graph, GRAPHS)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON: the fields and `kind`."""
         return {"kind": self.kind, **asdict(self)}
 
 
-MemoryConfig = EngramMemoryConfig
+MemoryConfig = EngramMemoryConfig | TokenMemoryConfig
 
-KINDS: dict[str, type[MemoryConfig]] = {config.kind: config for config in (EngramMemoryConfig,)}
+KINDS: dict[str, type[EngramMemoryConfig] | type[TokenMemoryConfig]] = {
+    EngramMemoryConfig.kind: EngramMemoryConfig,
+    TokenMemoryConfig.kind: TokenMemoryConfig,
+}
 
 
 def memory_config_from(value: MemoryConfig | Mapping[str, Any] | None) -> MemoryConfig | None:
@@ -97,8 +101,8 @@ def memory_config_from(value: MemoryConfig | Mapping[str, Any] | None) -> Memory
         TypeError: if it is something else.
         ValueError: if the kind or a field is unknown.
     """
-    if value is None or isinstance(value, EngramMemoryConfig):
-        return value
+    if value is None or isinstance(value, tuple(KINDS.values())):
+        return value  # type: ignore[return-value]
     if not isinstance(value, Mapping):
         raise TypeError(f"memory must be one of {_names(KINDS.values())}, their JSON, or None; got {value!r}.")
     given = dict(value)
@@ -117,35 +121,3 @@ def memory_config_from(value: MemoryConfig | Mapping[str, Any] | None) -> Memory
 
 def _names(classes: Any) -> str:
     return ", ".join(cls.__name__ for cls in classes)
-
-
-def _count(name: str, value: Any, least: int = 0, optional: bool = False) -> None:
-    if value is None and optional:
-        return
-    expected = f"an integer of at least {least}{' or None' if optional else ''}"
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be {expected}; got {value!r}.")
-    if value < least:
-        raise ValueError(f"{name} must be {expected}; got {value!r}.")
-
-
-def _list_of_counts(name: str, value: Any) -> list[int]:
-    if not isinstance(value, (list, tuple)):
-        raise TypeError(f"{name} must be a list of block numbers or None; got {value!r}.")
-    for item in value:
-        _count(f"every item of {name}", item)
-    if not value or len(set(value)) < len(value):
-        raise ValueError(f"{name} must name at least one block, each once; got {list(value)!r}.")
-    return sorted(value)
-
-
-def _number(name: str, value: Any, allowed: Callable[[float], bool], expected: str) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number {expected}; got {value!r}.")
-    if not math.isfinite(value) or not allowed(value):
-        raise ValueError(f"{name} must be a finite number {expected}; got {value!r}.")
-
-
-def _one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}.")

@@ -12,15 +12,15 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from hf_memoria.backbones import READING, blocks_of, install_engram_memory
-from hf_memoria.memory import EngramState
+from hf_memoria.backbones import READING
 from hf_memoria.models.attention_choice import AttendsByChoice
 from hf_memoria.models.cache import MemoriaCache
 from hf_memoria.models.config import check_memory_fits
-from hf_memoria.models.engram_step import end_segment, prepare_reading, starting_state
 from hf_memoria.models.losses import zero_without_targets
+from hf_memoria.models.memory_systems import system_of
 from hf_memoria.models.outputs import with_memory
 from hf_memoria.models.segments import read_in_segments
+from hf_memoria.models.starting_state import starting_state
 
 OWN_ARGUMENTS = ("memory", "reset_memory")
 
@@ -57,30 +57,14 @@ class MemoriaMixin(AttendsByChoice):
         if self._reads_memory and not inner:
             # Once more: settings may have come to the config after it was made, as from_pretrained(memory=...) does.
             check_memory_fits(self.config, self.config.memory)
-            self._install_memory()
+            system_of(self.config.memory).install(self)
             # Everything else is initialised already and marked so: this reaches what was just added.
             self.post_init()  # type: ignore[attr-defined]
-
-    def _install_memory(self) -> None:
-        config, memory, spec = self.config, self.config.memory, self.config.backbone_spec
-        install_engram_memory(
-            self.base_model,  # type: ignore[attr-defined]
-            spec,
-            hidden_size=config.hidden_size,
-            intermediate_size=getattr(config, spec.intermediate_size) or 4 * config.hidden_size,
-            num_heads=config.num_attention_heads,
-            num_memories=memory.num_memories,
-            layers=memory.layers,
-            cue_layer=memory.cue_layer,
-            gated=memory.gate is not None,
-            attention_dropout=_rate(config, spec.attention_dropout),
-            output_dropout=_rate(config, spec.output_dropout),
-        )
 
     def forward(self, *args: Any, memory: Any = None, reset_memory: Tensor | None = None, **kwargs: Any) -> Any:
         """Run the stock forward over one segment, reading and writing memory; see the class."""
         kwargs.update(zip(self._forward_names, args, strict=False))
-        if READING in kwargs:  # the base model of a head that has begun the segment
+        if READING in kwargs or self._carries_tokens:  # the base model of a head that has begun the segment
             return super().forward(**kwargs)  # type: ignore[misc]
         self.check_still_attends_so()
         if self.config.memory is None:
@@ -96,15 +80,20 @@ class MemoriaMixin(AttendsByChoice):
         output = self._forward_segment(memory, reset_memory, kwargs)
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
-    def starting_state(self, memory: Any, reset_memory: Tensor | None, like: Tensor) -> EngramState:
-        """Return the state that a segment of the batch `like` starts from; see `engram_step.starting_state`."""
-        return starting_state(
-            memory,
-            reset_memory,
-            batch_size=like.shape[0],
-            like=torch.empty(0, device=like.device, dtype=self.dtype),  # type: ignore[attr-defined]
-            hidden_size=self.config.hidden_size,
-        )
+    @property
+    def _carries_tokens(self) -> bool:
+        hooks = getattr(self, "token_hooks", None)
+        return hooks is not None and hooks.reading is not None
+
+    def starting_state(self, memory: Any, reset_memory: Tensor | None, like: Tensor) -> Any:
+        """Return the state that a segment of the batch `like` starts from.
+
+        Raises:
+            TypeError, ValueError: if state and batch do not agree.
+        """
+        of_model = torch.empty(0, device=like.device, dtype=self.dtype)  # type: ignore[attr-defined]
+        empty = system_of(self.config.memory).empty(self.config, like.shape[0], of_model)
+        return starting_state(memory, reset_memory, empty)
 
     def _forward_segment(self, memory: Any, reset_memory: Tensor | None, kwargs: dict[str, Any]) -> ModelOutput:
         like, cache = self._main_input(kwargs), kwargs.get("past_key_values")
@@ -113,17 +102,7 @@ class MemoriaMixin(AttendsByChoice):
             output = read_in_segments(self, super().forward, cache, like, kwargs)  # type: ignore[misc]
             return with_memory(output, cache.memory)
         state = self.starting_state(memory, reset_memory, like)
-        base = self.base_model  # type: ignore[attr-defined]
-        _refuse_reentrant_checkpoints(blocks_of(base, self.config.backbone_spec)[0])
-        mask = _token_mask(kwargs.get("attention_mask"))
-        reading = prepare_reading(state, getattr(base, "abstractor", None), self.config.memory, mask)
-        continues = _cached_length(kwargs.get("past_key_values")) > 0
-        output = super().forward(**kwargs, **{READING: reading}, return_dict=True)  # type: ignore[misc]
-        if not continues:
-            # No hook sees a base model's own forward when it is called from here.
-            final: Any = output[0].detach() if base is self else reading.final_hidden
-            state = end_segment(state, reading, self.config.memory, final)
-        return with_memory(zero_without_targets(output, kwargs), state)
+        return system_of(self.config.memory).read(self, super().forward, state, kwargs)  # type: ignore[misc]
 
     def save_pretrained(
         self, save_directory: Any, *args: Any, save_original_format: bool = False, **kwargs: Any
@@ -150,28 +129,6 @@ class MemoriaMixin(AttendsByChoice):
             if hasattr(module, "reset_memory_parameters"):
                 module.reset_memory_parameters()
         super().initialize_weights()  # type: ignore[misc]
-
-
-def _refuse_reentrant_checkpoints(block: Any) -> None:
-    # The reentrant form sends the gradient of the working memory through its graph once a block and fails with
-    # "backward through the graph a second time", which names neither the cause nor the remedy.
-    checkpoint = getattr(block, "_gradient_checkpointing_func", None)
-    reentrant = isinstance(checkpoint, functools.partial) and checkpoint.keywords.get("use_reentrant")
-    if block.training and reentrant:
-        raise ValueError("use_reentrant must be False to checkpoint activations of a model with memory; got True.")
-
-
-def _token_mask(attention_mask: Any) -> Tensor | None:
-    # Of a mask by queries and keys, or by layer types, nothing is known about padding.
-    return attention_mask if isinstance(attention_mask, Tensor) and attention_mask.dim() == 2 else None
-
-
-def _rate(config: Any, name: str | None) -> float:
-    return 0.0 if name is None else getattr(config, name)
-
-
-def _cached_length(cache: Any) -> int:
-    return 0 if cache is None else int(cache.get_seq_length())
 
 
 def _with_own_signature(forward: Any, stock: inspect.Signature, causal_lm: bool) -> Any:

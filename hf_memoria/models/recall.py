@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,9 @@ class Recall:
     data: Tensor
     attention: Tensor
     kept: dict[int, list[Any]] = field(default_factory=dict)
+    prefix: ClassVar[tuple[()]] = ()
+    num_prefix: ClassVar[int] = 0
+    reads_cache: ClassVar[bool] = False
 
     @classmethod
     def begin(cls, state: EngramState, abstractor: nn.Module | None, settings: EngramMemoryConfig) -> Recall:
@@ -56,7 +59,9 @@ class Recall:
         positions = reading.attention_mask.sum(dim=-1, keepdim=True).to(self.attention.device)
         return replace(self, attention=self.attention + reading.mean_attention() * positions)
 
-    def memorize(self, state: EngramState, settings: EngramMemoryConfig, hidden: Tensor, real: Tensor) -> EngramState:
+    def memorize(
+        self, state: EngramState, settings: EngramMemoryConfig, hidden: Tensor, real: Tensor, cached: Any = None
+    ) -> EngramState:
         """Write the segments: final hidden states `[B, N, D]` of the positions where bool `real` `[B, N]` is true."""
         reading = self.reading(real)
         reading.attention = {0: self.attention / real.sum(dim=-1, keepdim=True).clamp(min=1)}

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from hf_memoria.models.memory_config import _count, _list_of_counts, _one_of
+from hf_memoria.models.settings import check_count, check_list_of_counts, check_one_of
 from hf_memoria.modules import SdmAttention
 from hf_memoria.modules.sdm_attention import WEIGHTINGS
 from hf_memoria.sdm import optimal_radius
@@ -43,14 +43,14 @@ class SdmAttentionConfig:
     layers: list[int] | None = None
 
     def __post_init__(self) -> None:
-        self.layers = None if self.layers is None else _list_of_counts("layers", self.layers)
-        _count("n", self.n, least=2, optional=True)
-        _count("num_patterns", self.num_patterns, least=1)
-        _one_of("weighting", self.weighting, WEIGHTINGS)
+        self.layers = None if self.layers is None else check_list_of_counts("layers", self.layers)
+        check_count("n", self.n, least=2, optional=True)
+        check_count("num_patterns", self.num_patterns, least=1)
+        check_one_of("weighting", self.weighting, WEIGHTINGS)
         if isinstance(self.radius, str):
-            _one_of("radius", self.radius, CRITERIA)
+            check_one_of("radius", self.radius, CRITERIA)
         else:
-            _count("radius", self.radius, least=2)
+            check_count("radius", self.radius, least=2)
         if not isinstance(self.learn_beta, bool):
             raise TypeError(f"learn_beta must be True or False; got {self.learn_beta!r}.")
         if self.learn_beta and self.weighting != "softmax":

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from hf_memoria.backbones import READING
 from hf_memoria.models.cache import MemoriaCache
+from hf_memoria.models.memory_systems import system_of
 
 BY_POSITION = ("input_ids", "inputs_embeds", "token_type_ids")
 """Arguments of a forward with an entry for each position."""
@@ -94,22 +94,20 @@ def _read_piece(
 ) -> ModelOutput:
     start, end = piece
     coming = real[:, start:end]
-    cache.begin(coming, getattr(model.base_model, "abstractor", None))
-    assert cache.recall is not None
+    system = system_of(model.config.memory)
+    cache.begin(coming, lambda state: system.recall(model, stock_forward, state))
     inputs = {name: value for name, value in kwargs.items() if name not in MADE_HERE}
     inputs |= {name: inputs[name][:, start:end] for name in BY_POSITION if inputs.get(name) is not None}
     if "logits_to_keep" in kwargs:
         inputs["logits_to_keep"] = _logits_of_piece(kwargs["logits_to_keep"], end - start, real.shape[1] - end)
     device = model_device(inputs)
     reading = cache.recall.reading(coming.to(device))
-    output = stock_forward(
-        **inputs, **_place(model.config, cache, coming, device), **{READING: reading}, return_dict=True
-    )
-    if cache.keys_and_values.get_seq_length() != cache.columns + end - start:
+    output = system.run(model, stock_forward, reading, inputs | _place(model.config, cache, coming, device))
+    if cache.keys_and_values.get_seq_length() != cache.num_prefix + cache.columns + end - start:
         raise ValueError("past_key_values must be None where activations are checkpointed; got a MemoriaCache.")
     # No hook sees a base model's own forward when it is called from here.
-    final: Any = output[0].detach() if model.base_model is model else reading.final_hidden
-    cache.extend(coming, final, reading)
+    final: Any = output[0] if model.base_model is model else reading.final_hidden
+    cache.extend(coming, final.detach(), reading)
     return output
 
 

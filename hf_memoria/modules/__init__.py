@@ -1,4 +1,4 @@
-"""Layers: the abstractor and the attention that reads memory; forgetting functions, attention and pooling with them.
+"""Layers: abstractor and attention for engrams, encoder for memory tokens; forgetting, attention and pooling with it.
 
 They take flat arguments and depend on torch alone.
 """
@@ -9,6 +9,7 @@ from hf_memoria.modules.forgetting import PFU, ForgettingFunction, ForgettingReL
 from hf_memoria.modules.lwpf import lwpf_attention
 from hf_memoria.modules.lwpf_naive import lwpf_attention_naive
 from hf_memoria.modules.memory_attention import MemoryAttention, MemoryReader
+from hf_memoria.modules.memory_encoder import MemoryEncoder, TokenMemory
 from hf_memoria.modules.pooling import AttentionPooling, HopfieldPooling
 from hf_memoria.modules.sdm_attention import SdmAttention, sdm_attention
 
@@ -22,8 +23,10 @@ __all__ = [
     "HopfieldPooling",
     "LwpfUnit",
     "MemoryAttention",
+    "MemoryEncoder",
     "MemoryReader",
     "SdmAttention",
+    "TokenMemory",
     "lwpf_attention",
     "lwpf_attention_naive",
     "sdm_attention",

@@ -1,0 +1,37 @@
+"""Rows of a state, picked as rows of a tensor are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def row_index(rows: Any, batch_size: int, device: torch.device) -> Tensor:
+    """Return the index of some rows: int64 `[N]`, or the bool mask `[batch_size]` that was given.
+
+    Args:
+        rows: an integer, a slice, a sequence or a tensor of integers, or a bool mask.
+        batch_size: how many rows there are.
+        device: of the index.
+
+    Raises:
+        TypeError: if `rows` are numbers with a fraction.
+        IndexError: if one does not exist.
+    """
+    if isinstance(rows, slice):
+        rows = range(batch_size)[rows]
+    index = torch.as_tensor(list(rows) if isinstance(rows, range) else rows, device=device)
+    if index.numel() == 0:
+        index = index.to(torch.int64)
+    elif index.dtype == torch.bool:
+        if index.shape != (batch_size,):
+            raise IndexError(f"a mask of rows must have shape [{batch_size}]; got {list(index.shape)}.")
+        return index
+    if index.is_floating_point():
+        raise TypeError(f"rows must be integers or a bool mask; got {index.dtype}.")
+    outside = index[(index < -batch_size) | (index >= batch_size)]
+    if outside.numel():
+        raise IndexError(f"row must be below the batch size {batch_size}; got {int(outside[0])}.")
+    return index.reshape(-1)
