@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from state_content import same_content
 
-from hf_memoria.memory import EngramState, compact, io
+from hf_memoria.memory import EngramState, compact, files, io
 from hf_memoria.memory.io import read_state, write_state
 
 DESCRIPTION = {"hidden_size": 6, "layers": [0, 2], "scale": 0.5, "gate": None, "name": "mémoire"}
@@ -276,7 +276,7 @@ def write_instead(path, name, value):
     """Put another tensor in its place, with a checksum that fits."""
     header, _ = parts_of(path)
     tensors = load_file(path) | {name: value}
-    save_file(tensors, path, metadata=header["__metadata__"] | {"checksum": io._checksum(tensors)})
+    save_file(tensors, path, metadata=header["__metadata__"] | {"checksum": files._checksum(tensors)})
 
 
 @pytest.mark.parametrize("name", [name for name in WRITTEN if len(io.AXES[name]) > 1 and name != "data"])
