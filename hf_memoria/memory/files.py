@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +77,15 @@ def read_header(path: str | Path) -> dict[str, str]:
 
 
 def read_tensors(
-    path: str | Path, *, kind: str, version: str
+    path: str | Path, *, kind: str, version: str, check_fields: Callable[[dict[str, str], list[str]], None]
 ) -> tuple[dict[str, Tensor], dict[str, Any] | None, dict[str, str]]:
     """Read what `write_tensors` wrote.
+
+    Args:
+        path: of the file.
+        kind: what it has to be.
+        version: that it has to be of.
+        check_fields: refuses names of tensors that are not what the header makes one expect.
 
     Returns:
         the tensors, the description, and the header.
@@ -92,6 +98,7 @@ def read_tensors(
     header, tensors = _read(path, with_tensors=True)
     check(path, "format", kind, header.get("format"))
     check(path, "version", version, header.get("version"))
+    check_fields(header, sorted(tensors))
     check(path, "checksum", header.get("checksum"), _checksum(tensors))
     check(path, "config_hash", header.get("config_hash"), _hash(header.get("config", "").encode()))
     description = json.loads(header.get("config") or "0")

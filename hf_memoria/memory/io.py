@@ -66,9 +66,12 @@ def read_state(
         ValueError: if it is damaged, of another format, or of a version that this one does not know.
     """
     path = Path(path)
-    tensors, description, header = read_tensors(path, kind=FORMAT, version=VERSION)
+
+    def check_fields(header: dict[str, str], names: list[str]) -> None:
+        check(path, "fields", sorted(_state_like(path, header.get("graph")).tensors()), names)
+
+    tensors, description, header = read_tensors(path, kind=FORMAT, version=VERSION, check_fields=check_fields)
     like = _state_like(path, header.get("graph"))
-    check(path, "fields", sorted(like.tensors()), sorted(tensors))
     _check_shapes(path, like, tensors)
     state = like.with_tensors(tensors, Claim())
     _check_values(path, state)

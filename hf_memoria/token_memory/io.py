@@ -43,10 +43,13 @@ def read_state(path: str | Path, device: torch.device | str | None = None) -> tu
         ValueError: if it is damaged, of another format, or of a version that this one does not know.
     """
     path = Path(path)
-    tensors, description, _ = read_tensors(path, kind=FORMAT, version=VERSION)
-    past = [name for name in tensors if _is_of_history(name)]
-    check(path, "fields", sorted(OWN), sorted(tensors.keys() - set(past)))
-    _check_segments(path, past)
+
+    def check_fields(header: dict[str, str], names: list[str]) -> None:
+        past = [name for name in names if _is_of_history(name)]
+        check(path, "fields", sorted(OWN), sorted(set(names) - set(past)))
+        _check_segments(path, past)
+
+    tensors, description, _ = read_tensors(path, kind=FORMAT, version=VERSION, check_fields=check_fields)
     _check_shapes(path, tensors)
     return TokenState.from_tensors(tensors).to(device), description
 

@@ -133,7 +133,7 @@ def test_a_file_that_could_not_be_written_leaves_the_old_one(monkeypatch, writte
         assert written.read_bytes() == before
         raise error
 
-    monkeypatch.setattr(io, "save_file", fail)
+    monkeypatch.setattr(files, "save_file", fail)
     with pytest.raises(type(error)):
         write_state(make_state(seed=5), written)
     assert written.read_bytes() == before
@@ -144,7 +144,7 @@ def test_a_first_file_that_could_not_be_written_leaves_nothing(monkeypatch, path
     def fail(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr(io, "save_file", fail)
+    monkeypatch.setattr(files, "save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         write_state(state, path)
     assert list(path.parent.iterdir()) == []
