@@ -75,7 +75,7 @@ class TokenLosses:
         reading = TokenReading(torch.cat([after, ask], dim=1), sees_all=True)
         inputs = self._blank(reading)
         if self.settings.recall_target == "tokens":
-            return self._token_loss(self.forward.whole(reading, inputs))
+            return self._token_loss(reading, inputs)
         self.forward.headless(reading, inputs)
         assert reading.final_hidden is not None
         squared = (reading.final_hidden - self.hidden.detach()).float().square().mean(dim=-1)
@@ -90,13 +90,14 @@ class TokenLosses:
             return blank | {"pixel_values": torch.zeros_like(self.kwargs["pixel_values"])}
         return blank | {"inputs_embeds": token.to(self.hidden.dtype).expand(self.hidden.shape)}
 
-    def _token_loss(self, output: ModelOutput) -> Tensor:
-        tokens, logits = self.kwargs.get("input_ids"), output.get("logits")
-        if tokens is None or logits is None or logits.shape[:2] != tokens.shape:
+    def _token_loss(self, reading: TokenReading, inputs: dict[str, Any]) -> Tensor:
+        tokens = self.kwargs.get("input_ids")
+        if tokens is None or self.forward.model.get_output_embeddings() is None:
             raise ValueError(
-                "recall_target must be 'hidden' for a model without a language-modelling head, or inputs_embeds; got "
-                "'tokens'."
+                "recall_target must be 'hidden' for a model without a language-modelling head, or for inputs_embeds; "
+                "got 'tokens'."
             )
+        logits = self.forward.whole(reading, inputs)["logits"]
         wanted = tokens.masked_fill(~self.real, IGNORED)
         total = F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), ignore_index=IGNORED, reduction="sum")
         return total / self.real.sum().clamp(min=1)
