@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
 from hf_memoria.backbones import TokenReading
-from hf_memoria.models.losses import IGNORED, targets_of
+from hf_memoria.models.losses import IGNORED, share_of_step
 from hf_memoria.models.token_forward import TokenForward
 from hf_memoria.token_memory import memory_loss
 
@@ -57,17 +57,8 @@ class TokenLosses:
             total = total + self.settings.memory_weight * parts["memory"]
         # Where none of them reaches the encoder, DistributedDataParallel would miss its gradient.
         unreached = 0.0 if len(losses) > 1 else after.sum() * 0.0
-        output["loss"] = output["loss"] + total * self._share() + unreached
+        output["loss"] = output["loss"] + total * share_of_step(self.kwargs) + unreached
         return losses
-
-    def _share(self) -> Tensor | float:
-        """Return which part of an optimizer step this batch is by its targets, as the model's own loss is weighted."""
-        targets = targets_of(self.kwargs)
-        if targets is None:
-            return 1.0
-        count = (targets != IGNORED).sum()
-        of_step = self.kwargs.get("num_items_in_batch")
-        return count / of_step if of_step is not None else (count > 0).to(self.hidden.dtype)
 
     def recall(self, after: Tensor) -> Tensor:
         """Return how far the segment that the backbone brings back from new memory tokens is from the real one."""
