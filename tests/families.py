@@ -88,6 +88,12 @@ def small_memory(**changes: Any) -> hf_memoria.EngramMemoryConfig:
     return hf_memoria.EngramMemoryConfig(**(settings | changes))
 
 
+def small_tokens(**changes: Any) -> hf_memoria.TokenMemoryConfig:
+    """A few memory tokens, without the loss that draws random numbers."""
+    settings = {"num_tokens": 3, "encoder_layers": 2, "encoder_heads": 2, "memory_weight": 0.0}
+    return hf_memoria.TokenMemoryConfig(**(settings | changes))
+
+
 def memoria_class(family: str, part: str) -> Any:
     """Return a class with memory: `part` is a head or `Config`."""
     return getattr(hf_memoria, f"Memoria{family}{part}")
@@ -105,7 +111,10 @@ def stock_config(family: str, **changes: Any) -> Any:
 
 def tiny_config(family: str, memory: Any = None, **changes: Any) -> Any:
     """Return the tiny config of a model with memory; `memory` are its settings, or changes to the usual small ones."""
-    settings = small_memory(**memory) if isinstance(memory, dict) else memory
+    settings = memory
+    if isinstance(memory, dict):
+        changed = {name: value for name, value in memory.items() if name != "kind"}
+        settings = (small_tokens if memory.get("kind") == "token" else small_memory)(**changed)
     return memoria_class(family, "Config")(**(SETTINGS[family] | changes), memory=settings)
 
 

@@ -1,8 +1,11 @@
 """What a state says, whatever room its buffers have and wherever in them its engrams stand."""
 
+from typing import Any
+
 import torch
 
 from hf_memoria.memory import EngramState, compact
+from hf_memoria.token_memory import TokenState
 
 ARRANGEMENT = ("used", "recent")
 
@@ -18,8 +21,11 @@ def content(state: EngramState) -> dict[str, torch.Tensor]:
     return fields | {"cofire_counts": compacted.cofire_counts}
 
 
-def same_content(one: EngramState, other: EngramState) -> bool:
-    """Whether two states are the same to the bit."""
+def same_content(one: Any, other: Any) -> bool:
+    """Whether two states of one kind are the same to the bit."""
+    if isinstance(one, TokenState):
+        left, right = one.tensors(), other.tensors()
+        return left.keys() == right.keys() and all(torch.equal(value, right[name]) for name, value in left.items())
     left, right = content(one), content(other)
     return all(torch.equal(value, right[name]) and value.dtype == right[name].dtype for name, value in left.items())
 

@@ -47,6 +47,8 @@ PUBLIC = {
     "MemoriaViTForMaskedImageModeling",
     "MemoriaViTModel",
     "SdmAttentionConfig",
+    "TokenMemoryConfig",
+    "TokenState",
     "convert_reference_checkpoint",
     "load_memory",
     "memory_modules",
@@ -138,6 +140,23 @@ def test_signatures_that_others_build_on():
         "learn_beta": False,
         "num_patterns": 1024,
         "layers": None,
+    }
+    assert hf_memoria.TokenMemoryConfig().to_dict() == {
+        "kind": "token",
+        "num_tokens": 16,
+        "encoder_layers": 4,
+        "encoder_heads": None,
+        "encoder_dropout": 0.0,
+        "recall_weight": 0.5,
+        "recall_target": "hidden",
+        "memory_weight": 0.125,
+        "max_chunks": 8,
+        "vicreg": True,
+        "variance_weight": 1.0,
+        "covariance_weight": 0.04,
+        "variance_target": 1.0,
+        "bptt_segments": 0,
+        "segment_length": None,
     }
     assert list(inspect.signature(hf_memoria.wrap).parameters) == ["model", "memory", "attention"]
     parameters = inspect.signature(hf_memoria.segment_documents).parameters

@@ -9,7 +9,9 @@ from typing import Any
 
 from hf_memoria.cli.command import Command
 from hf_memoria.memory import EngramState
-from hf_memoria.memory.io import read_state
+from hf_memoria.models.outputs import MemoryState
+from hf_memoria.models.state_files import read_state
+from hf_memoria.token_memory import TokenState
 
 EXAMPLES = """\
   hf-memoria inspect memory.safetensors
@@ -50,14 +52,26 @@ def memory_files(path: Path) -> list[Path]:
     return found
 
 
-def summarise(state: EngramState, made_with: dict[str, Any] | None) -> dict[str, Any]:
+def summarise(state: MemoryState, made_with: dict[str, Any] | None) -> dict[str, Any]:
     """Return what a state holds, as plain JSON."""
-    return {
+    summary = {
         "made_with": made_with,
         "hidden_size": state.hidden_size,
         "dtype": str(state.data.dtype).removeprefix("torch."),
-        "cofire_graph": state.graph.form,
-        "rows": [_row(state, row) for row in range(state.batch_size)],
+    }
+    rows = range(state.batch_size)
+    if isinstance(state, TokenState):
+        return {**summary, "rows": [_row_of_tokens(state, row) for row in rows]}
+    return {**summary, "cofire_graph": state.graph.form, "rows": [_row(state, row) for row in rows]}
+
+
+def _row_of_tokens(state: TokenState, row: int) -> dict[str, Any]:
+    return {
+        "row": row,
+        "segments": int(state.step[row]),
+        "tokens": state.num_tokens if state.step[row] else 0,
+        "norm": _spread(state.tokens[row].double().norm(dim=-1).tolist()),
+        "relived": sum(int(segment.live[row]) for segment in state.history),
     }
 
 
@@ -85,7 +99,8 @@ def as_text(summary: dict[str, Any]) -> str:
     """Return a summary as a table for people."""
     head = f"{len(summary['rows'])} rows, hidden size {summary['hidden_size']}, {summary['dtype']}"
     made_with = ", ".join(f"{name}={value!r}" for name, value in sorted((summary["made_with"] or {}).items()))
-    table = [ROW_COLUMNS, *([_cell(row[name]) for name in ROW_COLUMNS] for row in summary["rows"])]
+    columns = list(summary["rows"][0]) if summary["rows"] else list(ROW_COLUMNS)
+    table = [columns, *([_cell(row[name]) for name in columns] for row in summary["rows"])]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
     return "\n".join([head, f"made with: {made_with or 'not said'}", *lines])

@@ -1,29 +1,22 @@
-"""An engram state as one safetensors file, with a description that says what it fits and a checksum.
+"""An engram state as one safetensors file (`files`), whose header also holds `graph`, the form of the co-fire graph.
 
-The header's metadata holds `format`, `version`, `config` (JSON of the settings that the state was made with, may be
-null), `config_hash`, `graph` (the form of the co-fire graph) and `checksum`; shapes and types are in safetensors' own
-header. What is written is compacted: nothing of a forgotten engram is in a file.
+What is written is compacted: nothing of a forgotten engram is in a file.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from hf_memoria.memory.cofire_events import EventGraph
 from hf_memoria.memory.compaction import compact
+from hf_memoria.memory.files import check, read_tensors, write_tensors
 from hf_memoria.memory.room import Claim, Room
 from hf_memoria.memory.state import GRAPHS, EngramKind, EngramState
 
@@ -60,28 +53,7 @@ def write_state(state: EngramState, path: str | Path, description: Mapping[str, 
     if not isinstance(state, EngramState):
         raise TypeError(f"state must be an EngramState; got {type(state).__name__}.")
     state = compact(state, segments=0)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors().items()}
-    config = None if description is None else json.dumps(dict(description), sort_keys=True)
-    metadata = {
-        "format": FORMAT,
-        "version": VERSION,
-        "config": config or "null",
-        "config_hash": _hash((config or "null").encode()),
-        "graph": state.graph.form,
-        "checksum": _checksum(tensors),
-    }
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        save_file(tensors, temporary, metadata=metadata)
-        os.chmod(temporary, _usual_mode())
-        _flush(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_tensors(state.tensors(), path, kind=FORMAT, version=VERSION, description=description, graph=state.graph.form)
 
 
 def read_state(
@@ -94,43 +66,23 @@ def read_state(
         ValueError: if it is damaged, of another format, or of a version that this one does not know.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"path must be a memory file; there is none at {path}.")
-    metadata, tensors = _read(path)
-    _check(path, "format", FORMAT, metadata.get("format"))
-    _check(path, "version", VERSION, metadata.get("version"))
-    like = _state_like(path, metadata.get("graph"))
-    _check(path, "fields", sorted(like.tensors()), sorted(tensors))
-    _check(path, "checksum", metadata.get("checksum"), _checksum(tensors))
-    _check(path, "config_hash", metadata.get("config_hash"), _hash(metadata.get("config", "").encode()))
-    _check(path, "config", True, isinstance(json.loads(metadata.get("config") or "0"), (dict, type(None))))
+
+    def check_fields(header: dict[str, str], names: list[str]) -> None:
+        check(path, "fields", sorted(_state_like(path, header.get("graph")).tensors()), names)
+
+    tensors, description, header = read_tensors(path, kind=FORMAT, version=VERSION, check_fields=check_fields)
+    like = _state_like(path, header.get("graph"))
     _check_shapes(path, like, tensors)
     state = like.with_tensors(tensors, Claim())
     _check_values(path, state)
     most = int(state.num_short_term.max()) if state.batch_size else 0
-    return replace(state, room=Room(short_term=most)).to(device), json.loads(metadata["config"])
+    return replace(state, room=Room(short_term=most)).to(device), description
 
 
 def _state_like(path: Path, form: str | None) -> EngramState:
     if form not in GRAPHS:
-        _check(path, "graph", sorted(GRAPHS), form)
+        check(path, "graph", sorted(GRAPHS), form)
     return replace(EngramState.empty(0, 0), graph=GRAPHS[str(form)].empty(0, 0))
-
-
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} must be a whole safetensors file; it is damaged or something else ({error})."
-        ) from error
-
-
-def _check(path: Path, what: str, expected: Any, got: Any) -> None:
-    if got != expected:
-        hint = " Was it written by a newer version of hf_memoria?" if what in ("version", "fields") else ""
-        raise ValueError(f"{what} of the memory file {path} must be {expected!r}; got {got!r}.{hint}")
 
 
 def _check_shapes(path: Path, like: EngramState, tensors: Mapping[str, Tensor]) -> None:
@@ -140,11 +92,11 @@ def _check_shapes(path: Path, like: EngramState, tensors: Mapping[str, Tensor]) 
         got = tensors[name]
         axes = AXES[name]
         if name not in ("cue", "data"):
-            _check(path, f"type of {name}", str(value.dtype), str(got.dtype))
-        _check(path, f"number of axes of {name}", len(axes), got.dim())
+            check(path, f"type of {name}", str(value.dtype), str(got.dtype))
+        check(path, f"number of axes of {name}", len(axes), got.dim())
         expected = [sizes.setdefault(axis, size) for axis, size in zip(axes, got.shape, strict=True)]
-        _check(path, f"shape of {name}", expected, list(got.shape))
-    _check(path, "type of cue", str(tensors["data"].dtype), str(tensors["cue"].dtype))
+        check(path, f"shape of {name}", expected, list(got.shape))
+    check(path, "type of cue", str(tensors["data"].dtype), str(tensors["cue"].dtype))
 
 
 def _check_values(path: Path, state: EngramState) -> None:
@@ -164,36 +116,8 @@ def _check_values(path: Path, state: EngramState) -> None:
             bounds[name] = (0, 2**24)
     for name, (least, most) in bounds.items():
         inside = (tensors[name] >= least) & (tensors[name] <= most)
-        _check(path, f"values of {name} from {least} to {most}", True, bool(inside.all()))
+        check(path, f"values of {name} from {least} to {most}", True, bool(inside.all()))
     written = torch.arange(capacity) < state.used.unsqueeze(1)
-    _check(path, "engrams in slots that have been written", True, bool((written | ~state.valid).all()))
-    _check(path, "finite lifespans", True, bool(state.lifespan.isfinite().all()))
-    _check(path, "floating point vectors", True, state.data.is_floating_point())
-
-
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(f"{name}{tensor.dtype}{list(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _usual_mode() -> int:
-    # mkstemp keeps its files to their owner; this one is to be as readable as any other that is written here.
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
-
-
-def _flush(path: str) -> None:
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    check(path, "engrams in slots that have been written", True, bool((written | ~state.valid).all()))
+    check(path, "finite lifespans", True, bool(state.lifespan.isfinite().all()))
+    check(path, "floating point vectors", True, state.data.is_floating_point())

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers.generation import GenerationMode, StoppingCriteriaList
 
-from hf_memoria.memory import EngramState
 from hf_memoria.models.cache import MemoriaCache
+from hf_memoria.models.outputs import MemoryState
 
 MODES = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE, GenerationMode.BEAM_SEARCH, GenerationMode.BEAM_SAMPLE)
 
@@ -122,12 +122,12 @@ class Reader:
         self.cache.batch_select_indices(rows)
         self.prompt = {name: value[rows.to(value.device)] for name, value in self.prompt.items()}
 
-    def read(self, sequences: Tensor, real: Tensor) -> EngramState:
+    def read(self, sequences: Tensor, real: Tensor) -> MemoryState:
         """Return the memory after the prompt and what follows it in `sequences` where bool `real` `[B, N]` is true."""
         self._forward(**self.prompt)
         return self.read_on(sequences[:, self.prompt_length :], real)
 
-    def read_on(self, tokens: Tensor, real: Tensor) -> EngramState:
+    def read_on(self, tokens: Tensor, real: Tensor) -> MemoryState:
         """Return the memory after more tokens `[B, N]` where bool `real` `[B, N]` is true."""
         types = self.prompt.get("token_type_ids")
         more = {} if types is None else {"token_type_ids": types[:, -1:].expand(tokens.shape)}

@@ -22,6 +22,20 @@ def targets_of(inputs: dict[str, Any]) -> Tensor | None:
     return None
 
 
+def share_of_step(inputs: dict[str, Any]) -> Tensor | float:
+    """Return which part of an optimizer step a forward is by its targets, as Trainer has a model's own loss weighted.
+
+    Without `num_items_in_batch` it is 1, and always 0 for a forward without a target that counts.
+    """
+    targets = targets_of(inputs)
+    if targets is None:
+        return 1.0
+    count, of_step = (targets != IGNORED).sum(), inputs.get("num_items_in_batch")
+    if of_step is None:
+        return (count > 0).to(torch.float32)
+    return count / torch.as_tensor(of_step, device=count.device).clamp(min=1)
+
+
 def zero_without_targets(output: Any, inputs: dict[str, Any]) -> Any:
     """Return `output` with loss zero if none of the targets counts; its gradient is zero as well."""
     if not isinstance(output, ModelOutput) or output.get("loss") is None:

@@ -32,6 +32,10 @@ class TokenForward:
         self.settings, self.memory = model.config.memory, model.base_model.token_memory
         self.causal: bool = model.config.backbone_spec.is_causal(model.config)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> TokenForward:
+        # A copy of a KV cache is of the same model.
+        return self
+
     def whole(self, reading: TokenReading, inputs: dict[str, Any]) -> ModelOutput:
         """Run the model with its head."""
         return self._run(self.stock_forward, reading, inputs)

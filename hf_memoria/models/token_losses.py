@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
 from hf_memoria.backbones import TokenReading
-from hf_memoria.models.losses import IGNORED, targets_of
+from hf_memoria.models.losses import IGNORED, share_of_step
 from hf_memoria.models.token_forward import TokenForward
 from hf_memoria.token_memory import memory_loss
 
@@ -57,17 +57,8 @@ class TokenLosses:
             total = total + self.settings.memory_weight * parts["memory"]
         # Where none of them reaches the encoder, DistributedDataParallel would miss its gradient.
         unreached = 0.0 if len(losses) > 1 else after.sum() * 0.0
-        output["loss"] = output["loss"] + total * self._share() + unreached
+        output["loss"] = output["loss"] + total * share_of_step(self.kwargs) + unreached
         return losses
-
-    def _share(self) -> Tensor | float:
-        """Return which part of an optimizer step this batch is by its targets, as the model's own loss is weighted."""
-        targets = targets_of(self.kwargs)
-        if targets is None:
-            return 1.0
-        count = (targets != IGNORED).sum()
-        of_step = self.kwargs.get("num_items_in_batch")
-        return count / of_step if of_step is not None else (count > 0).to(self.hidden.dtype)
 
     def recall(self, after: Tensor) -> Tensor:
         """Return how far the segment that the backbone brings back from new memory tokens is from the real one."""
@@ -75,7 +66,7 @@ class TokenLosses:
         reading = TokenReading(torch.cat([after, ask], dim=1), sees_all=True)
         inputs = self._blank(reading)
         if self.settings.recall_target == "tokens":
-            return self._token_loss(self.forward.whole(reading, inputs))
+            return self._token_loss(reading, inputs)
         self.forward.headless(reading, inputs)
         assert reading.final_hidden is not None
         squared = (reading.final_hidden - self.hidden.detach()).float().square().mean(dim=-1)
@@ -90,13 +81,14 @@ class TokenLosses:
             return blank | {"pixel_values": torch.zeros_like(self.kwargs["pixel_values"])}
         return blank | {"inputs_embeds": token.to(self.hidden.dtype).expand(self.hidden.shape)}
 
-    def _token_loss(self, output: ModelOutput) -> Tensor:
-        tokens, logits = self.kwargs.get("input_ids"), output.get("logits")
-        if tokens is None or logits is None or logits.shape[:2] != tokens.shape:
+    def _token_loss(self, reading: TokenReading, inputs: dict[str, Any]) -> Tensor:
+        tokens = self.kwargs.get("input_ids")
+        if tokens is None or self.forward.model.get_output_embeddings() is None:
             raise ValueError(
-                "recall_target must be 'hidden' for a model without a language-modelling head, or inputs_embeds; got "
-                "'tokens'."
+                "recall_target must be 'hidden' for a model without a language-modelling head, or for inputs_embeds; "
+                "got 'tokens'."
             )
+        logits = self.forward.whole(reading, inputs)["logits"]
         wanted = tokens.masked_fill(~self.real, IGNORED)
         total = F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), ignore_index=IGNORED, reduction="sum")
         return total / self.real.sum().clamp(min=1)

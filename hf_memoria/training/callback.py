@@ -11,12 +11,14 @@ from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from hf_memoria.memory import EngramState
+from hf_memoria.models import TokenMemoryConfig
+from hf_memoria.models.outputs import MemoryState
 from hf_memoria.training.checkpoints import load_lanes, save_lanes
 from hf_memoria.training.checks import check_dataset, check_resumable, check_trained, check_training_arguments
 from hf_memoria.training.evaluation_loss import EvaluationLoss
-from hf_memoria.training.lane_memory import LaneMemory
+from hf_memoria.training.lane_memory import LaneMemory, find_memory_model
 from hf_memoria.training.statistics import MemoryStatistics
+from hf_memoria.training.token_statistics import TokenStatistics
 
 
 class MemoriaCallback(TrainerCallback, ExportableState):
@@ -24,9 +26,11 @@ class MemoriaCallback(TrainerCallback, ExportableState):
 
     Give it to a Trainer whose datasets `segment_documents` made and whose arguments say
     `train_sampling_strategy="sequential"`. Evaluation starts empty and leaves the training memory as it was. The
-    evaluation loss becomes the mean over targets. With each log come `memory/short_term` and `memory/long_term`
-    (engrams a lane), `memory/lifespan` and `memory/age` (means), and `memory/forgotten` and `memory/promoted` (since
-    the last log); list reporting callbacks after this one if they are to report them.
+    evaluation loss becomes the mean over targets. List reporting callbacks after this one if they are to report what
+    comes with each log: of engrams `memory/short_term` and `memory/long_term` (engrams a lane), `memory/lifespan` and
+    `memory/age` (means), and `memory/forgotten` and `memory/promoted` (since the last log); of memory tokens their
+    variance between slots and between rows, `memory/slot_variance` and `memory/row_variance`, and the parts of the
+    loss since the last log by name, as `memory/recall_loss`.
 
     Attributes:
         checkpoint: folder that training resumes from, if it is not where it was saved; `MemoriaTrainerMixin` sets it.
@@ -35,7 +39,7 @@ class MemoriaCallback(TrainerCallback, ExportableState):
     def __init__(self) -> None:
         self.checkpoint: str | None = None
         self._lanes = LaneMemory()
-        self._statistics = MemoryStatistics()
+        self._statistics: Any = MemoryStatistics()
         self._evaluation_loss = EvaluationLoss()
         self._lanes.listeners.append(self._observe)
         self._run_id = ""
@@ -43,12 +47,12 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         self._evaluated: Any = None
 
     @property
-    def memory(self) -> EngramState | None:
+    def memory(self) -> MemoryState | None:
         """State of this process's lanes after the last training step."""
         return self._lanes.training
 
-    def _observe(self, before: EngramState | None, inputs: dict[str, Any], output: Any) -> None:
-        observer = self._statistics if torch.is_grad_enabled() else self._evaluation_loss
+    def _observe(self, before: MemoryState | None, inputs: dict[str, Any], output: Any) -> None:
+        observer: Any = self._statistics if torch.is_grad_enabled() else self._evaluation_loss
         observer.observe(before, inputs, output)
 
     def on_init_end(
@@ -70,11 +74,13 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         if state.global_step:
             check_resumable(dataloader.dataset, state.epoch)
         self._lanes.strict = True
-        self._statistics = MemoryStatistics()
+        model: Any = find_memory_model(kwargs["model"])
+        of_tokens = isinstance(model.config.memory, TokenMemoryConfig)
+        self._statistics = TokenStatistics() if of_tokens else MemoryStatistics()
         self._lanes.training = self._resumed_lanes(args, state, kwargs["model"]) if state.global_step else None
         self._run_id = broadcast_object_list([uuid.uuid4().hex])[0]
 
-    def _resumed_lanes(self, args: TrainingArguments, state: TrainerState, model: PreTrainedModel) -> EngramState:
+    def _resumed_lanes(self, args: TrainingArguments, state: TrainerState, model: PreTrainedModel) -> MemoryState:
         entries: Any = state.stateful_callbacks
         entry = entries.get(type(self).__name__)
         saved = entry.get("memory") if isinstance(entry, dict) else None

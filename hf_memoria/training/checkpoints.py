@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from hf_memoria.memory import EngramState
-from hf_memoria.memory.io import read_state, write_state
+from hf_memoria.models.outputs import MemoryState
+from hf_memoria.models.state_files import read_state, write_state
 
 ID = "checkpoint_id"
 
@@ -16,12 +16,12 @@ def memory_file(folder: Path, rank: int, processes: int) -> Path:
     return folder / f"memory-{rank:05d}-of-{processes:05d}.safetensors"
 
 
-def save_lanes(state: EngramState, folder: Path, checkpoint_id: str, rank: int, processes: int) -> None:
+def save_lanes(state: MemoryState, folder: Path, checkpoint_id: str, rank: int, processes: int) -> None:
     """Write the memory of this process's lanes into a checkpoint."""
     write_state(state, memory_file(folder, rank, processes), {ID: checkpoint_id})
 
 
-def load_lanes(folders: Iterable[Path], checkpoint_id: str, rank: int, processes: int) -> EngramState:
+def load_lanes(folders: Iterable[Path], checkpoint_id: str, rank: int, processes: int) -> MemoryState:
     """Read this process's lanes from the first folder that holds the memory of the checkpoint.
 
     Raises:

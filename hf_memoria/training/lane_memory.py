@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from hf_memoria.memory import EngramState
 from hf_memoria.models import MemoriaMixin
+from hf_memoria.models.outputs import MemoryState
 
-Listener = Callable[[EngramState | None, dict[str, Any], Any], None]
+Listener = Callable[[MemoryState | None, dict[str, Any], Any], None]
 
 
 class LaneMemory:
@@ -27,13 +27,13 @@ class LaneMemory:
     """
 
     def __init__(self) -> None:
-        self.training: EngramState | None = None
-        self.evaluation: EngramState | None = None
+        self.training: MemoryState | None = None
+        self.evaluation: MemoryState | None = None
         self.strict = False
         self.was_fed = False
         self.listeners: list[Listener] = []
         self._handles: list[Any] = []
-        self._before: EngramState | None = None
+        self._before: MemoryState | None = None
         self._inputs: dict[str, Any] | None = None
 
     def attach(self, model: nn.Module) -> None:
@@ -105,7 +105,7 @@ def find_memory_model(model: nn.Module) -> nn.Module:
     raise ValueError(f"model must be a model of hf_memoria; got {type(model).__name__}. See hf_memoria.wrap.")
 
 
-def _first_rows(state: EngramState, rows: int) -> EngramState:
+def _first_rows(state: Any, rows: int) -> Any:
     if rows > state.batch_size:
         raise ValueError(
             f"a batch must have at most one row for each of the {state.batch_size} lanes; got {rows} rows. A smaller "
@@ -114,7 +114,7 @@ def _first_rows(state: EngramState, rows: int) -> EngramState:
     return state if rows == state.batch_size else state[:rows]
 
 
-def _replace_first_rows(old: EngramState | None, new: EngramState) -> EngramState:
+def _replace_first_rows(old: Any, new: Any) -> Any:
     if old is None or new.batch_size == old.batch_size:
         return new
-    return EngramState.cat([new, old[new.batch_size :]])
+    return type(old).cat([new, old[new.batch_size :]])

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from state_content import same_content
 
-from hf_memoria.memory import EngramState, compact, io
+from hf_memoria.memory import EngramState, compact, files, io
 from hf_memoria.memory.io import read_state, write_state
 
 DESCRIPTION = {"hidden_size": 6, "layers": [0, 2], "scale": 0.5, "gate": None, "name": "mémoire"}
@@ -133,7 +133,7 @@ def test_a_file_that_could_not_be_written_leaves_the_old_one(monkeypatch, writte
         assert written.read_bytes() == before
         raise error
 
-    monkeypatch.setattr(io, "save_file", fail)
+    monkeypatch.setattr(files, "save_file", fail)
     with pytest.raises(type(error)):
         write_state(make_state(seed=5), written)
     assert written.read_bytes() == before
@@ -144,7 +144,7 @@ def test_a_first_file_that_could_not_be_written_leaves_nothing(monkeypatch, path
     def fail(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr(io, "save_file", fail)
+    monkeypatch.setattr(files, "save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         write_state(state, path)
     assert list(path.parent.iterdir()) == []
@@ -276,7 +276,7 @@ def write_instead(path, name, value):
     """Put another tensor in its place, with a checksum that fits."""
     header, _ = parts_of(path)
     tensors = load_file(path) | {name: value}
-    save_file(tensors, path, metadata=header["__metadata__"] | {"checksum": io._checksum(tensors)})
+    save_file(tensors, path, metadata=header["__metadata__"] | {"checksum": files._checksum(tensors)})
 
 
 @pytest.mark.parametrize("name", [name for name in WRITTEN if len(io.AXES[name]) > 1 and name != "data"])

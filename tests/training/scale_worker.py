@@ -38,6 +38,10 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "Roberta": ("Roberta", "ForSequenceClassification", {}),
     "ViT": ("ViT", "ForImageClassification", {}),
     "ViT, cue of the same segment": ("ViT", "ForImageClassification", {"cue_layer": 0}),
+    "Llama, memory tokens": ("Llama", "ForCausalLM", {"kind": "token", "bptt_segments": 1}),
+    "GPT2, memory tokens without encoder": ("GPT2", "ForCausalLM", {"kind": "token", "encoder_layers": 0}),
+    "Bert, memory tokens": ("Bert", "ForMaskedLM", {"kind": "token"}),
+    "ViT, memory tokens": ("ViT", "ForImageClassification", {"kind": "token"}),
 }
 
 
@@ -108,7 +112,7 @@ def compare(name: str, way: str) -> dict[str, Any]:
         "gradients": largest_difference(gradients, {name: p.grad for name, p in alone.named_parameters()}),
         "data": largest_difference({"data": states[0].data}, {"data": lanes[rank].data}),
         "sharded": any(isinstance(parameter, DTensor) for parameter in model.parameters()),
-        "engrams": int(states[0].valid.sum()),
+        "remembered": int(states[0].data.any(dim=-1).sum()),
         "weights": largest_difference(weights, alone.state_dict()) if rank == 0 else 0.0,
     }
 

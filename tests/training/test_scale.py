@@ -27,5 +27,5 @@ def test_two_processes_equal_one(case, reports):
         assert found["data"] < 1e-5
         assert found["gradients"] < 1e-5
         assert found["weights"] == 0.0
-        assert found["engrams"] > 0
+        assert found["remembered"] > 0
         assert found["sharded"] == ("FSDP2" in case)

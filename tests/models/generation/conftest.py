@@ -1,10 +1,13 @@
 """The slow and obviously right way to generate: one row, no cache, one segment after another."""
 
+import functools
 from dataclasses import dataclass
 
 import pytest
 import torch
 from families import CAUSAL, ENCODERS, tiny_model
+
+from hf_memoria import TokenMemoryConfig, TokenState
 
 
 @dataclass
@@ -81,8 +84,12 @@ def padded():
 
 
 def check_same_memory(one, other, rows=slice(None)):
-    """The same engrams, as far as two orders of adding floats allow."""
+    """The same engrams or memory tokens, as far as two orders of adding floats allow."""
     one = one[rows]
+    if isinstance(one, TokenState):
+        assert torch.equal(one.step, other.step)
+        assert torch.allclose(one.tokens, other.tokens, atol=1e-4)
+        return
     for name in ("id", "kind", "age", "created"):
         left, right = getattr(one, name)[one.valid], getattr(other, name)[other.valid]
         assert torch.equal(left, right), name
@@ -124,14 +131,33 @@ def decoder(family, memory=None, **changes):
     return tiny_model(family, "ForCausalLM", memory or {}, **settings)
 
 
+def token_decoder(family, **settings):
+    """The same with memory tokens, whose encoder says more than a newly made one does."""
+    memory = TokenMemoryConfig(**({"num_tokens": 3, "encoder_layers": 2, "encoder_heads": 2} | settings))
+    model = decoder(family, memory)
+    torch.manual_seed(3)
+    for name, parameter in model.named_parameters():
+        if "token_memory" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+KINDS = {
+    "engrams": decoder,
+    "tokens": token_decoder,
+    "rmt": functools.partial(token_decoder, encoder_layers=0),
+}
+"""Decoders by kind of memory."""
+
+
 @pytest.fixture(params=CAUSAL)
 def family(request):
     return request.param
 
 
-@pytest.fixture
-def model(family):
-    return decoder(family)
+@pytest.fixture(params=KINDS)
+def model(request, family):
+    return KINDS[request.param](family)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from hf_memoria import EngramState, MemoriaCache
+from hf_memoria import EngramState, MemoriaCache, TokenMemoryConfig, TokenState
 
 
 def read_segments(model, tokens, memory=None):
@@ -54,6 +54,17 @@ def test_memory_expands_with_the_rows(options, model, prompts, generate):
     assert output.memory.step.tolist() == [5 + 4] * len(output.sequences)
 
 
+@pytest.mark.parametrize(("rows", "size", "message"), [(2, 32, "a row for each of the batch's 1"), (1, 8, "size 32")])
+def test_a_state_that_does_not_fit_is_refused(rows, size, message, model, prompts, generate):
+    settings = model.config.memory
+    if isinstance(settings, TokenMemoryConfig):
+        state = TokenState.empty(rows, settings.num_tokens, size)
+    else:
+        state = EngramState.empty(rows, size)
+    with pytest.raises(ValueError, match=message):
+        generate(model, prompts(5), memory=state)
+
+
 def test_a_returned_cache_goes_on_within_its_segment(model, prompts, generate):
     prompt = prompts(11)
     whole = generate(model, prompt, new=20).sequences
@@ -76,7 +87,8 @@ def test_a_returned_cache_takes_more_of_the_prompt(model, prompts, padded, gener
         output = generate(model, ids, attention_mask=mask, past_key_values=cache, num_beams=beams)
         expected = generate(model, ids, attention_mask=mask, num_beams=beams)
         assert torch.equal(output.sequences, expected.sequences)
-        assert torch.equal(output.memory.id, expected.memory.id)
+        assert torch.equal(output.memory.step, expected.memory.step)
+        torch.testing.assert_close(output.memory.data, expected.memory.data, atol=1e-4, rtol=1e-4)
 
 
 def test_a_cache_in_hand_reads_any_number_of_tokens_a_call(model, prompts, padded, same_memory):
@@ -118,10 +130,13 @@ def test_a_cache_starts_from_a_state_once(model, prompts):
 
 def test_a_step_within_a_segment_reminds_of_nothing_anew(model, prompts, generate, monkeypatch):
     from hf_memoria.models import engram_step
+    from hf_memoria.modules import TokenMemory
 
     calls = []
-    original = engram_step.remind
-    monkeypatch.setattr(engram_step, "remind", lambda *args, **kwargs: calls.append(1) or original(*args, **kwargs))
+    of_tokens = isinstance(model.config.memory, TokenMemoryConfig)
+    owner, name = (TokenMemory, "starting_tokens") if of_tokens else (engram_step, "remind")
+    original = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *args, **kwargs: calls.append(1) or original(*args, **kwargs))
     model.generate(prompts(10), max_new_tokens=22, do_sample=False, eos_token_id=None)
     assert len(calls) == 4
 
@@ -160,13 +175,17 @@ def test_a_long_generation_holds_one_segment(model, prompts, padded):
     class Watched(MemoriaCache):
         def extend(self, *args):
             original(self, *args)
-            widest.append((self.columns, self.layers[0].keys.shape[2], self.hidden.shape[1], self.memory.capacity))
+            widest.append(
+                (self.columns, self.layers[0].keys.shape[2], self.hidden.shape[1], self.memory.data.shape[1])
+            )
 
     cache = Watched(model.config)
     model.generate(ids, attention_mask=mask, past_key_values=cache, max_new_tokens=400, eos_token_id=None)
     columns, keys, hidden, capacity = (max(values) for values in zip(*widest, strict=True))
-    assert columns == keys == hidden == 8
-    assert capacity == 64
+    tokens = cache.num_prefix
+    assert columns == hidden == 8
+    assert keys == 8 + tokens
+    assert capacity == (tokens or 64)
     assert cache.memory.step.tolist() == [402 // 8, 414 // 8]
 
 
@@ -181,9 +200,7 @@ def test_a_long_generation_holds_one_segment(model, prompts, padded):
         ({"prompt_lookup_num_tokens": 3}, "generation mode must be one of"),
         ({"guidance_scale": 1.5}, "guidance_scale must be None or 1"),
         ({"past_key_values": DynamicCache()}, "past_key_values must be a MemoriaCache or None"),
-        ({"memory": EngramState.empty(2, 32)}, "memory must have a row for each of the batch's 1; got 2"),
-        ({"memory": EngramState.empty(1, 8)}, "memory must have the model's hidden size 32; got 8"),
-        ({"memory": "past"}, "memory must be an EngramState or None; got str"),
+        ({"memory": "past"}, "memory must be an? (EngramState|TokenState) or None; got str"),
         ({"reset_memory": [True]}, "reset_memory must be a bool tensor"),
     ],
 )
