@@ -62,12 +62,25 @@ def check_step(
     check_working(state, working, working_mask)
     _check_vectors(state, "cue", cue)
     _check_mask(state, "cue_mask", cue_mask, cue)
+    _check_reminded(state, reminded)
     _check_rows_and_device(state, "weights", weights)
     if weights.shape != reminded.index.shape:
         expected, got = list(reminded.index.shape), list(weights.shape)
         raise ValueError(f"weights must have an entry for each reminded engram, shape {expected}; got {got}.")
     _check_finite("cue", cue, cue_mask)
     _check_finite("weights", weights.unsqueeze(-1), reminded.mask)
+
+
+def _check_reminded(state: EngramState, reminded: Reminded) -> None:
+    _check_rows_and_device(state, "reminded.index", reminded.index)
+    _check_mask(state, "reminded.mask", reminded.mask, reminded.index)
+    another = reminded.origin is not None and reminded.origin is not state.claim
+    beyond = may_look(reminded.index) and bool((reminded.index >= state.capacity).any())
+    if another or beyond:
+        raise ValueError(
+            "reminded must be what remind gave for this very state; got engrams of another, whose slots hold other "
+            "things. Call remind(state, ...) with the state that memorize is given."
+        )
 
 
 def finite_rows(

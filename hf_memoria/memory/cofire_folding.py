@@ -140,9 +140,20 @@ def _fold(log: _Log) -> _Log:
 
 
 def _drop_unlisted(log: _Log) -> _Log:
-    """Drop events that nobody lists."""
+    """Drop events that nobody lists, and make the others as narrow as the one with most members."""
     used, event = torch.unique(log.event, return_inverse=True)
-    return replace(log, events=log.events[used], event=event)
+    return replace(log, events=_narrow(log.events[used]), event=event)
+
+
+def _narrow(events: Tensor) -> Tensor:
+    """Move the members of each event to its front, and cut off what is left over of all."""
+    present = events >= 0
+    width = max(int(present.sum(dim=1).max()), 1) if events.numel() else 1
+    if width >= events.shape[1]:
+        return events
+    # Nobody goes to a place too many, which is cut off.
+    place = (present.cumsum(dim=1) - 1).masked_fill(~present, width)
+    return events.new_full((events.shape[0], width + 1), -1).scatter_(1, place, events)[:, :width]
 
 
 def _pack(logs: list[_Log], capacity: int, like: Tensor) -> EventGraph:

@@ -71,8 +71,8 @@ def memorize(
             what is remembered is the same.
 
     Raises:
-        TypeError, ValueError: if rows, hidden sizes, types or devices do not agree, a vector is not finite, or a
-            setting is none. The state is not changed.
+        TypeError, ValueError: if rows, hidden sizes, types or devices do not agree, `reminded` is of another state,
+            a vector is not finite, or a setting is none. The state is not changed.
     """
     check_numbers(initial_lifespan=initial_lifespan, lifespan_extend_scale=lifespan_extend_scale)
     check_sizes(stm_capacity=stm_capacity, **({} if ltm_capacity is None else {"ltm_capacity": ltm_capacity}))

@@ -1,4 +1,4 @@
-"""The memory computes in the precision that it chooses, whatever autocast says of the layers around it."""
+"""The precision that the memory chooses, whatever autocast says of the layers around it, and that of its vectors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import torch
+from torch import Tensor
 
 Step = TypeVar("Step", bound=Callable[..., Any])
 
@@ -26,3 +27,25 @@ def outside_autocast(step: Step) -> Step:
             return step(state, *args, **kwargs)
 
     return cast(Step, run)
+
+
+def in_type(name: str, vectors: Tensor, mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return vectors `[B, N, D]` in another floating point type.
+
+    Raises:
+        TypeError: if it is none.
+        ValueError: if a number that `mask` `[B, N]` counts becomes infinite, because the type does not reach so far.
+    """
+    if not dtype.is_floating_point:
+        raise TypeError(f"dtype must be a floating point type; got {dtype}.")
+    converted = vectors.to(dtype)
+    if torch.finfo(dtype).max < torch.finfo(vectors.dtype).max and not vectors.is_meta:
+        lost = (converted.isinf() & vectors.isfinite()).any(dim=-1) & mask
+        if bool(lost.any()):
+            largest = float(vectors[lost].abs().max())
+            raise ValueError(
+                f"{name} must have no number beyond {torch.finfo(dtype).max:g} to become {dtype}; got one of "
+                f"{largest:g}, in rows {lost.any(dim=1).nonzero().flatten().tolist()}. torch.bfloat16 reaches as far "
+                "as torch.float32."
+            )
+    return converted

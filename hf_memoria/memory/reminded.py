@@ -6,11 +6,18 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from hf_memoria.memory.room import Claim
+
 
 @dataclass(frozen=True)
 class Reminded:
-    """Engrams called up from a state: slots `index` `[B, K]`, `mask` `[B, K]`, vectors `data` `[B, K, D]`."""
+    """Engrams called up from a state: slots `index` `[B, K]`, `mask` `[B, K]`, vectors `data` `[B, K, D]`.
+
+    `origin` is the claim of that state, which no other state has that holds something else; None if they are of
+    several.
+    """
 
     index: Tensor
     mask: Tensor
     data: Tensor
+    origin: Claim | None = None

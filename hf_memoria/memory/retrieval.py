@@ -107,10 +107,10 @@ def remind(
 
     if state.capacity == 0:
         index = torch.zeros(state.batch_size, 0, dtype=torch.int64, device=state.data.device)
-        return Reminded(index, index.bool(), take_slots(state.data, index))
+        return Reminded(index, index.bool(), take_slots(state.data, index), state.claim)
     if retrieval == "fifo":
         index, mask = best(state.valid, state.capacity, num_reminded_stm + num_reminded_ltm)
-        return Reminded(index, mask, _vectors(state, index, mask))
+        return Reminded(index, mask, _vectors(state, index, mask), state.claim)
     index, mask = best(state.is_kind(EngramKind.SHORT_TERM), state.room.short_term, num_reminded_stm)
     if num_reminded_ltm:
         found, at_most = state.is_kind(EngramKind.LONG_TERM), state.capacity
@@ -118,7 +118,7 @@ def remind(
             found, at_most = walk(state, index, mask, ltm_search_depth), num_reminded_stm * (ltm_search_depth + 1)
         long_index, long_mask = best(found, at_most, num_reminded_ltm)
         index, mask = torch.cat([index, long_index], 1), torch.cat([mask, long_mask], 1)
-    return Reminded(index, mask, _vectors(state, index, mask))
+    return Reminded(index, mask, _vectors(state, index, mask), state.claim)
 
 
 def _unseen_scores(state: EngramState, index: Tensor, retrieval: str) -> Tensor:

@@ -1,7 +1,8 @@
-"""Rows of a state, picked as rows of a tensor are."""
+"""Rows of a state, picked as rows of a tensor are, and engrams, picked by their ids."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -35,3 +36,24 @@ def row_index(rows: Any, batch_size: int, device: torch.device) -> Tensor:
     if outside.numel():
         raise IndexError(f"row must be below the batch size {batch_size}; got {int(outside[0])}.")
     return index.reshape(-1)
+
+
+def engram_ids(ids: Any) -> Tensor:
+    """Return ids as int64 `[N]`, sorted and each once.
+
+    Args:
+        ids: an integer, a tensor or an array of them, or anything that yields integers.
+
+    Raises:
+        TypeError: if they are anything else.
+    """
+    single = isinstance(ids, Tensor) or hasattr(ids, "__array__") or not isinstance(ids, Iterable)
+    try:
+        index = torch.as_tensor(ids if single else list(ids))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"ids must be integers; got {ids!r}.") from error
+    if index.numel() == 0:
+        return index.reshape(-1).to(torch.int64)
+    if index.dtype == torch.bool or index.is_floating_point() or index.is_complex():
+        raise TypeError(f"ids must be integers; got {index.dtype}.")
+    return index.reshape(-1).to(torch.int64).unique()

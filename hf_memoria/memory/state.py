@@ -17,9 +17,9 @@ from torch import Tensor
 
 from hf_memoria.memory.cofire import DenseGraph
 from hf_memoria.memory.cofire_events import EventGraph
-from hf_memoria.memory.precision import outside_autocast
+from hf_memoria.memory.precision import in_type, outside_autocast
 from hf_memoria.memory.room import Claim, Room
-from hf_memoria.memory.rows import row_index
+from hf_memoria.memory.rows import engram_ids, row_index
 from hf_memoria.memory.slots import members, pad_slots
 from hf_memoria.memory.stacking import check_alike, shared_room, stack_graphs, stack_tensors
 
@@ -183,13 +183,21 @@ class EngramState:
         index = row_index(rows, self.batch_size, self.data.device)
         return self.with_tensors({name: value[index] for name, value in self.tensors().items()}, Claim())
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> EngramState:
-        """Move to a device; `dtype` changes the vectors (cue and engrams), never counts or lifespans."""
+    def to(
+        self, device: torch.device | str | torch.dtype | None = None, dtype: torch.dtype | None = None
+    ) -> EngramState:
+        """Move to a device; `dtype` changes the vectors (cue and engrams), never counts or lifespans.
+
+        Raises:
+            TypeError: if `dtype` is no floating point type.
+            ValueError: if a number is too large for it.
+        """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
         moved = {name: value.to(device=device) for name, value in self.tensors().items()}
         if dtype is not None:
-            if not dtype.is_floating_point:
-                raise TypeError(f"dtype must be a floating point type; got {dtype}.")
-            moved |= {name: moved[name].to(dtype) for name in ("cue", "data")}
+            masks = {"cue": moved["cue_mask"], "data": moved["kind"] != int(EngramKind.EMPTY)}
+            moved |= {name: in_type(name, moved[name], mask, dtype) for name, mask in masks.items()}
         shared = moved["data"] is self.data
         return self.with_tensors(moved, self.claim if shared else Claim())
 
@@ -214,20 +222,18 @@ class EngramState:
         """Delete engrams of a row by id: their data, counts and edges are gone.
 
         Raises:
+            TypeError: if `ids` are no integers.
             IndexError: if there is no such row.
             ValueError: if the row does not hold one of the ids.
         """
         row = operator.index(row)
         row_index(row, self.batch_size, self.data.device)
-        wanted = torch.as_tensor(ids if isinstance(ids, (int, Tensor)) else list(ids)).reshape(-1).tolist()
-        present = set(self.id[row][self.valid[row]].tolist())
-        missing = sorted(set(wanted) - present)
+        wanted = engram_ids(ids).to(self.id.device)
+        missing = wanted[~torch.isin(wanted, self.id[row][self.valid[row]])].tolist()
         if missing:
             raise ValueError(f"ids must be engrams of row {row}; got {missing}, which it does not hold.")
         gone = torch.zeros_like(self.valid)
-        gone[row] = self.valid[row] & torch.isin(
-            self.id[row], torch.tensor(wanted, device=gone.device).to(torch.int64)
-        )
+        gone[row] = self.valid[row] & torch.isin(self.id[row], wanted)
         return self._erase(gone)
 
     def _erase(self, gone: Tensor) -> EngramState:

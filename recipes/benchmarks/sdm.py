@@ -1,13 +1,14 @@
 """What do the exact intersection and a read without neurons cost, against loops and against neurons that exist?
 
     python recipes/benchmarks/sdm.py
+    python recipes/benchmarks/sdm.py --whole 1000000   # and a million explicit neurons, once: minutes and 12 GiB
 
 1. All 1,001 circle intersections of 1,000 bits, exactly: by the recurrence of `circle_intersection`, by the double sum
    over types of addresses that the paper prints with prefix sums (`circle_intersection_double_sum`), and by that sum
    term by term.
 2. Reading 1,024 queries among 1,024 patterns of 1,000 bits with a million neurons: without neurons, by
    `PatternMemory`, and with as many explicit ones as fit (`NeuronMemory`). Time and memory of neurons are linear in
-   their number, which two sizes show; the figure for a million is that line, continued, and is called so.
+   their number, which two sizes show; that line, continued to a million, is called so, and `--whole` measures it.
 
 Times are medians of rounds taken in turn. Peak memory is measured in a process of its own, less that of a process that
 only imports.
@@ -25,6 +26,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
@@ -65,13 +67,32 @@ def reader(neurons: int, args: argparse.Namespace) -> Callable[[], object]:
     return lambda: memory.read(store, patterns)
 
 
-def peak_memory(neurons: int) -> float:
-    """Return the peak resident memory in MiB of a process that writes and reads; -1 neurons: that only imports."""
+def alone(neurons: int) -> tuple[float, float]:
+    """Return seconds of the read and peak resident MiB of a process that writes and reads; -1: that only imports."""
     command = [sys.executable, __file__, *sys.argv[1:], "--only", str(neurons)]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    took, peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-2:]
+    return float(took), float(peak)
 
 
-def measure_reads(args: argparse.Namespace) -> dict[str, object]:
+def peak_memory(neurons: int) -> float:
+    """Return the peak resident memory in MiB of a process that writes and reads."""
+    return alone(neurons)[1]
+
+
+def measure_whole(args: argparse.Namespace, virtual: dict[str, float]) -> dict[str, float]:
+    """Return time and memory of one read with as many explicit neurons as `--whole` says, and how much more it is."""
+    base = peak_memory(-1)
+    took, peak = alone(args.whole)
+    return {
+        "neurons": args.whole,
+        "seconds": round(took, 1),
+        "peak_mib": round(peak - base),
+        "ratio_of_time": round(took / virtual["seconds"]),
+        "ratio_of_memory": round((peak - base) / virtual["peak_mib"]),
+    }
+
+
+def measure_reads(args: argparse.Namespace) -> dict[str, Any]:
     """Return time and memory of reading without neurons, with some, and the line through these."""
     sizes = [0, args.neurons // 2, args.neurons]
     base = peak_memory(-1)
@@ -133,6 +154,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1000, help="Bits.")
     parser.add_argument("--patterns", type=int, default=1024, help="Patterns, and queries.")
     parser.add_argument("--neurons", type=int, default=40_000, help="Explicit neurons; half as many too.")
+    parser.add_argument("--whole", type=int, help="Explicit neurons to read with once, in a process of its own.")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, help="JSON file to write.")
@@ -140,16 +162,17 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.only is not None:
-        if args.only >= 0:
-            reader(args.only, args)()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        took = seconds(reader(args.only, args)) if args.only >= 0 else 0.0
+        print(took, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return
-    figures = {
+    figures: dict[str, Any] = {
         "machine": f"{platform.machine()}, {args.threads} thread(s), torch {torch.__version__}",
         "intersection": measure_intersection(args),
         "read": measure_reads(args),
         "settings": {name: value for name, value in vars(args).items() if name not in ("output", "only")},
     }
+    if args.whole is not None:
+        figures["read"]["explicit_neurons_whole"] = measure_whole(args, figures["read"]["virtual_neurons"])
     print(json.dumps(figures, indent=2))
     if args.output is not None:
         args.output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -121,6 +121,23 @@ def test_an_engram_that_fires_for_ever_does_not_make_the_log_grow():
     assert float(log.rows(index)[0, 3, 5]) == 60
 
 
+def test_events_are_as_narrow_as_the_widest_that_is_left():
+    counts = random_counts()
+    wide, narrow = random_recent(events=2, width=9, seed=2), random_recent(width=3, seed=3)
+    every, exists = torch.arange(9).expand(2, -1), torch.ones(2, 9, dtype=torch.bool)
+    graph = folding.compact_events(folding.events_from_table(counts, 2), every, exists, wide, 9)
+    assert graph.events.shape[2] > 4
+    # Slots that the wide events are made of die, all but two in a row.
+    kept, stay = torch.tensor([[0, 1], [3, 7]]), torch.ones(2, 2, dtype=torch.bool)
+    shrunk = folding.compact_events(graph, kept, stay, narrow, 9)
+    assert shrunk.events.shape[2] == 2
+    expected = off_diagonal(counts + recent_counts(wide, 9) + recent_counts(narrow, 9))
+    rows = off_diagonal(shrunk.rows(every))
+    for row in range(2):
+        assert torch.equal(rows[row, :2, :2], expected[row][kept[row]][:, kept[row]])
+        assert not rows[row, 2:].any()
+
+
 def test_the_form_is_chosen_by_size_and_does_not_flicker():
     assert form_for("auto", MOST_DENSE, "dense") == "dense"
     assert form_for("auto", MOST_DENSE + 1, "dense") == "sparse"

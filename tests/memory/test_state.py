@@ -6,7 +6,7 @@ import pytest
 import torch
 from state_content import content, same_content
 
-from hf_memoria.memory import EngramKind, EngramState, naive
+from hf_memoria.memory import EngramKind, EngramState, memorize, naive, remind
 from hf_memoria.memory.consolidation import add_working
 
 
@@ -106,6 +106,9 @@ def test_fire_counts_are_the_diagonal_of_the_cofire_counts(state):
         (torch.tensor([True, False, True]), [0, 2]),
         ([False, True, False], [1]),
         (torch.zeros(3, dtype=torch.bool), []),
+        (torch.tensor(1), [1]),
+        ([], []),
+        (torch.empty(0), []),
     ],
     ids=str,
 )
@@ -196,8 +199,34 @@ def test_a_type_that_is_no_floating_point_type_is_refused(state, dtype):
         state.to(dtype=dtype)
 
 
+def test_a_type_alone_may_stand_first_as_in_torch(state):
+    assert_states_equal(state.to(torch.bfloat16), state.to(dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("name", ["cue", "data"])
+def test_a_number_that_a_type_does_not_reach_is_refused(state, name):
+    mask = state.cue_mask if name == "cue" else state.valid
+    slot = int(mask[1].nonzero()[0])
+    value = getattr(state, name).clone()
+    value[1, slot, 3] = -7e4
+    large = replace(state, **{name: value})
+    told = rf"{name} must have no number beyond 65504 .* got one of 70000, in rows \[1\]"
+    with pytest.raises(ValueError, match=told):
+        large.to(torch.float16)
+    assert large.to(torch.bfloat16).tensors()[name].isfinite().all()
+    value[1, slot, 3] = 65504
+    assert replace(state, **{name: value}).to(torch.float16).tensors()[name].isfinite().all()
+
+
+def test_numbers_that_mean_nothing_may_be_as_large_as_they_like(state):
+    data = state.data.masked_fill(~state.valid.unsqueeze(2), 1e9)
+    cue = state.cue.masked_fill(~state.cue_mask.unsqueeze(2), 1e9)
+    assert_same_content(replace(state, data=data, cue=cue).to(torch.float16), state.to(torch.float16))
+
+
 def test_every_tensor_moves_to_a_device(state):
     assert {value.device.type for value in state.to("meta").tensors().values()} == {"meta"}
+    assert state.to("meta", torch.float16).data.dtype == torch.float16
 
 
 def test_detaching_cuts_every_tensor_off_the_graph(state):
@@ -279,6 +308,49 @@ def test_forgetting_what_a_row_does_not_hold_is_refused_and_told(state):
     after = state.forget(held, row=0)
     with pytest.raises(ValueError, match=rf"got \[{held}\]"):
         after.forget(held, row=0)
+
+
+IDS = {
+    "integer": lambda ids: ids[0].item(),
+    "numpy integer": lambda ids: ids[0].numpy()[()],
+    "tensor of no axes": lambda ids: ids[0],
+    "tensor": lambda ids: ids,
+    "tensor of int32": lambda ids: ids.to(torch.int32),
+    "array": lambda ids: ids.numpy(),
+    "list": lambda ids: ids.tolist(),
+    "list of tensors": list,
+    "set": lambda ids: set(ids.tolist()),
+    "generator": lambda ids: (int(number) for number in ids),
+    "nothing": lambda ids: [],
+}
+
+
+@pytest.mark.parametrize("form", IDS)
+def test_ids_may_come_in_any_form(state, form):
+    ids = state.id[0][state.valid[0]][:2]
+    gone = {"nothing": 0, "integer": 1, "numpy integer": 1, "tensor of no axes": 1}.get(form, 2)
+    after = state.forget(IDS[form](ids), row=0)
+    assert_states_equal(after, state.forget(ids[:gone].tolist(), row=0))
+    assert int(after.valid[0].sum()) == int(state.valid[0].sum()) - gone
+
+
+@pytest.mark.parametrize("ids", [1.5, [0.0], torch.tensor([True, False]), "0", None, [None]], ids=str)
+def test_ids_that_are_no_integers_are_refused(state, ids):
+    with pytest.raises(TypeError, match="ids must be integers; got"):
+        state.forget(ids, row=0)
+
+
+def test_a_state_without_rows_is_a_state(state):
+    none = state[[]]
+    mask = torch.ones(0, 2, dtype=torch.bool)
+    working = torch.ones(0, 2, 6)
+    for _ in range(10):
+        sizes = {"num_reminded_stm": 1, "num_reminded_ltm": 1, "ltm_search_depth": 1}
+        found = remind(none, working, mask, **sizes)
+        settings = {"initial_lifespan": 3, "lifespan_extend_scale": 1.0, "stm_capacity": 2}
+        none = memorize(none, working, mask, found, found.mask.float(), cue=working, cue_mask=mask, **settings)
+    assert none.batch_size == 0
+    assert_same_content(EngramState.cat([none, state]), state)
 
 
 def test_an_id_is_never_used_again(state):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from state_content import kept, same_content
 
-from hf_memoria.memory import EngramState, memorize, remind
+from hf_memoria.memory import EngramState, Reminded, memorize, remind
 
 B, W, T, D = 2, 3, 4, 6
 RETRIEVAL = {"num_reminded_stm": 2, "num_reminded_ltm": 2, "ltm_search_depth": 2}
@@ -80,6 +80,47 @@ def test_a_step_that_cannot_be_is_refused_by_name_and_changes_nothing(case):
     assert same_content(state, held)
     assert not state.claim.taken
     assert same_content(step(state), step(held))
+
+
+OTHERS = {
+    "the step before": lambda state: (state, step(state)),
+    "after a step on it": lambda state: (step(state), state),
+    "other rows": lambda state: (state, state[[1, 0]]),
+    "an engram was forgotten": lambda state: (state, state.forget(int(state.id[0][state.valid[0]][0]), 0)),
+    "other lanes at the same step": lambda state: (state, lived(scale=2.0)),
+}
+
+
+def lived(scale=1.0):
+    state = EngramState.empty(B, D)
+    for _ in range(6):
+        state = step(state, working=scale * GOOD["working"])
+    return state
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_engrams_of_another_state_are_refused(case):
+    asked, given = OTHERS[case](lived())
+    reminded = remind(asked, GOOD["working"], GOOD["working_mask"], **RETRIEVAL)
+    held = kept(given)
+    with pytest.raises(ValueError, match="reminded must be what remind gave for this very state"):
+        memorize(given, reminded=reminded, **GOOD)
+    assert same_content(given, held)
+    memorize(asked, reminded=reminded, **GOOD)
+
+
+def test_engrams_put_together_by_hand_are_taken_if_there_are_such_slots():
+    state = lived()
+    found = remind(state, GOOD["working"], GOOD["working_mask"], **RETRIEVAL)
+    by_hand = Reminded(found.index, found.mask, found.data)
+    assert same_content(memorize(state, reminded=by_hand, **GOOD), memorize(kept(state), reminded=by_hand, **GOOD))
+    beyond = Reminded(found.index + state.capacity, found.mask, found.data)
+    with pytest.raises(ValueError, match="reminded must be what remind gave"):
+        memorize(state, reminded=beyond, **GOOD)
+    with pytest.raises(ValueError, match=r"reminded\.mask must have the shape \[2, 4\]; got \[2, 3\]"):
+        memorize(state, reminded=Reminded(found.index, found.mask[:, 1:], found.data), **GOOD)
+    with pytest.raises(ValueError, match=r"reminded\.index must have a row for each of the memory's 2 rows; got 1"):
+        memorize(state, reminded=Reminded(found.index[:1], found.mask[:1], found.data[:1]), **GOOD)
 
 
 @pytest.mark.parametrize("name", RETRIEVAL)

@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import sys
 
 import pytest
 import torch
@@ -173,6 +174,15 @@ def benchmark():
 
 def test_the_benchmark_counts_what_it_times(benchmark):
     assert [benchmark.term_by_term(30, 11, d_v) for d_v in range(31)] == circle_intersection(30, 11, range(31))
+
+
+def test_the_benchmark_measures_what_the_line_was_continued_to(benchmark, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["sdm.py", "--n", "1000", "--patterns", "8", "--whole", "20000"])
+    found = benchmark.measure_whole(argparse.Namespace(whole=20_000), {"seconds": 1e-6, "peak_mib": 0.1})
+    assert found["neurons"] == 20_000
+    # Addresses and what they keep are 20,000 vectors of 1,000 numbers each.
+    assert 140 < found["peak_mib"] < 400
+    assert found["ratio_of_memory"] == pytest.approx(found["peak_mib"] / 0.1, abs=6)
 
 
 def test_the_benchmark_continues_a_line(benchmark, monkeypatch):

@@ -1,5 +1,7 @@
 """The beta of a circle: as published, as least squares gives it, and as a softmax sees it."""
 
+import math
+
 import pytest
 import torch
 
@@ -51,6 +53,44 @@ def test_published_betas_of_caps(radius):
     cosines = below_one(radius)
     fit = fit_line(cosines, log_cap_intersection(64, radius, cosines), inflate=radius / (radius - 1))
     assert fit.beta == pytest.approx(CAP_PUBLISHED[radius], rel=3e-9)
+
+
+def integrated(radius, cosines, published, **tolerances):
+    """Log of the paper's integral of sin^62 phi I_{1 - (tan low / tan phi)^2}(31, 1/2) from low to theta, `[radius]`.
+
+    `published`: `low` by the formula for two different caps, and 1 - (...)^2 as it stands: near cosine 1 both lose
+    half of their digits. Otherwise `low` is half the angle, and I is taken by its complement, with all digits.
+    """
+    integrate = pytest.importorskip("scipy.integrate", reason="the published values are those of scipy's quad")
+    special = pytest.importorskip("scipy.special")
+    theta = math.acos(1 - 2 * radius / 64)
+
+    def one(cosine):
+        angle = math.acos(cosine)
+        low = math.asin(math.sqrt((1 - cosine) / 2))
+        if published:
+            low = math.atan(math.cos(theta) / (math.cos(theta) * math.sin(angle)) - 1 / math.tan(angle))
+
+        def share(phi):
+            outside = (math.tan(low) / math.tan(phi)) ** 2
+            return special.betainc(31, 0.5, 1 - outside) if published else special.betaincc(0.5, 31, outside)
+
+        return math.log(integrate.quad(lambda phi: math.sin(phi) ** 62 * share(phi), low, theta, **tolerances)[0])
+
+    return torch.tensor([one(cosine) for cosine in cosines.tolist()], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("radius", CAP_PUBLISHED)
+def test_published_betas_of_caps_are_those_of_an_integral_that_is_rounded(radius):
+    """To the last digit; the same integral from cosine 1 and with all digits is ours, to the last but one."""
+    cosines, inflate = below_one(radius), radius / (radius - 1)
+    rounded = fit_line(cosines, integrated(radius, cosines, published=True), inflate).beta
+    assert rounded == pytest.approx(CAP_PUBLISHED[radius], rel=1e-14)
+    exact = hamming_to_cosine(torch.arange(radius), 64).to(torch.float64)
+    converged = integrated(radius, exact, published=False, epsabs=0, epsrel=1e-13, limit=500)
+    ours = fit_beta(64, radius, "cap", "paper").beta
+    assert ours == pytest.approx(fit_line(exact, converged, inflate).beta, rel=1e-13)
+    assert abs(ours / CAP_PUBLISHED[radius] - 1) > 1e-8
 
 
 @pytest.mark.parametrize("radius", CAP_LEAST_SQUARES)
