@@ -64,13 +64,24 @@ PUBLIC = {
 ANALYSIS = {
     "AttentionCall",
     "AttentionPoints",
+    "TraceCallback",
+    "TraceRecorder",
+    "Traces",
+    "age_of_reminded",
     "attention_points",
     "capture_attention",
+    "cofire_graph",
+    "edge_weight_by_lag",
     "effective_betas",
+    "engram_lives",
+    "firing_autocorrelation",
     "learned_betas",
+    "life_table",
     "plot_attention_against_cosine",
     "plot_beta_histogram",
     "plot_betas_by_layer",
+    "read_traces",
+    "survivor_density",
 }
 
 

@@ -1,0 +1,54 @@
+"""How long engrams live, read from traces: a row for each engram, and life tables."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from hf_memoria.analysis.trace_files import Traces
+
+ENGRAM = ["lane", "document", "id"]
+DOCUMENT = ["lane", "document"]
+
+
+def engram_lives(traces: Traces) -> pd.DataFrame:
+    """Return a row for each engram that was made.
+
+    Columns: `lane`, `document`, `id`, `created` (time), `promoted` (time at which it became long-term, or NaN), `end`
+    (the last time at which it was there, its document's last one if it was never forgotten), `forgotten` (whether it
+    was), `age` (steps that it lived, 1 for an engram that was forgotten in the step that made it), `reminded` (how
+    often), `credit` (steps of life that this earned it).
+    """
+    events = traces.events
+    lives = _of(events, "created").set_index(ENGRAM)[["created"]]
+    lives["promoted"] = _of(events, "promoted").set_index(ENGRAM).time
+    last = traces.segments.groupby(DOCUMENT).time.max()
+    lives["end"] = _of(events, "forgotten").set_index(ENGRAM).time
+    lives["forgotten"] = lives.end.notna()
+    lives = lives.reset_index()
+    ends = pd.MultiIndex.from_frame(lives[DOCUMENT])
+    lives["end"] = lives.end.fillna(pd.Series(last.reindex(ends).to_numpy(), index=lives.index)).astype(int)
+    lives["age"] = lives.end - lives.created + 1
+    reminded = _of(events, "reminded").groupby(ENGRAM).credit.agg(["size", "sum"])
+    reminded = reminded.reindex(pd.MultiIndex.from_frame(lives[ENGRAM])).fillna(0)
+    lives["reminded"], lives["credit"] = reminded["size"].to_numpy(dtype=int), reminded["sum"].to_numpy()
+    return lives
+
+
+def life_table(traces: Traces) -> pd.DataFrame:
+    """Return for each age in steps: engrams `at_risk`, how many were `forgotten`, `hazard`, and `survival` beyond it.
+
+    Survival is Kaplan and Meier's product of 1 - hazard: engrams that were there when their document ended count as
+    long as they were seen.
+    """
+    lives = engram_lives(traces)
+    ages = np.arange(1, int(lives.age.max()) + 1 if len(lives) else 1)
+    at_risk = np.array([(lives.age >= age).sum() for age in ages])
+    forgotten = np.array([(lives.forgotten & (lives.age == age)).sum() for age in ages])
+    hazard = forgotten / np.maximum(at_risk, 1)
+    table = {"at_risk": at_risk, "forgotten": forgotten, "hazard": hazard, "survival": np.cumprod(1 - hazard)}
+    return pd.DataFrame(table, index=pd.Index(ages, name="age"))
+
+
+def _of(events: pd.DataFrame, event: str) -> pd.DataFrame:
+    return events[events.event == event]

@@ -1,0 +1,58 @@
+"""Traces of a memory while Trainer trains it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hf_memoria.analysis.recording import TraceRecorder
+
+
+class TraceCallback(TrainerCallback):
+    """Record what becomes of every engram in training; list it after `MemoriaCallback`.
+
+    Parts are written every `flush_every` steps and with each checkpoint. A run that is resumed goes on with its
+    traces: those of steps after the checkpoint are dropped, and recorded again.
+
+    Args:
+        folder: to write to; None is `traces` in the output directory of the run.
+        **settings: see `TraceRecorder`: tokenizer, lanes, most_bytes, flush_every.
+    """
+
+    def __init__(self, folder: str | Path | None = None, **settings: Any) -> None:
+        self._folder, self._settings = folder, settings
+        self._recorder: TraceRecorder | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Begin to record, or go on."""
+        self._close()
+        folder = Path(args.output_dir or ".") / "traces" if self._folder is None else Path(self._folder)
+        forwards = state.global_step * args.gradient_accumulation_steps
+        self._recorder = TraceRecorder(
+            kwargs["model"],
+            folder,
+            process=args.process_index,
+            resume=forwards if state.global_step else None,
+            **self._settings,
+        )
+        self._recorder.training_only = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Write what has been recorded."""
+        if self._recorder is not None:
+            self._recorder.flush()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Write what is left."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._recorder is not None:
+            self._recorder.close()
+            self._recorder = None
