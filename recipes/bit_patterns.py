@@ -1,10 +1,12 @@
 """Which bags hold a signal? Hopfield pooling over bags of bit patterns, with softmax and with partial forgetting.
 
-    python recipes/bit_patterns.py                                                # the three, some minutes
+    python recipes/bit_patterns.py                                                           # the three, some minutes
+    python recipes/bit_patterns.py --config recipes/configs/bit_patterns/fresh_bags.yaml     # bags of each seed's own
+    python recipes/bit_patterns.py --config recipes/configs/bit_patterns/no_layer_norm.yaml
     python recipes/bit_patterns.py --config recipes/configs/bit_patterns/relu.yaml --seeds 0
 
-The data set is that of the demonstration of hflayers (Ramsauer et al., ICLR 2021), generated here: a bag of random bit
-patterns belongs to the positive class if one of a few signal patterns is among them. A Hopfield pooling layer with one
+The data set is that of the demonstration of hflayers (Ramsauer et al., ICLR 2021), generated here bag for bag: random
+bit patterns, and in a bag of the positive class one of a few signal patterns. A Hopfield pooling layer with one
 learned state pattern and a linear layer classify bags. The best epoch is not picked: figures are those of the last.
 Settings are the fields of `Arguments`; their values are in configs/bit_patterns/base.yaml.
 """
@@ -15,9 +17,10 @@ from typing import Any
 
 import torch
 from common.arms import Run, compare_arms, parse_seeds
-from common.config import parse_arguments
-from common.forgetting import ATTENTIONS, check_attentions, forgetting_function
-from torch import Tensor, nn
+from common.bit_bags import Bags, make_bags
+from common.config import WrongSettingError, check_positive, parse_arguments
+from common.forgetting import ATTENTIONS, check_forgetting, forgetting_function
+from torch import nn
 from torch.nn import functional as F
 
 from hf_memoria.modules import HopfieldPooling
@@ -28,14 +31,17 @@ MEASURES = {"validation_accuracy": "validation accuracy", "training_accuracy": "
 
 @dataclass(kw_only=True)
 class Arguments:
-    """The settings; their values are in base.yaml."""
+    """The settings; those without a default have their value in base.yaml."""
 
     attention: list[str] = field(metadata={"help": "One or more of softmax, relu, pfu."})
     mu: str = field(metadata={"help": "Threshold of pfu: median, mean or a number."})
     sigma: float = field(metadata={"help": "Standard deviation of the noise on it, in training."})
-    seeds: list[str] = field(metadata={"help": "One or more, as 0,1,2."})
+    seeds: list[str] = field(metadata={"help": "One or more, as 0,1,2: of weights and of the order of bags."})
     output_dir: Path = field(metadata={"help": "Where results and plot go."})
 
+    data_seed: int | None = field(
+        default=None, metadata={"help": "Of the signals; the bags' is one more. Else those of each run's seed."}
+    )
     num_bags: int = field(metadata={"help": "Bags, half of them with a signal; a quarter is held out."})
     num_instances: int = field(metadata={"help": "Patterns of a bag."})
     num_bits: int = field(metadata={"help": "Bits of a pattern."})
@@ -43,18 +49,30 @@ class Arguments:
 
     hidden_size: int = field(metadata={"help": "Width of the association."})
     heads: int = field(metadata={"help": "Heads of the pooling."})
+    layer_norm: bool = field(metadata={"help": "Whether patterns are normalised before they are projected."})
     epochs: int = field(metadata={"help": "Passes over the training bags."})
     batch_size: int = field(metadata={"help": "Bags of a step."})
     learning_rate: float = field(metadata={"help": "Of AdamW."})
 
+    def __post_init__(self) -> None:
+        check_forgetting(self)
+        check_positive(self, "num_instances", "num_bits", "hidden_size", "heads", "epochs", "batch_size")
+        check_positive(self, "learning_rate")
+        if self.num_bags < 8:
+            raise WrongSettingError("num_bags", "8 or more", self.num_bags)
+        most = 2**self.num_bits - 2  # neither all zeros nor without a pattern that is no signal
+        if not 1 <= self.num_signals <= most:
+            raise WrongSettingError("num_signals", f"from 1 to {most} for {self.num_bits} bits", self.num_signals)
+
 
 def main(args: Arguments) -> dict[str, Any]:
     """Run every arm with every seed; return (and write) the results."""
-    check_attentions(args.attention)
+    # The tensors are tiny: a second thread only gets in the way.
+    torch.set_num_threads(1)
     return compare_arms(
         {name: ATTENTIONS[name] for name in args.attention},
         parse_seeds(args.seeds),
-        lambda arm, seed: train(arm, seed, args),
+        lambda arm, seed: train(arm, seed, bags_of(seed, args), args),
         MEASURES,
         ("validation_accuracy", "epoch", "validation accuracy"),
         args.output_dir,
@@ -62,24 +80,13 @@ def main(args: Arguments) -> dict[str, Any]:
     )
 
 
-def make_bags(args: Arguments, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return bags of bits `[bags, instances, bits]` and labels `[bags]`, in random order.
-
-    Signals are distinct; background patterns are neither signals nor all zeros.
-    """
-    codes = 1 + torch.randperm(2**args.num_bits - 1, generator=generator)
-    signals, background = codes[: args.num_signals], codes[args.num_signals :]
-    if not len(background):
-        raise ValueError(f"num_signals must be below {len(codes)}, the patterns that there are; got {len(signals)}.")
-    draws = torch.randint(len(background), (args.num_bags, args.num_instances), generator=generator)
-    bags, labels = background[draws], torch.zeros(args.num_bags)
-    positive = args.num_bags // 2
-    labels[:positive] = 1
-    places = torch.randint(args.num_instances, (positive,), generator=generator)
-    bags[torch.arange(positive), places] = signals[torch.randint(len(signals), (positive,), generator=generator)]
-    order = torch.randperm(args.num_bags, generator=generator)
-    bits = bags[order].unsqueeze(-1).bitwise_right_shift(torch.arange(args.num_bits)) & 1
-    return bits.float(), labels[order]
+def bags_of(seed: int, args: Arguments) -> tuple[Bags, Bags]:
+    """Return the bags to train on and those held out: the first and the last eighth, of one class each."""
+    data_seed = seed if args.data_seed is None else args.data_seed
+    bags = make_bags(args.num_bags, args.num_instances, args.num_signals, args.num_bits, (data_seed, data_seed + 1))
+    places, eighth = torch.arange(args.num_bags), args.num_bags // 8
+    held_out = (places < eighth) | (places >= args.num_bags - eighth)
+    return bags[~held_out], bags[held_out]
 
 
 def build(arm: str, args: Arguments) -> nn.Module:
@@ -88,36 +95,39 @@ def build(arm: str, args: Arguments) -> nn.Module:
         args.num_bits,
         hidden_size=args.hidden_size,
         num_heads=args.heads,
+        normalize_stored_pattern=args.layer_norm,
+        normalize_state_pattern=args.layer_norm,
+        normalize_pattern_projection=args.layer_norm,
         forgetting=forgetting_function(arm, args.mu, args.sigma),
     )
     return nn.Sequential(pooling, nn.Linear(args.num_bits, 1), nn.Flatten(0))
 
 
-def train(arm: str, seed: int, args: Arguments) -> Run:
-    """Train one arm from one seed, which also makes the bags: every arm gets the same bags and initial weights."""
+def train(arm: str, seed: int, bags: tuple[Bags, Bags], args: Arguments) -> Run:
+    """Train one arm from one seed: every arm gets the same initial weights and the same order of bags."""
+    training, held_out = bags
     generator = torch.Generator().manual_seed(seed)
-    bags, labels = make_bags(args, generator)
-    held_out = args.num_bags // 4
     torch.manual_seed(seed)
     model = build(arm, args)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, fused=True)
     curves: dict[str, list[tuple[int, float]]] = {name: [] for name in MEASURES}
     for epoch in range(1, args.epochs + 1):
-        for rows in torch.randperm(args.num_bags - held_out, generator=generator).split(args.batch_size):
+        for rows in torch.randperm(len(training), generator=generator).split(args.batch_size):
+            batch = training[rows]
             optimizer.zero_grad()
-            F.binary_cross_entropy_with_logits(model(bags[held_out:][rows]), labels[held_out:][rows]).backward()
+            F.binary_cross_entropy_with_logits(model(batch.bits), batch.labels).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-        curves["validation_accuracy"].append((epoch, accuracy(model, bags[:held_out], labels[:held_out])))
-        curves["training_accuracy"].append((epoch, accuracy(model, bags[held_out:], labels[held_out:])))
+        curves["validation_accuracy"].append((epoch, accuracy(model, held_out)))
+        curves["training_accuracy"].append((epoch, accuracy(model, training)))
     return {**{name: curve[-1][1] for name, curve in curves.items()}, "curves": curves}
 
 
-def accuracy(model: nn.Module, bags: Tensor, labels: Tensor) -> float:
+def accuracy(model: nn.Module, bags: Bags) -> float:
     """Return the share of bags that are classified right."""
     model.eval()
     with torch.no_grad():
-        right = (model(bags) > 0) == labels.bool()
+        right = (model(bags.bits) > 0) == bags.labels.bool()
     model.train()
     return right.float().mean().item()
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 from common.arms import Run, compare_arms, parse_seeds
-from common.config import parse_arguments
-from common.forgetting import ATTENTIONS, attention_config, check_attentions
+from common.config import check_positive, parse_arguments
+from common.forgetting import ATTENTIONS, attention_config, check_forgetting
 from common.images import Images, load_images
 from transformers import (
     PreTrainedModel,
@@ -59,10 +59,25 @@ class Arguments:
     batch_size: int = field(metadata={"help": "Images of a step."})
     learning_rate: float = field(metadata={"help": "Peak of a cosine schedule with warm-up."})
 
+    def __post_init__(self) -> None:
+        check_forgetting(self)
+        check_positive(
+            self,
+            "train_images",
+            "validation_images",
+            "patch_size",
+            "layers",
+            "hidden_size",
+            "heads",
+            "epochs",
+            "evaluations",
+            "batch_size",
+            "learning_rate",
+        )
+
 
 def main(args: Arguments) -> dict[str, Any]:
     """Run every arm with every seed; return (and write) the results."""
-    check_attentions(args.attention)
     train, validation = load_images(args.train_file, args.validation_file, args.dataset_name)
     train, validation = train.first(args.train_images), validation.first(args.validation_images)
     print(f"{len(train)} images to train on, {len(validation)} to evaluate on, {list(train.pixels.shape[1:])}")

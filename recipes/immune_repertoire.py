@@ -17,9 +17,18 @@ from typing import Any
 
 import torch
 from common.arms import Run, compare_arms, parse_seeds
-from common.config import parse_arguments
-from common.forgetting import ATTENTIONS, check_attentions, forgetting_function
-from common.repertoires import AMINO_ACIDS, POSITIONS, Repertoire, batch_of, encode, generate, read_folder
+from common.config import WrongSettingError, check_positive, parse_arguments
+from common.forgetting import ATTENTIONS, check_forgetting, forgetting_function
+from common.repertoires import (
+    AMINO_ACIDS,
+    POSITIONS,
+    Repertoire,
+    batch_of,
+    check_witnesses,
+    encode,
+    generate,
+    read_folder,
+)
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 from torch import Tensor, nn
@@ -57,6 +66,24 @@ class Arguments:
     batch_size: int = field(metadata={"help": "Repertoires of a step."})
     learning_rate: float = field(metadata={"help": "Of AdamW."})
 
+    def __post_init__(self) -> None:
+        check_forgetting(self)
+        if self.data is None:
+            check_witnesses(self.sequences, self.motif, self.witness_rate)
+        if self.folds < 2:
+            raise WrongSettingError("folds", "2 or more", self.folds)
+        check_positive(
+            self,
+            "repertoires",
+            "sequences",
+            "kernels",
+            "kernel_size",
+            "sampled_sequences",
+            "epochs",
+            "batch_size",
+            "learning_rate",
+        )
+
 
 class DeepRC(nn.Module):
     """Convolution over sequences, attention over the repertoire, one logit."""
@@ -78,7 +105,6 @@ class DeepRC(nn.Module):
 
 def main(args: Arguments) -> dict[str, Any]:
     """Run every arm with every seed; return (and write) the results."""
-    check_attentions(args.attention)
     data = None if args.data is None else read_folder(args.data)
     return compare_arms(
         {name: ATTENTIONS[name] for name in args.attention},

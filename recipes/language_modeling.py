@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from common.config import parse_arguments
+from common.arms import parse_seeds
+from common.config import WrongSettingError, check_positive, parse_arguments
 from common.corpus import cut_documents, load_corpus
 from common.evaluation import score_windows, score_with_memory
 from common.flops import matched_stride
@@ -97,6 +98,14 @@ class Arguments:
     sliding_window: int | None = field(default=None, metadata={"help": "Tokens it sees; else segment_length."})
     generate_from: Path | None = field(default=None, metadata={"help": argparse.SUPPRESS})
 
+    def __post_init__(self) -> None:
+        parse_seeds(self.seeds)
+        check_positive(self, "layers", "hidden_size", "heads", "segment_length", "lanes", "epochs", "learning_rate")
+        try:
+            json.loads(self.trainer_arguments)
+        except json.JSONDecodeError as error:
+            raise WrongSettingError("trainer_arguments", "JSON", self.trainer_arguments) from error
+
     def memory(self) -> EngramMemoryConfig:
         """Return the settings of the memory."""
         names = ("num_memories", "stm_capacity", "num_reminded_stm", "num_reminded_ltm", "segment_length")
@@ -117,7 +126,7 @@ def main(args: Arguments) -> dict[str, Any]:
     else:
         tokenizer = train_tokenizer(train["text"], args.vocabulary_size)
     train, validation = encode_documents(train, tokenizer), encode_documents(validation, tokenizer)
-    seeds = [int(seed) for seed in ",".join(args.seeds).split(",")]
+    seeds = parse_seeds(args.seeds)
     if len(seeds) == 1:
         return run(args, seeds[0], train, validation, tokenizer)
     runs = [

@@ -13,10 +13,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from common.config import parse_arguments
+from common.config import WrongSettingError, check_positive, parse_arguments
 from common.patterns import load_patterns
 from common.report import timed, versions, write_json
 from common.retrieval import MEMORIES, Sizes, compare, format_curves, plot_curves
+
+from hf_memoria.sdm.radius import CRITERIA
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "sdm_retrieval"
 
@@ -41,14 +43,20 @@ class Arguments:
     seed: int = field(metadata={"help": "Of the patterns."})
     output_dir: Path = field(metadata={"help": "Where results and plot go."})
 
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.memories) - set(MEMORIES))
+        if unknown and self.memories != ["all"]:
+            raise WrongSettingError("memories", f"all, or out of {', '.join(MEMORIES)}", unknown)
+        strange = [radius for radius in self.radii if radius not in CRITERIA and not radius.isdecimal()]
+        if strange:
+            raise WrongSettingError("radii", f"whole numbers or {', '.join(CRITERIA)}", strange)
+        check_positive(self, "n", "num_patterns", "num_queries", "num_neurons", "explicit_neurons", "max_steps")
+
 
 def main(args: Arguments) -> dict[str, Any]:
     """Measure every memory at every radius; return (and write) the curves."""
     patterns = load_patterns(args.data, args.data_file, args.n, args.num_patterns, args.seed)
     names = list(MEMORIES) if args.memories == ["all"] else args.memories
-    unknown = sorted(set(names) - set(MEMORIES))
-    if unknown:
-        raise ValueError(f"memories must be out of {', '.join(MEMORIES)}; got {unknown}. Or say all.")
     n = patterns.shape[1]
     sizes = Sizes(n, args.num_patterns, args.num_neurons, args.explicit_neurons, args.key_size, args.beta)
     seconds: dict[str, float] = {}

@@ -69,8 +69,16 @@ class HopfieldPooling(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw small state patterns; the other layers keep torch's initialisation."""
+        """Draw small state patterns and weights, and no biases, as hflayers does.
+
+        So scores begin near zero, and their signs differ from pattern to pattern. With torch's biases ReLU often
+        begins with all of a bag forgotten, and stays there.
+        """
         nn.init.normal_(self.state_pattern, std=0.02)
+        for layer in (self.query, self.key, self.value, self.output):
+            nn.init.normal_(layer.weight, std=0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
     def forward(self, input: Tensor, stored_pattern_padding_mask: Tensor | None = None) -> Tensor:
         """Pool `[B, N, D]` into `[B, S * E]`; the mask, bool `[B, N]`, is true where a pattern is padding."""

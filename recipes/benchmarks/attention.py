@@ -125,11 +125,15 @@ def forms_that_fit(shape: Shape, limit: float, names: Iterable[str] = FORMS) -> 
     return [name for name in names if "eager" not in name or needed <= limit]
 
 
-def measure(shape: Shape, args: argparse.Namespace) -> dict[str, Any]:
-    """Return times, their ratios to the reference, and peaks of every form that fits."""
+def peaks_of(shape: Shape, args: argparse.Namespace) -> dict[str, float]:
+    """Return the peak of every form that fits, in MiB."""
     names = forms_that_fit(shape, args.memory_limit)
-    # Peaks first: a process inherits what its parent has allocated, and would use that.
-    peaks = {name: peak_in_own_process(name, shape) for name in tqdm(names, desc="Peak memory", leave=False)}
+    return {name: peak_in_own_process(name, shape) for name in tqdm(names, desc=f"Memory, {shape}", leave=False)}
+
+
+def measure(shape: Shape, peaks: dict[str, float], args: argparse.Namespace) -> dict[str, Any]:
+    """Return times, their ratios to the reference, and peaks of every form that fits."""
+    names = list(peaks)
     times = time_forms(shape, names, max(2, args.rounds if shape[2] < 4096 else args.rounds // 3))
     reference = times[REFERENCE]
     return {
@@ -173,10 +177,14 @@ def main() -> None:
     """Print the figures as JSON, and write them and the plot if asked to."""
     args = parse_arguments()
     torch.set_num_threads(1)
+    shapes = [*(SHAPES[name] for name in args.shapes), *((1, args.heads, length, 64, True) for length in args.lengths)]
+    # All peaks before all times: a process inherits what its parent has allocated and freed, and would use that.
+    peaks = [peaks_of(shape, args) for shape in shapes]
+    runs = [measure(*each, args) for each in zip(shapes, peaks, strict=True)]
     figures = {
         "machine": f"{platform.machine()}, 1 thread, float32, torch {torch.__version__}, nothing compiled",
-        "shapes": {name: measure(SHAPES[name], args) for name in args.shapes},
-        "lengths": [measure((1, args.heads, length, 64, True), args) for length in args.lengths],
+        "shapes": dict(zip(args.shapes, runs, strict=False)),
+        "lengths": runs[len(args.shapes) :],
     }
     print(json.dumps(figures, indent=2))
     if args.output is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from .config import WrongSettingError
 from .report import versions, write_json
 from .statistics import Estimate, mean_and_spread
 
@@ -16,8 +17,15 @@ Run = dict[str, Any]
 
 
 def parse_seeds(seeds: list[str]) -> list[int]:
-    """Read one or more seeds, as 0,1,2."""
-    return [int(seed) for seed in ",".join(seeds).split(",")]
+    """Read one or more seeds, as 0,1,2.
+
+    Raises:
+        WrongSettingError: if one is no whole number.
+    """
+    words = ",".join(seeds).split(",")
+    if not all(word.strip().isdecimal() for word in words):
+        raise WrongSettingError("seeds", "one or more whole numbers, as 0,1,2", " ".join(seeds))
+    return [int(word) for word in words]
 
 
 def compare_arms(

@@ -11,10 +11,24 @@ from transformers import HfArgumentParser
 Arguments = TypeVar("Arguments")
 
 
+class WrongSettingError(ValueError):
+    """A setting has a value that it cannot have; raised by `__post_init__` of a recipe's arguments.
+
+    Args:
+        name: of the setting, as in YAML.
+        expected: what it must be.
+        got: what it is.
+    """
+
+    def __init__(self, name: str, expected: str, got: Any) -> None:
+        super().__init__(f"argument --{name}: must be {expected}; got {got!r}")
+
+
 def parse_arguments(arguments: type[Arguments], folder: Path, argv: list[str] | None = None) -> Arguments:
     """Fill a dataclass from base.yaml, the variant named by `--config` and the flags; the last one that speaks wins.
 
-    base.yaml is the one beside the variant, or else the one in `folder`.
+    base.yaml is the one beside the variant, or else the one in `folder`. A value that a setting cannot have, wherever
+    it comes from, ends the program as argparse does: with the flag, what it must be, and what it is.
 
     Raises:
         ValueError: if a YAML file holds a key that the dataclass does not have.
@@ -23,9 +37,32 @@ def parse_arguments(arguments: type[Arguments], folder: Path, argv: list[str] | 
     parser.add_argument("--config", type=Path, help="YAML file with what differs from base.yaml.")
     flags = sys.argv[1:] if argv is None else argv
     settings = _read_settings(_config_flag(flags), folder, set(arguments.__dataclass_fields__))
+    _show_in_help(parser, settings)
     # As flags in front of the real ones: the parser checks both alike, and takes the last of two.
     argv = [word for key, value in settings.items() for word in _as_flag(key, value)] + flags
-    return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[0]
+    try:
+        return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[0]
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def check_positive(arguments: Any, *names: str) -> None:
+    """Check that numbers are above zero; None is no number.
+
+    Raises:
+        WrongSettingError: naming the first that is not.
+    """
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and not value > 0:
+            raise WrongSettingError(name, "above 0", value)
+
+
+def _show_in_help(parser: HfArgumentParser, settings: dict[str, Any]) -> None:
+    """Let `--help` say what a setting is without its flag. The flags in front are what is read."""
+    for action in parser._actions:
+        if settings.get(action.dest) is not None:
+            action.default, action.required = " ".join(_as_flag(action.dest, settings[action.dest])[1:]), False
 
 
 def _config_flag(flags: list[str]) -> Path | None:

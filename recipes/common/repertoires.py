@@ -12,10 +12,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .config import WrongSettingError
+
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 SEQUENCE_COLUMNS = ("junction_aa", "cdr3_aa")
 POSITIONS = 3
 """Features that say where in its sequence an amino acid stands: begin, middle, end."""
+
+LENGTHS = (10, 18)
+"""Amino acids of generated sequences: the fewest and the most."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +78,16 @@ def generate(
     motif: str,
     witness_rate: float,
     seed: int,
-    lengths: tuple[int, int] = (10, 18),
+    lengths: tuple[int, int] = LENGTHS,
 ) -> list[Repertoire]:
     """Make repertoires of random sequences; every other one has the motif in a share `witness_rate` of them.
 
     A motif stands anywhere in its sequence; in every fourth a random amino acid replaces one of its letters.
+
+    Raises:
+        ValueError: if a positive repertoire would have no sequence with the motif, or the motif does not fit into one.
     """
+    check_witnesses(sequences, motif, witness_rate, lengths[0])
     generator = torch.Generator().manual_seed(seed)
 
     def draw(high: int, low: int = 0) -> int:
@@ -100,6 +109,19 @@ def generate(
         witnesses = round(sequences * witness_rate) if label else 0
         made.append(Repertoire([sequence(i < witnesses) for i in range(sequences)], [1.0] * sequences, label))
     return made
+
+
+def check_witnesses(sequences: int, motif: str, witness_rate: float, shortest: int = LENGTHS[0]) -> None:
+    """Check that what is asked of `generate` can be told apart.
+
+    Raises:
+        WrongSettingError: naming the setting.
+    """
+    if not motif or set(motif) - set(AMINO_ACIDS) or len(motif) > shortest:
+        raise WrongSettingError("motif", f"1 to {shortest} letters out of {AMINO_ACIDS}", motif)
+    if not 1 <= round(sequences * witness_rate) <= sequences:
+        least = f"such that of {sequences} sequences at least one and at most all have the motif"
+        raise WrongSettingError("witness_rate", least, witness_rate)
 
 
 def encode(repertoire: Repertoire) -> Tensor:

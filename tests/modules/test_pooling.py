@@ -94,6 +94,20 @@ def test_state_patterns_learn_unless_told_otherwise_and_dropout_is_for_training(
     assert torch.equal(layer(bag), layer(bag))
 
 
+def test_hopfield_pooling_begins_as_hflayers_does():
+    layer = HopfieldPooling(64, 64)
+    for name in ("query", "key", "value", "output"):
+        linear = getattr(layer, name)
+        assert not linear.bias.any()
+        assert linear.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert layer.state_pattern.std().item() == pytest.approx(0.02, rel=0.3)
+    assert HopfieldPooling(6, input_bias=False).query.bias is None
+    # Each bag keeps some of its patterns: ReLU has something to learn from.
+    kept = HopfieldPooling(8, forgetting=ForgettingReLU()).get_association_matrix(torch.randn(50, 16, 8)) > 0
+    assert kept.any(-1).all()
+    assert not kept.all(-1).any()
+
+
 def test_sizes_that_make_no_sense_are_errors():
     with pytest.raises(ValueError, match="quantity must be at least 1; got 0"):
         HopfieldPooling(6, quantity=0)

@@ -1,6 +1,7 @@
 """The recipes on forgetting: their data, their arms, and a run of each at a small size."""
 
 import json
+from dataclasses import replace
 
 import bit_patterns
 import immune_repertoire
@@ -9,8 +10,9 @@ import pytest
 import torch
 import yaml
 from common.arms import compare_arms, parse_seeds
+from common.bit_bags import make_bags
 from common.config import parse_arguments
-from common.forgetting import attention_config, check_attentions, forgetting_function
+from common.forgetting import attention_config, forgetting_function
 from common.images import Images, load_images
 from common.repertoires import AMINO_ACIDS, Repertoire, batch_of, encode, generate, read_folder
 
@@ -31,7 +33,20 @@ def arguments(recipe, *flags):
 
 SMALL = {
     "bit_patterns": ("--num_bags", 64, "--epochs", 2),
-    "immune_repertoire": ("--repertoires", 8, "--sequences", 6, "--folds", 2, "--epochs", 2, "--kernels", 4),
+    "immune_repertoire": (
+        "--repertoires",
+        8,
+        "--sequences",
+        6,
+        "--folds",
+        2,
+        "--epochs",
+        2,
+        "--kernels",
+        4,
+        "--witness_rate",
+        0.5,
+    ),
     "image_classification": (
         *("--train_images", 64, "--validation_images", 32, "--epochs", 1, "--evaluations", 2),
         *("--layers", 1, "--hidden_size", 16, "--heads", 2),
@@ -67,9 +82,9 @@ def test_every_config_can_be_read_and_holds_only_what_differs(recipe):
     folder = RECIPES[recipe].CONFIGS
     base = yaml.safe_load((folder / "base.yaml").read_text())
     assert arguments(recipe).attention == ["softmax", "relu", "pfu"]
-    for arm in ("softmax", "relu", "pfu"):
-        variant = folder / f"{arm}.yaml"
-        assert arguments(recipe, "--config", variant).attention == [arm]
+    for variant in sorted(set(folder.glob("*.yaml")) - {folder / "base.yaml"}):
+        own = [variant.stem] if variant.stem in ("softmax", "relu", "pfu") else base["attention"]
+        assert arguments(recipe, "--config", variant).attention == own
         assert not {key for key, value in yaml.safe_load(variant.read_text()).items() if base.get(key) == value}
 
 
@@ -82,8 +97,6 @@ def test_arms_are_what_they_are_called():
     assert attention_config("softmax", "median", 0.0) is None
     assert attention_config("relu", "median", 0.0) == LwpfAttentionConfig()
     assert attention_config("pfu", "mean", 0.1) == LwpfAttentionConfig("pfu", mu="mean", sigma=0.1)
-    with pytest.raises(ValueError, match=r"attention must be among softmax, relu, pfu; got \['gelu'\]"):
-        check_attentions(["relu", "gelu"])
     assert parse_seeds(["0,1,5"]) == [0, 1, 5]
 
 
@@ -96,24 +109,46 @@ def test_one_seed_has_no_spread(tmp_path):
     assert done["summary"]["relu"]["accuracy"] == {"value": 0.5, "error": None}
 
 
-def codes(bags):
-    return (bags.long() << torch.arange(bags.shape[-1])).sum(-1)
+def codes(bits):
+    return (bits.long() << torch.arange(bits.shape[-1])).sum(-1)
 
 
-def test_bags_are_positive_where_a_signal_is():
-    args = arguments("bit_patterns", "--num_bags", 512)
-    bags, labels = bit_patterns.make_bags(args, torch.Generator().manual_seed(0))
-    assert bags.shape == (512, 16, 8)
-    assert labels.mean() == 0.5
-    signals = 1 + torch.randperm(255, generator=torch.Generator().manual_seed(0))[:8]
-    found = torch.isin(codes(bags), signals).sum(-1)
-    assert torch.equal(found, labels.long())
-    assert codes(bags).min() > 0
+def test_bags_are_those_of_the_demonstration():
+    bags = make_bags(2048, 16, 8, 8, (43, 44))
+    # Found once with hflayers' own data set and its seeds.
+    signals = torch.tensor([156, 2, 26, 17, 61, 251, 71, 87])
+    first = [62, 179, 111, 167, 99, 6, 18, 103, 21, 217, 249, 231, 251, 1, 79, 162]
+    assert codes(bags.bits[0]).tolist() == first
+    assert bags.bits.sum() == 131423
+    assert torch.equal(torch.isin(codes(bags.bits), signals).sum(-1), bags.labels.long())
+    assert bags.labels.mean() == 0.5
+    assert codes(bags.bits).min() > 0
 
 
-def test_there_has_to_be_a_background():
-    with pytest.raises(ValueError, match="num_signals must be below 3"):
-        bit_patterns.make_bags(arguments("bit_patterns", "--num_bits", 2), torch.Generator())
+@pytest.mark.parametrize(("bits", "signals"), [(2, 2), (3, 1), (4, 14)])
+def test_bags_are_positive_where_a_signal_is(bits, signals):
+    bags = make_bags(64, 5, signals, bits, (0, 1))
+    used = codes(bags.bits[bags.labels.bool()])
+    background = set(codes(bags.bits[~bags.labels.bool()]).flatten().tolist())
+    assert 0 not in background
+    assert all(sum(code not in background for code in bag) <= 1 for bag in used.tolist())
+    assert len(set(range(1, 2**bits)) - background) >= signals
+
+
+def test_a_quarter_of_the_bags_is_held_out_half_of_either_class():
+    args = arguments("bit_patterns", "--num_bags", 64)
+    training, held_out = bit_patterns.bags_of(3, args)
+    assert (len(training), len(held_out)) == (48, 16)
+    assert held_out.labels.tolist() == [1.0] * 8 + [0.0] * 8
+    assert torch.equal(bit_patterns.bags_of(4, args)[1].bits, held_out.bits)
+    fresh = [bit_patterns.bags_of(seed, replace(args, data_seed=None))[1].bits for seed in (3, 4)]
+    assert not torch.equal(*fresh)
+
+
+@pytest.mark.parametrize("layer_norm", [True, False])
+def test_layer_norms_are_a_setting(layer_norm):
+    model = bit_patterns.build("relu", replace(arguments("bit_patterns"), layer_norm=layer_norm))
+    assert any(isinstance(module, torch.nn.LayerNorm) for module in model.modules()) is layer_norm
 
 
 def test_generated_repertoires_differ_by_the_motif():
@@ -124,6 +159,54 @@ def test_generated_repertoires_differ_by_the_motif():
         assert (sum("LDRHG" in sequence for sequence in one.sequences) >= 4) is (one.label == 1)
         assert all(10 <= len(sequence) <= 18 for sequence in one.sequences)
     assert generate(repertoires=6, sequences=50, motif="LDRHG", witness_rate=0.2, seed=0) == made
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sequences": 10}, "argument --witness_rate: must be such that of 10 sequences at least one .*; got 0.02"),
+        ({"witness_rate": 1.5}, "argument --witness_rate: .*; got 1.5"),
+        ({"motif": "LDRHGLDRHGL"}, "argument --motif: must be 1 to 10 letters out of ACDE.*; got 'LDRHGLDRHGL'"),
+        ({"motif": "LDXHG"}, "argument --motif: .*; got 'LDXHG'"),
+    ],
+)
+def test_repertoires_without_a_witness_are_refused(changes, words):
+    settings = {"repertoires": 4, "sequences": 50, "motif": "LDRHG", "witness_rate": 0.02, "seed": 0} | changes
+    with pytest.raises(ValueError, match=words):
+        generate(**settings)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--seeds", "x"), "argument --seeds: must be one or more whole numbers, as 0,1,2; got 'x'"),
+        (("--seeds", "0,-1"), "argument --seeds: must be one or more whole numbers"),
+        (("--mu", "med"), "argument --mu: must be median, mean or a number; got 'med'"),
+        (("--mu", "nan"), "argument --mu: must be"),
+        (("--sigma", "-1"), "argument --sigma: must be 0 or above; got -1.0"),
+        (("--attention", "relu", "gelu"), "argument --attention: must be among softmax, relu, pfu; got ['gelu']"),
+        (("--batch_size", "0"), "argument --batch_size: must be above 0; got 0"),
+        (("--learning_rate", "fast"), "argument --learning_rate/--learning-rate: invalid float value: 'fast'"),
+    ],
+)
+def test_a_wrong_flag_is_named(recipe, flags, words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        arguments(recipe, *flags)
+    assert words in capsys.readouterr().err
+
+
+def test_wrong_settings_of_one_recipe_are_named(capsys):
+    for recipe, flag, value in (
+        ("bit_patterns", "num_signals", 255),
+        ("bit_patterns", "num_bags", 7),
+        ("immune_repertoire", "sequences", 10),
+        ("immune_repertoire", "folds", 1),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            arguments(recipe, f"--{flag}", value)
+        named = "witness_rate" if flag == "sequences" else flag
+        assert f"argument --{named}: must be " in capsys.readouterr().err
 
 
 def test_nothing_is_cut_and_padding_is_masked():

@@ -1,18 +1,23 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from common.config import parse_arguments
+from common.config import WrongSettingError, check_positive, parse_arguments
 
 
 @dataclass(kw_only=True)
 class Arguments:
-    steps: int
-    rate: float
+    steps: int = field(metadata={"help": "How many."})
+    rate: float = field(metadata={"help": "How fast."})
     seeds: list[str]
     out: Path
-    files: list[str] | None = None
+    files: list[str] | None = field(default=None, metadata={"help": "Which."})
     cap: int | None = None
+
+    def __post_init__(self):
+        check_positive(self, "steps", "cap")
+        if self.seeds == ["odd"]:
+            raise WrongSettingError("seeds", "even", self.seeds)
 
 
 @pytest.fixture
@@ -65,3 +70,36 @@ def test_what_the_yaml_holds_is_checked_as_flags_are(folder, capsys):
     (folder / "variant.yaml").write_text("just words\n")
     with pytest.raises(ValueError, match="must hold `key: value` lines; got str"):
         parse_arguments(Arguments, folder, ["--config", str(folder / "variant.yaml")])
+
+
+def test_help_shows_the_values_that_hold_without_a_flag(folder, capsys):
+    for flags, steps in ((["--help"], 1), (["--config", str(folder / "variant.yaml"), "--help"], 2)):
+        with pytest.raises(SystemExit, match="0"):
+            parse_arguments(Arguments, folder, flags)
+        shown = " ".join(capsys.readouterr().out.split())
+        assert f"How many. (default: {steps})" in shown
+        assert f"Which. (default: {'a b' if steps == 2 else None})" in shown
+        assert "How fast. (default: 0.5)" in shown
+        assert "[--steps STEPS]" in shown
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--steps", "0"], "error: argument --steps: must be above 0; got 0"),
+        (["--cap", "-1"], "error: argument --cap: must be above 0; got -1"),
+        (["--seeds", "odd"], "error: argument --seeds: must be even; got ['odd']"),
+        (["--stepz", "2"], "['--stepz', '2']"),
+    ],
+)
+def test_a_value_that_cannot_be_ends_as_argparse_does(folder, flags, words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse_arguments(Arguments, folder, flags)
+    assert words in capsys.readouterr().err
+
+
+def test_a_value_of_the_yaml_that_cannot_be_is_named_too(folder, capsys):
+    (folder / "variant.yaml").write_text("cap: 0\n")
+    with pytest.raises(SystemExit, match="2"):
+        parse_arguments(Arguments, folder, ["--config", str(folder / "variant.yaml")])
+    assert "argument --cap: must be above 0; got 0" in capsys.readouterr().err

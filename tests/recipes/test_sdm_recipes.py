@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import re
 import sys
 
 import pytest
@@ -96,10 +97,18 @@ def test_exactly_the_share_of_entries_is_flipped():
     assert len({tuple(row) for row in (flipped != patterns).int().tolist()}) > 10
 
 
-def test_unknown_memories_are_an_error(tmp_path):
-    flags = ["--memories", "elephant", "--output_dir", str(tmp_path)]
-    with pytest.raises(ValueError, match=r"memories must be out of .*; got \['elephant'\]"):
-        retrieve(parse_arguments(RetrievalArguments, RETRIEVAL_CONFIGS, flags))
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--memories", "elephant"], r"argument --memories: must be all, or out of .*; got \['elephant'\]"),
+        (["--radii", "5", "best"], r"argument --radii: must be whole numbers or snr, .*; got \['best'\]"),
+        (["--num_queries", "0"], "argument --num_queries: must be above 0; got 0"),
+    ],
+)
+def test_a_wrong_flag_is_named(flags, words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse_arguments(RetrievalArguments, RETRIEVAL_CONFIGS, flags)
+    assert re.search(words, capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
