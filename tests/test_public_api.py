@@ -48,6 +48,7 @@ PUBLIC = {
     "MemoriaViTModel",
     "SdmAttentionConfig",
     "convert_reference_checkpoint",
+    "export_remote_code",
     "load_memory",
     "memory_modules",
     "register_family",
