@@ -4,6 +4,7 @@ Importing the package registers its configs and models with Transformers' Auto c
 """
 
 from hf_memoria.backbones import BackboneSpec
+from hf_memoria.hub import export_remote_code
 from hf_memoria.memory import EngramState
 from hf_memoria.memory.native import use_native_kernels
 from hf_memoria.models import (
@@ -106,6 +107,7 @@ __all__ = [
     "TokenMemoryConfig",
     "TokenState",
     "convert_reference_checkpoint",
+    "export_remote_code",
     "load_memory",
     "memory_modules",
     "register_family",

@@ -14,6 +14,7 @@ LAYERS = (
     "modules",
     "backbones",
     "models",
+    "hub",
     "training",
     "analysis",
     "compatibility",

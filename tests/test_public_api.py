@@ -50,6 +50,7 @@ PUBLIC = {
     "TokenMemoryConfig",
     "TokenState",
     "convert_reference_checkpoint",
+    "export_remote_code",
     "load_memory",
     "memory_modules",
     "register_family",

@@ -14,12 +14,13 @@ from transformers import PreTrainedConfig
 from hf_memoria.backbones import SPECS, BackboneSpec
 from hf_memoria.models.attention_choice import AttentionChoice, check_attention_fits
 from hf_memoria.models.memory_config import EngramMemoryConfig, MemoryConfig, TokenMemoryConfig, memory_config_from
+from hf_memoria.models.own_code import KeepsOwnCode
 
 ConfigT = TypeVar("ConfigT")
 
 
 @dataclass(kw_only=True, repr=False)
-class MemoriaConfigMixin(AttentionChoice):
+class MemoriaConfigMixin(KeepsOwnCode, AttentionChoice):
     """A backbone's config with a `memory` and an `attention`; list it before the stock config class.
 
     Attributes:

@@ -19,13 +19,14 @@ from hf_memoria.models.config import check_memory_fits
 from hf_memoria.models.losses import zero_without_targets
 from hf_memoria.models.memory_systems import system_of
 from hf_memoria.models.outputs import with_memory
+from hf_memoria.models.own_code import NotCopied
 from hf_memoria.models.segments import read_in_segments
 from hf_memoria.models.starting_state import starting_state
 
 OWN_ARGUMENTS = ("memory", "reset_memory")
 
 
-class MemoriaMixin(AttendsByChoice):
+class MemoriaMixin(NotCopied, AttendsByChoice):
     """A stock model whose blocks read a memory; list it before the stock class.
 
     `forward` takes two arguments more, `memory` (the state after the previous segment, or None for new lanes) and
@@ -51,6 +52,7 @@ class MemoriaMixin(AttendsByChoice):
 
     def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
+        self.add_model_tags("hf_memoria")  # type: ignore[attr-defined]
         # Some heads build their base model by AutoModel, which knows our config: that one has its memory already.
         inner = self.base_model is not self and isinstance(self.base_model, MemoriaMixin)  # type: ignore[attr-defined]
         self._reads_memory = self.config.memory is not None

@@ -1,0 +1,106 @@
+"""Checkpoints that bring the package's code along, for machines that do not have it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from transformers import CONFIG_MAPPING
+
+from hf_memoria.hub.flattening import PACKAGE, flat_name, flatten
+from hf_memoria.models.config import MemoriaConfigMixin
+from hf_memoria.models.families import AUTO_CLASSES, MEMORIA_CLASSES
+
+STUB = "memoria_remote"
+"""The file that Transformers is told of: it takes the installed package where there is one."""
+
+HEADER = """# Part of hf_memoria {version} (Apache-2.0), for machines that do not have it; one that is installed
+# is used instead. Made by hf_memoria.export_remote_code.
+"""
+
+STUB_BODY = '''"""Models with memory, of the installed hf_memoria if there is one, else of the files beside this."""
+
+try:
+    from {package} import {names}
+except ModuleNotFoundError as error:
+    if error.name != "{package}":
+        raise
+    from .{flat} import {names}
+
+__all__ = {all}
+'''
+
+
+def export_remote_code(folder: str | Path) -> list[Path]:
+    """Make a saved checkpoint loadable with `trust_remote_code=True` where hf_memoria is not installed.
+
+    Writes the sources that its family needs beside the weights, and into config.json where each Auto class finds its
+    class, all heads of the family among them. Where hf_memoria is installed, that is used. Saving a model that was
+    loaded so keeps the code with it; saving it where hf_memoria is installed gives a plain checkpoint.
+
+    Args:
+        folder: that `save_pretrained` of a model of this package wrote.
+
+    Returns:
+        the files that were written.
+
+    Raises:
+        FileNotFoundError: if there is no config.json.
+        ValueError: if it is of no family of this package; one that `register_family` added somewhere else cannot be
+            exported, because its own module would be needed.
+    """
+    folder = Path(folder)
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"folder must hold a saved checkpoint; there is no {path}.")
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config_class = _config_class(config.get("model_type"), folder)
+    config["auto_map"] = auto_map(config_class)
+    sources = {**flatten([config_class.__module__]), STUB: _stub(config_class)}
+    written = [_write(folder / f"{name}.py", _header() + source) for name, source in sources.items()]
+    return [*written, _write(path, json.dumps(config, indent=2, sort_keys=True) + "\n")]
+
+
+def auto_map(config_class: type) -> dict[str, str]:
+    """Return which class of the stub each Auto class is to load, all heads of a family included."""
+    heads = {auto.__name__: model.__name__ for auto, model in _heads(config_class)}
+    return {name: f"{STUB}.{found}" for name, found in {"AutoConfig": config_class.__name__, **heads}.items()}
+
+
+def _heads(config_class: Any) -> Iterable[tuple[Any, type]]:
+    for model in MEMORIA_CLASSES.values():
+        if model.config_class is config_class:
+            end = next(end for end in AUTO_CLASSES if model.__name__.endswith(end))
+            yield AUTO_CLASSES[end], model
+
+
+def _config_class(model_type: Any, folder: Path) -> Any:
+    if model_type not in CONFIG_MAPPING or not issubclass(CONFIG_MAPPING[model_type], MemoriaConfigMixin):
+        raise ValueError(f"{folder} must hold a checkpoint of hf_memoria; its model_type is {model_type!r}.")
+    config_class = CONFIG_MAPPING[model_type]
+    if config_class.__module__.partition(".")[0] != PACKAGE:
+        raise ValueError(
+            f"{folder} must be of one of the families that hf_memoria lists; {config_class.__name__} is defined in "
+            f"{config_class.__module__}, which would be needed as well."
+        )
+    return config_class
+
+
+def _stub(config_class: type) -> str:
+    names = sorted({config_class.__name__, *(model.__name__ for _, model in _heads(config_class))})
+    flat = flat_name(config_class.__module__)
+    return STUB_BODY.format(package=PACKAGE, names=", ".join(names), flat=flat, all=names)
+
+
+def _header() -> str:
+    # Local: the version is the package's, whose __init__ imports this module.
+    from hf_memoria import __version__
+
+    return HEADER.format(version=__version__)
+
+
+def _write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path

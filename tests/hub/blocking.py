@@ -1,0 +1,39 @@
+"""A Python that cannot import hf_memoria, as on a machine that does not have it."""
+
+import os
+import subprocess
+import sys
+
+BLOCK = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "hf_memoria":
+            raise ModuleNotFoundError("No module named 'hf_memoria'", name="hf_memoria")
+
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def run_without_the_package(code, folder, *arguments, **environment):
+    """Run code in a new process; return what it printed."""
+    (folder / "blocked").mkdir(exist_ok=True)
+    (folder / "blocked" / "sitecustomize.py").write_text(BLOCK)
+    return run(code, *arguments, PYTHONPATH=str(folder / "blocked"), HF_HOME=str(folder / "home"), **environment)
+
+
+def run(code, *arguments, check=True, **environment):
+    """Run code in a new process; return what it printed, or with `check=False` the finished process."""
+    result = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | environment,
+        check=False,
+    )
+    if not check:
+        return result
+    assert result.returncode == 0, result.stderr
+    return result.stdout
