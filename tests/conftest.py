@@ -12,6 +12,8 @@ from transformers import GPT2Config
 import hf_memoria
 from hf_memoria import MemoriaGPT2Config
 
+pytest_plugins = ["matrix_report", "pytester"]
+
 BACKBONE = {
     "vocab_size": 61,
     "n_positions": 16,

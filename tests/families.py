@@ -169,8 +169,11 @@ def answer(output: Any) -> torch.Tensor:
 
 
 def loss_of(output: Any) -> torch.Tensor:
-    """Return a loss, made up where the head has none."""
-    return output.loss if output.get("loss") is not None else answer(output).square().mean()
+    """Return a loss, made up where the head has none: one that depends on all that a backbone gives."""
+    if output.get("loss") is not None:
+        return output.loss
+    pooled = output.get("pooler_output")
+    return answer(output).square().mean() + (0.0 if pooled is None else pooled.square().mean())
 
 
 def read_all(model: Any, segments: list[dict[str, Any]], memory: Any = None, **kwargs: Any) -> list[Any]:

@@ -11,6 +11,8 @@ from common_exceptions import FAILURES, SKIPS_ITSELF, SKIPS_ITSELF_BY_TEST
 from common_tester import SETTINGS, FamilyTester
 from families import FAMILIES, memoria_class
 from fetch import VARIABLE, is_fetched, source_folder
+from matrix_report import fill
+from matrix_table import Cell
 from transformers import PreTrainedModel
 from transformers.models.auto import modeling_auto
 
@@ -39,15 +41,39 @@ NAME_TABLES = {
 """By these the common tests know which targets a class takes."""
 
 
+class Visited(list):
+    """Model classes, of which those that a test goes over are noted."""
+
+    def __init__(self, classes):
+        super().__init__(classes)
+        self.visited = {}
+
+    def __iter__(self):
+        for cls in super().__iter__():
+            self.visited[cls] = True
+            yield cls
+
+
 class CommonTests(modeling.ModelTesterMixin):
     """The common tests over all heads of a family."""
 
     family: str
     with_memory: bool
+    item = None
+
+    @pytest.fixture(autouse=True)
+    def _known_item(self, request):
+        self.item = request.node
+
+    def fill_cells(self):
+        for head in FAMILIES[self.family]:
+            if self.item is not None and memoria_class(self.family, head) in self.all_model_classes.visited:
+                fill(self.item, Cell("common suite", self.family, head))
 
     def setUp(self):
         self.model_tester = FamilyTester(self.family, self.with_memory)
-        self.all_model_classes = self.model_tester.heads
+        self.all_model_classes = Visited(self.model_tester.heads)
+        self.addCleanup(self.fill_cells)
         model_type = memoria_class(self.family, "Config").model_type
         for head in FAMILIES[self.family]:
             known = mock.patch.dict(NAME_TABLES[head], {model_type: memoria_class(self.family, head).__name__})
@@ -98,6 +124,8 @@ def suite_of(family, with_memory):
     """Return the test case of a family: the common tests, with those that cannot pass turned into `still_fails`."""
     name = f"Test{family}{'WithMemory' if with_memory else 'WithoutMemory'}"
     own = {"family": family, "with_memory": with_memory, "__module__": __name__}
+    # Each test fills the cells of the heads that it goes over.
+    own["pytestmark"] = [pytest.mark.matrix("common suite", family=family, heads=())]
     as_it_is = type(f"AsItIs{name}", (CommonTests, unittest.TestCase), own)
     failures = {
         test: still_fails(test, failure.reason)

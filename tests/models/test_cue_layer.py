@@ -1,6 +1,5 @@
 """The cue of the same segment: who may have it, and which blocks read."""
 
-import copy
 from dataclasses import replace
 
 import pytest
@@ -65,18 +64,6 @@ def test_only_blocks_after_the_cue_read(family, layers):
     for block in range(4):
         same = torch.equal(got.hidden_states[block], expected.hidden_states[block])
         assert same == (block <= first_reader), block
-
-
-def test_compiled_it_gives_the_same():
-    torch._dynamo.reset()
-    model = tiny_model("ViT", "Model", memory={"cue_layer": 0}, num_hidden_layers=2)
-    segments = tiny_segments("ViT", steps=1)
-    expected = read_all(model, segments)
-    got = read_all(torch.compile(copy.deepcopy(model), backend="eager"), segments)
-    for one, other in zip(expected, got, strict=True):
-        assert torch.allclose(answer(one), answer(other), atol=1e-4)
-    for name in ("kind", "id", "age", "valid", "cofire_counts"):
-        assert torch.equal(getattr(expected[-1].memory, name), getattr(got[-1].memory, name)), name
 
 
 @pytest.mark.parametrize("family", ENCODERS)

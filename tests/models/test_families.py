@@ -8,6 +8,7 @@ import transformers
 from families import (
     CASES,
     CUES,
+    ENCODERS,
     FAMILIES,
     answer,
     is_own,
@@ -26,6 +27,7 @@ import hf_memoria
 every_head = pytest.mark.parametrize(("family", "head"), CASES)
 every_family = pytest.mark.parametrize("family", FAMILIES)
 every_cue = pytest.mark.parametrize(("family", "cue_layer"), CUES)
+EVERY_WAY = [(*case, None) for case in CASES] + [(*case, 0) for case in CASES if case[0] in ENCODERS]
 
 
 def padded(inputs, lengths):
@@ -203,9 +205,9 @@ def test_gradient_reaches_every_parameter_of_the_memory(family, head):
     assert all(name.endswith("key.bias") for name in silent)
 
 
-@every_cue
-def test_activation_checkpointing_gives_the_same_gradients_and_one_write(family, cue_layer):
-    head = {"ViT": "ForImageClassification"}.get(family, "ForTokenClassification")
+@pytest.mark.matrix("checkpointing")
+@pytest.mark.parametrize(("family", "head", "cue_layer"), EVERY_WAY)
+def test_activation_checkpointing_gives_the_same_gradients_and_one_write(family, head, cue_layer):
     plain = tiny_model(family, head, memory={"cue_layer": cue_layer}).train()
     checkpointed = copy.deepcopy(plain)
     checkpointed.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -213,7 +215,7 @@ def test_activation_checkpointing_gives_the_same_gradients_and_one_write(family,
     states = []
     for model in (plain, checkpointed):
         outputs = read_all(model, [with_targets(family, head, inputs) for inputs in segments])
-        sum(output.loss for output in outputs).backward()
+        sum(loss_of(output) for output in outputs).backward()
         states.append(outputs[-1].memory)
     assert states_equal(*states)
     for (name, one), other in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
@@ -276,6 +278,12 @@ def test_an_answer_outside_of_the_segment_is_not_scored(family, start, end):
         (lambda s: {"memory": s[0]}, ValueError, "memory must have a row for each of the batch's 2; got 1"),
         (lambda s: {"memory": "state"}, TypeError, "memory must be an EngramState or None; got str"),
         (lambda s: {"memory": hf_memoria.EngramState.empty(2, 5)}, ValueError, "hidden size 32; got 5"),
+        (lambda s: {"memory": s.to("meta")}, ValueError, "memory must have the device cpu; got meta. See EngramState"),
+        (
+            lambda s: {"memory": s.to(dtype=torch.bfloat16)},
+            ValueError,
+            "memory must have the dtype torch.float32; got torch.bfloat16. See EngramState",
+        ),
         (lambda s: {"reset_memory": torch.zeros(2)}, TypeError, "reset_memory must be a bool tensor"),
         (lambda s: {"reset_memory": torch.zeros(3, dtype=torch.bool)}, ValueError, r"must have shape \[2\]"),
     ],

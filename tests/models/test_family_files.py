@@ -14,6 +14,7 @@ from families import (
     is_own,
     memoria_class,
     read_all,
+    small_memory,
     states_equal,
     stock_class,
     stock_config,
@@ -51,6 +52,7 @@ def test_outputs_are_pickled(family, head):
     assert states_equal(again.memory, output.memory)
 
 
+@pytest.mark.matrix("save/load")
 @every_head
 def test_saved_and_loaded_by_the_auto_class_it_is_the_same(family, head, tmp_path):
     model, segments = tiny_model(family, head, memory={"gate": "tanh"}), tiny_segments(family, steps=4)
@@ -68,6 +70,7 @@ def test_saved_and_loaded_by_the_auto_class_it_is_the_same(family, head, tmp_pat
     assert states_equal(expected.memory, got.memory)
 
 
+@pytest.mark.matrix("save/load")
 @every_head
 def test_a_plain_checkpoint_loads_with_only_the_memory_new(family, head, tmp_path):
     torch.manual_seed(1)
@@ -89,6 +92,7 @@ def test_a_plain_checkpoint_loads_with_only_the_memory_new(family, head, tmp_pat
 HEAD_LAYERS = ("score", "classifier", "qa_", "lm_head", "cls.", "pooler", "decoder", "embeddings.mask_token")
 
 
+@pytest.mark.matrix("save/load")
 @pytest.mark.parametrize(("family", "head"), [case for case in CASES if case[1] != "Model"])
 def test_a_base_checkpoint_loads_into_a_head(family, head, tmp_path):
     base = stock_class(family, "Model")(stock_config(family))
@@ -103,6 +107,7 @@ def test_a_base_checkpoint_loads_into_a_head(family, head, tmp_path):
     assert all(torch.equal(loaded[n], value) for n, value in base.state_dict().items() if not n.startswith("pooler"))
 
 
+@pytest.mark.matrix("save/load")
 @pytest.mark.parametrize(("family", "head"), [case for case in CASES if case[1] != "Model"])
 def test_a_checkpoint_of_a_head_loads_into_the_base_and_the_other_heads(family, head, tmp_path):
     plain = stock_class(family, head)(stock_config(family))
@@ -118,6 +123,7 @@ def test_a_checkpoint_of_a_head_loads_into_the_base_and_the_other_heads(family, 
         )
 
 
+@pytest.mark.matrix("save/load")
 @every_head
 def test_a_plain_checkpoint_is_loaded_without_a_word_more_than_by_stock(family, head, tmp_path, caplog, recwarn):
     stock_class(family, head)(stock_config(family)).save_pretrained(tmp_path)
@@ -135,6 +141,7 @@ def test_a_plain_checkpoint_is_loaded_without_a_word_more_than_by_stock(family, 
     assert told[1] == told[0]
 
 
+@pytest.mark.matrix("wrap")
 @every_head
 def test_wrap_gives_the_same_weights_and_leaves_the_model_alone(family, head):
     plain = stock_class(family, head)(stock_config(family)).eval()
@@ -147,3 +154,19 @@ def test_wrap_gives_the_same_weights_and_leaves_the_model_alone(family, head):
         for parameter in wrapped.parameters():
             parameter.zero_()
     assert all(torch.equal(value, before[name]) for name, value in plain.state_dict().items())
+
+
+@pytest.mark.matrix("wrap")
+@every_head
+def test_a_wrapped_model_is_saved_and_comes_back_by_the_auto_class(family, head, tmp_path):
+    torch.manual_seed(0)
+    plain = stock_class(family, head)(stock_config(family)).eval()
+    wrapped, segments = hf_memoria.wrap(plain, memory=small_memory()), tiny_segments(family, steps=4)
+    expected = read_all(wrapped, segments)[-1]
+    assert not torch.allclose(answer(expected), answer(plain(**segments[-1])), atol=1e-4)
+    wrapped.save_pretrained(tmp_path)
+    loaded = AUTO_CLASSES[head].from_pretrained(tmp_path)
+    assert type(loaded) is memoria_class(family, head)
+    got = read_all(loaded, segments)[-1]
+    assert torch.equal(answer(got), answer(expected))
+    assert states_equal(got.memory, expected.memory)

@@ -31,6 +31,7 @@ def old_vit_name(name):
     return name
 
 
+@pytest.mark.matrix("save/load", family="ViT")
 @pytest.mark.parametrize("format", ["old", "new"])
 @pytest.mark.parametrize("head", VIT_HEADS)
 def test_a_vit_of_either_format_loads_into_every_head(head, format, tmp_path):
@@ -53,6 +54,7 @@ def test_a_vit_of_either_format_loads_into_every_head(head, format, tmp_path):
     assert torch.equal(answer(same(**inputs)), answer(plain(**inputs)))
 
 
+@pytest.mark.matrix("save/load", family="ViT")
 @pytest.mark.parametrize("head", VIT_HEADS)
 @pytest.mark.parametrize("save_original_format", [True, False])
 def test_a_vit_with_memory_comes_back_from_both_formats_with_its_own_names(head, save_original_format, tmp_path):

@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from families import CASES as FAMILY_HEADS
 from families import loss_of, tiny_model, tiny_segments, with_targets
 
 from hf_memoria.backbones import blocks_of
@@ -30,6 +31,10 @@ STEPS, ROWS = 3, 2
 Batch = dict[str, torch.Tensor]
 # Family, head, and settings of the memory.
 MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    f"{family} {head}": (family, head, {}) for family, head in FAMILY_HEADS
+}
+# Those of which every way is tried.
+EVERY_WAY: dict[str, tuple[str, str, dict[str, Any]]] = {
     "GPT2": ("GPT2", "ForCausalLM", {}),
     "GPT2 with gates": ("GPT2", "ForCausalLM", {"gate": "tanh"}),
     "Llama": ("Llama", "ForCausalLM", {}),
@@ -43,6 +48,7 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "Bert, memory tokens": ("Bert", "ForMaskedLM", {"kind": "token"}),
     "ViT, memory tokens": ("ViT", "ForImageClassification", {"kind": "token"}),
 }
+MODELS |= EVERY_WAY
 
 
 def batches_of(name: str, rank: int) -> list[Batch]:
@@ -66,6 +72,7 @@ WAYS: dict[str, tuple[Callable[[nn.Module], nn.Module], bool]] = {
     "DDP checkpointing": (DistributedDataParallel, True),
     "FSDP2 checkpointing": (shard, True),
 }
+CASES = [(name, way) for name in MODELS for way in (WAYS if name in EVERY_WAY else ["DDP"])]
 
 
 def train(model: nn.Module, batches: list[list[Batch]]) -> tuple[list[float], list[Any]]:
@@ -120,7 +127,7 @@ def compare(name: str, way: str) -> dict[str, Any]:
 def main() -> None:
     """Compare every model, wrapped in every way."""
     dist.init_process_group("gloo")
-    reports = {f"{name}: {way}": compare(name, way) for name in MODELS for way in WAYS}
+    reports = {f"{name}: {way}": compare(name, way) for name, way in CASES}
     Path(sys.argv[1], f"scale-{dist.get_rank()}.json").write_text(json.dumps(reports))
     dist.destroy_process_group()
 

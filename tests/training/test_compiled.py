@@ -25,6 +25,7 @@ def one_block(new_model):
     return build
 
 
+@pytest.mark.matrix("compile", family="GPT2", head="ForCausalLM")
 def test_trainer_compiles_the_model_and_carries_its_memory(one_block, segments, new_trainer, losses, difference):
     plain = new_trainer(one_block(), segments, max_steps=2)
     plain.train()

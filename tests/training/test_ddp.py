@@ -82,6 +82,7 @@ SAME = {"plain": "plain", "checkpointing": "checkpointing"}
 SAME |= dict.fromkeys(("dispatched", "stream", "stream read by each"), "plain")
 
 
+@pytest.mark.matrix("DDP", family="GPT2", head="ForCausalLM")
 @pytest.mark.parametrize("name", SAME)
 def test_two_processes_end_with_the_weights_of_one(name, folder, reports, one_process):
     expected = one_process[SAME[name]][0].model.state_dict()
@@ -109,6 +110,8 @@ def test_they_evaluate_to_the_loss_of_one(reports, one_process):
             assert found[:2] == pytest.approx(expected[:2], abs=1e-6)
 
 
+@pytest.mark.matrix("resume", family="GPT2", head="ForCausalLM")
+@pytest.mark.matrix("DDP", family="GPT2", head="ForCausalLM")
 @pytest.mark.parametrize(("name", "origin"), ddp_worker.RESUMED.items())
 def test_resuming_on_two_processes_is_the_same_as_never_having_stopped(name, origin, folder, reports):
     for rank in (0, 1):

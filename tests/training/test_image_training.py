@@ -109,6 +109,7 @@ class Save(TrainerCallback):
         control.should_save = state.global_step == 4
 
 
+@pytest.mark.matrix("resume", family="ViT", head="ForImageClassification")
 def test_resuming_in_the_middle_of_a_stream_is_exact(model, images, trainer_of, losses, difference):
     settings = {"optim": "adamw_torch", "learning_rate": 0.01, "num_train_epochs": 2}
     whole = trainer_of(model(hidden_dropout_prob=0.1), images, callbacks=[Save()], **settings)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import answer, memoria_class, read_all, tiny_model, tiny_segments
+from families import CASES, answer, memoria_class, read_all, tiny_model, tiny_segments
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, TrainerCallback
 
@@ -77,6 +77,7 @@ def test_the_memory_is_trained_in_full_and_gets_no_adapter(base):
     assert any(name.endswith("gate") for name in names)
 
 
+@pytest.mark.matrix("PEFT", family="GPT2", head="ForCausalLM")
 def test_training_changes_adapters_and_memory_and_leaves_the_backbone(run):
     trainer, before = run
     after = dict(trainer.model.named_parameters())
@@ -96,6 +97,7 @@ def test_every_lane_carries_its_memory_under_the_adapter(base, run, segments, ne
     assert calls[-1].after.valid.any()
 
 
+@pytest.mark.matrix("PEFT", family="GPT2", head="ForCausalLM")
 @pytest.mark.parametrize("way", ["AutoPeftModel", "PeftModel", "AutoModel", "merged", "merged and saved"])
 def test_an_adapter_comes_back_with_its_memory(way, run, base, segments, tmp_path):
     trained = run[0].model
@@ -119,6 +121,7 @@ def test_an_adapter_comes_back_with_its_memory(way, run, base, segments, tmp_pat
     assert not torch.allclose(logits_of(untrained, segments), expected, atol=1e-2)
 
 
+@pytest.mark.matrix("PEFT", family="GPT2", head="ForCausalLM")
 def test_resuming_an_adapter_is_exact(run, base, segments, evaluation_segments, new_trainer, losses):
     trainer, _ = run
     resumed = new_trainer(with_adapter(base), segments, evaluation_segments, max_grad_norm=0)
@@ -174,12 +177,9 @@ def test_a_model_without_memory_has_none_to_train(new_model):
         memory_modules(torch.nn.Linear(2, 2))
 
 
-HEADS = {"GPT2": "ForCausalLM", "Llama": "ForCausalLM", "Bert": "ForMaskedLM", "Roberta": "ForTokenClassification"}
-HEADS |= {"ViT": "ForImageClassification"}
-
-
-@pytest.mark.parametrize(("family", "head"), HEADS.items())
-def test_every_family_trains_its_memory_in_full_and_comes_back(family, head, tmp_path):
+@pytest.mark.matrix("PEFT")
+@pytest.mark.parametrize(("family", "head"), CASES)
+def test_every_head_trains_its_memory_in_full_and_comes_back(family, head, tmp_path):
     tiny_model(family, head, {"gate": "tanh"}).save_pretrained(tmp_path / "base")
     model = memoria_class(family, head).from_pretrained(tmp_path / "base")
     lora = LoraConfig(target_modules="all-linear", modules_to_save=memory_modules(model))

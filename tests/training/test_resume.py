@@ -105,6 +105,7 @@ def test_the_checkpoints_lie_where_they_should(segments):
     assert not begins[STEPS[2] - EPOCH].any()
 
 
+@pytest.mark.matrix("resume", family="GPT2", head="ForCausalLM")
 @pytest.mark.parametrize("step", STEPS)
 def test_resuming_is_the_same_as_never_having_stopped(step, start, uninterrupted, tmp_path, assert_same_end):
     resumed = start(tmp_path)

@@ -9,7 +9,14 @@ import pytest
 import scale_worker
 from launching import launch
 
-CASES = [f"{name}: {way}" for name in scale_worker.MODELS for way in scale_worker.WAYS]
+
+def cases():
+    for name, way in scale_worker.CASES:
+        family, head, _ = scale_worker.MODELS[name]
+        check = ["DDP"] if way.startswith("DDP") else []
+        checks = check + ["checkpointing"] * way.endswith("checkpointing")
+        marks = [pytest.mark.matrix(check, family=family, head=head) for check in checks]
+        yield pytest.param(f"{name}: {way}", marks=marks)
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +26,7 @@ def reports(tmp_path_factory):
     return [json.loads((folder / f"scale-{rank}.json").read_text()) for rank in (0, 1)]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", cases())
 def test_two_processes_equal_one(case, reports):
     for report in reports:
         found = report[case]

@@ -207,6 +207,7 @@ def test_training_on_a_stream_is_training_on_the_same_documents_held(
     assert ours == theirs != []
 
 
+@pytest.mark.matrix("resume", family="GPT2", head="ForCausalLM")
 @pytest.mark.parametrize("passes", [1, 2])
 def test_resuming_a_stream_in_the_middle_of_a_document_is_exact(
     passes, new_model, new_documents, new_trainer, losses, difference

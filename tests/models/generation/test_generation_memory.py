@@ -34,6 +34,21 @@ def test_memory_goes_in_and_comes_out(model, prompts, by_loop, generate, same_me
     same_memory(again.memory, memory)
 
 
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"use_cache": False}, {"do_sample": True}])
+def test_generating_twice_from_one_memory_gives_the_same_and_leaves_it_as_it_was(
+    options, model, prompts, generate, same_state
+):
+    before = read_segments(model, prompts(35, rows=2))
+    kept, prompt = copy.deepcopy(before), prompts(13, rows=2, seed=3)
+    outputs = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        outputs.append(generate(model, prompt, memory=before, **options))
+        assert same_state(before, kept)
+    assert torch.equal(outputs[0].sequences, outputs[1].sequences)
+    assert same_state(outputs[0].memory, outputs[1].memory)
+
+
 def test_rows_may_start_anew(model, prompts, generate):
     before = read_segments(model, prompts(35, rows=2))
     prompt = prompts(5, rows=2, seed=3)
@@ -54,13 +69,21 @@ def test_memory_expands_with_the_rows(options, model, prompts, generate):
     assert output.memory.step.tolist() == [5 + 4] * len(output.sequences)
 
 
-@pytest.mark.parametrize(("rows", "size", "message"), [(2, 32, "a row for each of the batch's 1"), (1, 8, "size 32")])
-def test_a_state_that_does_not_fit_is_refused(rows, size, message, model, prompts, generate):
+@pytest.mark.parametrize(
+    ("rows", "size", "made", "message"),
+    [
+        (2, 32, {}, "memory must have a row for each of the batch's 1; got 2"),
+        (1, 8, {}, "memory must have the model's hidden size 32; got 8"),
+        (1, 32, {"dtype": torch.float64}, "memory must have the dtype torch.float32; got"),
+        (1, 32, {"device": "meta"}, "memory must have the device cpu; got meta"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused(rows, size, made, message, model, prompts, generate):
     settings = model.config.memory
     if isinstance(settings, TokenMemoryConfig):
-        state = TokenState.empty(rows, settings.num_tokens, size)
+        state = TokenState.empty(rows, settings.num_tokens, size, **made)
     else:
-        state = EngramState.empty(rows, size)
+        state = EngramState.empty(rows, size, **made)
     with pytest.raises(ValueError, match=message):
         generate(model, prompts(5), memory=state)
 
@@ -187,6 +210,35 @@ def test_a_long_generation_holds_one_segment(model, prompts, padded):
     assert keys == 8 + tokens
     assert capacity == (tokens or 64)
     assert cache.memory.step.tolist() == [402 // 8, 414 // 8]
+
+
+@torch.no_grad()
+def test_ten_thousand_tokens_of_a_model_with_128_positions(build_decoder):
+    sizes = {"n_layer": 1, "n_embd": 16, "n_head": 1, "n_positions": 128}
+    model, held = build_decoder("GPT2", **sizes), set()
+
+    class Watched(MemoriaCache):
+        def extend(self, *args):
+            super().extend(*args)
+            held.add((self.columns, self.layers[0].keys.nbytes, self.hidden.nbytes, self.memory.capacity))
+
+    prompt, cache = torch.randint(2, 60, (1, 20), generator=torch.Generator().manual_seed(0)), Watched(model.config)
+    tokens = model.generate(
+        prompt, past_key_values=cache, max_new_tokens=10_000, do_sample=False, eos_token_id=None, pad_token_id=60
+    )
+    assert tokens.shape == (1, 10_020)
+    assert max(columns for columns, *_ in held) == 128
+    keys = 128 * 16 * 4
+    assert max(size for _, size, *_ in held) == max(size for *_, size, _ in held) == keys
+    assert max(capacity for *_, capacity in held) == 64
+    # What a loop over segments without a cache would have chosen.
+    memory = None
+    for start in range(0, 10_020, 128):
+        output = model(tokens[:, start : start + 128], memory=memory, use_cache=False)
+        memory, following = output.memory, tokens[0, start + 1 : start + 129]
+        chosen = output.logits[0].argmax(-1)[: len(following)]
+        unknown = max(20 - start - 1, 0)
+        assert torch.equal(chosen[unknown:], following[unknown:])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,67 @@
+"""torch.compile over every family and head: one graph a segment, and the numbers of the model as it is."""
+
+import pytest
+import torch
+from families import CASES, answer, loss_of, read_all, tiny_model, tiny_segments, with_targets
+
+from hf_memoria.memory import compact
+
+BACKEND = "aot_eager"
+IDS = ("kind", "id", "created", "step", "fire_counts")
+MAIN = {"GPT2": "ForCausalLM", "Llama": "ForCausalLM", "Bert": "ForMaskedLM", "Roberta": "ForMaskedLM"}
+MAIN |= {"ViT": "ForImageClassification"}
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def few_blocks(family, head, cue_layer=None):
+    """Build a model of as few blocks as there can be: compiling is most of the time."""
+    blocks = {"n_layer" if family == "GPT2" else "num_hidden_layers": 1 if cue_layer is None else 2}
+    return tiny_model(family, head, {"cue_layer": cue_layer, "ltm_search_depth": 1}, **blocks)
+
+
+def read_before(model, family, head, steps):
+    """Read three segments; return the memory, with room for more, and as many segments as asked for."""
+    segments = [with_targets(family, head, inputs) for inputs in tiny_segments(family, steps=3 + steps)]
+    return compact(read_all(model, segments[:3])[-1].memory, segments=8), segments[3:]
+
+
+def check_same(compiled, expected):
+    for one, other in zip(compiled, expected, strict=True):
+        assert torch.allclose(answer(one), answer(other), atol=1e-5)
+        assert torch.allclose(loss_of(one), loss_of(other), atol=1e-5)
+        for name in IDS:
+            assert torch.equal(getattr(one.memory, name), getattr(other.memory, name)), name
+        assert torch.allclose(one.memory.data[one.memory.valid], other.memory.data[other.memory.valid], atol=1e-5)
+
+
+@pytest.mark.matrix("compile")
+@pytest.mark.parametrize(("family", "head"), CASES)
+@torch.no_grad()
+def test_compiled_it_is_one_graph_that_gives_the_same(family, head):
+    model = few_blocks(family, head)
+    # A second graph, for numbers of slots that change, serves every later segment; it is compiled once a family.
+    memory, segments = read_before(model, family, head, steps=4 if head == MAIN[family] else 1)
+    expected = read_all(model, segments, memory)
+    check_same(read_all(torch.compile(model, backend=BACKEND, fullgraph=True), segments, memory), expected)
+    assert int(expected[-1].memory.num_long_term.min()) > 0
+
+
+@torch.no_grad()
+def test_compiled_with_a_cue_of_the_same_segment_it_gives_the_same():
+    family, head = "ViT", "ForImageClassification"
+    model = few_blocks(family, head, cue_layer=0)
+    memory, segments = read_before(model, family, head, steps=1)
+    compiled = read_all(torch.compile(model, backend="eager"), segments, memory)
+    check_same(compiled, read_all(model, segments, memory))
+
+
+def test_compiled_from_the_first_segment_on_it_gives_the_same():
+    model = few_blocks("GPT2", "ForCausalLM")
+    segments = tiny_segments("GPT2", steps=2)
+    check_same(read_all(torch.compile(model, backend="eager"), segments), read_all(model, segments))
