@@ -23,6 +23,14 @@ RUNS: dict[str, dict[str, Any]] = {
     "plain": {"eval_strategy": "steps", "eval_steps": 7},
     "checkpointing": {"activation_checkpointing": True, "gradient_accumulation_steps": 2},
     "dropout": {"dropout": 0.1, "optim": "adamw_torch", "learning_rate": 0.01},
+    "memory tokens": {
+        "model": "token model",
+        "dropout": 0.1,
+        "optim": "adamw_torch",
+        "learning_rate": 0.01,
+        "eval_strategy": "steps",
+        "eval_steps": 7,
+    },
     "dispatched": {"accelerator_config": {"dispatch_batches": True}},
     "stream": {"train": "stream", "evaluation": "stream", "max_steps": 17, "eval_strategy": "steps", "eval_steps": 7},
     "stream read by each": {
@@ -32,7 +40,17 @@ RUNS: dict[str, dict[str, Any]] = {
     },
 }
 # Run, and where it is resumed from.
-RESUMED = {"resumed": "dropout", "resumed stream": "stream", "resumed stream read by each": "stream read by each"}
+RESUMED = {
+    "resumed": "dropout",
+    "resumed memory tokens": "memory tokens",
+    "resumed stream": "stream",
+    "resumed stream read by each": "stream read by each",
+}
+    "resumed": "dropout",
+    "resumed memory tokens": "memory tokens",
+    "resumed stream": "stream",
+    "resumed stream read by each": "stream read by each",
+}
 
 
 class SaveOnce(TrainerCallback):
@@ -51,7 +69,14 @@ def load(folder: Path, name: str, stream: str) -> Any:
 
 
 def build(
-    folder: Path, *, processes: int, dropout: float = 0.0, train: str = "train", evaluation: str = "", **arguments: Any
+    folder: Path,
+    *,
+    processes: int,
+    model: str = "model",
+    dropout: float = 0.0,
+    train: str = "train",
+    evaluation: str = "",
+    **arguments: Any,
 ) -> Trainer:
     """Build a plain Trainer over the folder's model and datasets."""
     probabilities = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout)
@@ -71,7 +96,7 @@ def build(
         "disable_tqdm": True,
     }
     return Trainer(
-        AutoModelForCausalLM.from_pretrained(folder / "model", **probabilities).train(),
+        AutoModelForCausalLM.from_pretrained(folder / model, **probabilities).train(),
         TrainingArguments(**(settings | arguments)),
         train_dataset=load(folder, "train" if train == "stream" else train, train),
         eval_dataset=load(folder, "evaluation", evaluation),
@@ -129,7 +154,7 @@ def report_on(folder: Path, trainer: Trainer, calls: list[dict[str, Any]]) -> di
         "own rows in evaluation": [rows_are_of_own_lanes(part, evaluated, rank, rows) for part in passes],
         "own states in evaluation": [states_are_of_own_lanes(part) for part in passes],
         "padding at last": last_step_is_padding(training),
-        "engrams": sum(int(call["after"].valid.sum()) for call in training),
+        "remembered": sum(int(call["after"].data.any(dim=-1).sum()) for call in training),
         "logs": [log for log in trainer.state.log_history if "loss" in log or "eval_loss" in log],
     }
 

@@ -9,6 +9,8 @@ import torch
 from datasets import Dataset
 from launching import launch
 
+from hf_memoria import TokenMemoryConfig, wrap
+
 MEMORY_NAMES = [f"memory/{name}" for name in ("short_term", "long_term", "lifespan", "age", "forgotten", "promoted")]
 
 
@@ -17,6 +19,8 @@ def folder(new_model, new_documents, segments, evaluation_segments, evaluation_d
     """What both processes, and the one, start from."""
     folder = tmp_path_factory.mktemp("ddp")
     new_model().save_pretrained(folder / "model")
+    tokens = TokenMemoryConfig(num_tokens=3, encoder_layers=1, encoder_heads=2, bptt_segments=1)
+    wrap(new_model(without_memory=True), memory=tokens).save_pretrained(folder / "token model")
     segments.save_to_disk(folder / "train")
     evaluation_segments.save_to_disk(folder / "evaluation")
     for name, documents in (("train", new_documents()), ("evaluation", evaluation_documents)):
@@ -63,7 +67,15 @@ def test_each_process_keeps_its_own_lanes(name, reports):
     for report in reports:
         assert report[name]["own rows"]
         assert report[name]["own states"]
-        assert report[name]["engrams"] > 100
+        assert report[name]["remembered"] > 100
+
+
+def test_both_processes_train_the_same_memory_tokens(folder, reports):
+    """Each draws cuts of its own, so one process does not end there."""
+    assert largest_difference(weights(folder, "memory tokens", 0), weights(folder, "memory tokens", 1)) == 0.0
+    logs = [[log for log in report["memory tokens"]["logs"] if "loss" in log] for report in reports]
+    assert logs[0] == logs[1]
+    assert all(log["memory/recall_loss"] > 0 for log in logs[0][:-1])
 
 
 def test_each_process_keeps_its_own_lanes_in_every_evaluation(reports):
