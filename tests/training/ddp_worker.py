@@ -46,11 +46,6 @@ RESUMED = {
     "resumed stream": "stream",
     "resumed stream read by each": "stream read by each",
 }
-    "resumed": "dropout",
-    "resumed memory tokens": "memory tokens",
-    "resumed stream": "stream",
-    "resumed stream read by each": "stream read by each",
-}
 
 
 class SaveOnce(TrainerCallback):
