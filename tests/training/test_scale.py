@@ -10,13 +10,14 @@ import scale_worker
 from launching import launch
 
 
-def cases():
-    for name, way in scale_worker.CASES:
-        family, head, _ = scale_worker.MODELS[name]
-        check = ["DDP"] if way.startswith("DDP") else []
-        checks = check + ["checkpointing"] * way.endswith("checkpointing")
-        marks = [pytest.mark.matrix(check, family=family, head=head) for check in checks]
-        yield pytest.param(f"{name}: {way}", marks=marks)
+def case_of(name, way):
+    family, head, _ = scale_worker.MODELS[name]
+    checks = [check for check in ("DDP", "checkpointing") if check in way]
+    marks = [pytest.mark.matrix(check, family=family, head=head) for check in checks]
+    return pytest.param(f"{name}: {way}", marks=marks)
+
+
+CASES = [case_of(*case) for case in scale_worker.CASES]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def reports(tmp_path_factory):
     return [json.loads((folder / f"scale-{rank}.json").read_text()) for rank in (0, 1)]
 
 
-@pytest.mark.parametrize("case", cases())
+@pytest.mark.parametrize("case", CASES)
 def test_two_processes_equal_one(case, reports):
     for report in reports:
         found = report[case]
