@@ -45,6 +45,7 @@ class Arguments:
     layers: int = field(metadata={"help": "Blocks of the backbone, a GPT-2."})
     hidden_size: int = field(metadata={"help": "Its width."})
     heads: int = field(metadata={"help": "Its attention heads."})
+    initializer_range: float = field(metadata={"help": "Standard deviation of its weights at first."})
 
     num_memories: int = field(metadata={"help": "Working-memory vectors that a segment leaves."})
     stm_capacity: int = field(metadata={"help": "Short-term engrams before the oldest become long-term."})
@@ -106,6 +107,7 @@ def run(arm: str, seed: int, segments: int, args: Arguments) -> Run:
         hidden_size=args.hidden_size,
         heads=args.heads,
         dropout=0.0,
+        initializer_range=args.initializer_range,
     )
     model = wrap(backbone, memory=ARMS[arm].memory(args))
     settings = Learner(

@@ -76,13 +76,17 @@ ANALYSIS = {
     "effective_betas",
     "engram_lives",
     "firing_autocorrelation",
+    "inspect_run",
     "learned_betas",
     "life_table",
     "plot_attention_against_cosine",
     "plot_beta_histogram",
     "plot_betas_by_layer",
+    "plot_lives",
+    "plot_memory_measures",
     "read_traces",
     "survivor_density",
+    "write_memory_page",
 }
 
 

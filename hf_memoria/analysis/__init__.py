@@ -4,6 +4,7 @@ from hf_memoria.analysis.beta_plots import plot_attention_against_cosine, plot_b
 from hf_memoria.analysis.capture import AttentionCall, capture_attention
 from hf_memoria.analysis.effective_betas import effective_betas, learned_betas
 from hf_memoria.analysis.engram_lives import engram_lives, life_table
+from hf_memoria.analysis.inspection import inspect_run
 from hf_memoria.analysis.memory_measures import (
     age_of_reminded,
     cofire_graph,
@@ -11,6 +12,8 @@ from hf_memoria.analysis.memory_measures import (
     firing_autocorrelation,
     survivor_density,
 )
+from hf_memoria.analysis.memory_page import write_memory_page
+from hf_memoria.analysis.memory_plots import plot_lives, plot_memory_measures
 from hf_memoria.analysis.points import AttentionPoints, attention_points
 from hf_memoria.analysis.recording import TraceRecorder
 from hf_memoria.analysis.trace_callback import TraceCallback
@@ -30,11 +33,15 @@ __all__ = [
     "effective_betas",
     "engram_lives",
     "firing_autocorrelation",
+    "inspect_run",
     "learned_betas",
     "life_table",
     "plot_attention_against_cosine",
     "plot_beta_histogram",
     "plot_betas_by_layer",
+    "plot_lives",
+    "plot_memory_measures",
     "read_traces",
     "survivor_density",
+    "write_memory_page",
 ]

@@ -65,6 +65,8 @@ class TraceRecorder:
         self._model: Any = find_memory_model(model)
         self._tokenizer, self._lanes, self._flush_every = tokenizer, lanes, flush_every
         config = self._model.config
+        if config.memory.kind != "engram":
+            raise ValueError(f"config.memory must be an engram memory to record it; got kind {config.memory.kind!r}.")
         settings = {"memory": config.memory.to_dict(), "model_type": config.model_type}
         self._writer = TraceWriter(Path(folder), settings, most_bytes, process, resume)
         self.step = resume or 0

@@ -1,6 +1,7 @@
 """Traces against the naive memory and against the states themselves; their files."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -186,6 +187,10 @@ def test_generation_and_recomputed_blocks_leave_no_trace(tmp_path):
 def test_a_model_without_memory_is_refused(tmp_path):
     with pytest.raises(ValueError, match="model must be a model of hf_memoria"):
         TraceRecorder(torch.nn.Linear(1, 1), tmp_path)
+    model = tiny_model()
+    model.config.memory = SimpleNamespace(kind="token")
+    with pytest.raises(ValueError, match="must be an engram memory to record it; got kind 'token'"):
+        TraceRecorder(model, tmp_path)
 
 
 def test_emptying_is_what_the_model_does():

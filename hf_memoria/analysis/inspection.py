@@ -1,0 +1,66 @@
+"""Everything that can be shown of a run's memory, in one call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hf_memoria.analysis.engram_lives import DOCUMENT, engram_lives, life_table
+from hf_memoria.analysis.memory_page import write_memory_page
+from hf_memoria.analysis.memory_plots import plot_lives, plot_memory_measures
+from hf_memoria.analysis.trace_files import Traces, read_traces
+
+
+def inspect_run(folder: str | Path, output: str | Path) -> list[Path]:
+    """Write tables, plots and a page of what a run's memory held; return the files.
+
+    `measures.png` holds the paper's measures of all traces that are found, one beside the other. For each of them
+    there are `lives.csv` (a row an engram), `life_table.csv`, `lives.png` (the longest document) and `memory.html`, in
+    a folder of their own if there are several.
+
+    Args:
+        folder: of a run: traces themselves, a folder `traces`, or several runs with one each.
+        output: where to write to.
+
+    Raises:
+        FileNotFoundError: if there are no traces in the folder.
+        ImportError: without matplotlib or plotly.
+    """
+    found = find_traces(folder)
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    plot_memory_measures(found, output / "measures.png")
+    written = [output / "measures.png"]
+    for name, traces in found.items():
+        written += _inspect(traces, output if len(found) == 1 else output / name, name)
+    return written
+
+
+def find_traces(folder: str | Path) -> dict[str, Traces]:
+    """Return the traces in a folder by name: its own, or those of the runs in it.
+
+    Raises:
+        FileNotFoundError: if there are none.
+    """
+    folder = Path(folder)
+    places = {folder.resolve().name: folder} | {path.name: path for path in sorted(folder.glob("*")) if path.is_dir()}
+    found = {}
+    for name, place in places.items():
+        for traces in (place, place / "traces"):
+            # A folder `traces` is the run's own, not a run by that name.
+            if (traces / "settings.json").is_file() and list(traces.glob("segments-*.parquet")):
+                found.setdefault(traces.resolve(), name)
+    if not found:
+        raise FileNotFoundError(
+            f"folder must hold traces of a run, as TraceCallback and TraceRecorder write them; {folder} has none."
+        )
+    return {name: read_traces(traces) for traces, name in found.items()}
+
+
+def _inspect(traces: Traces, output: Path, name: str) -> list[Path]:
+    output.mkdir(parents=True, exist_ok=True)
+    engram_lives(traces).to_csv(output / "lives.csv", index=False)
+    life_table(traces).to_csv(output / "life_table.csv")
+    longest = traces.segments.groupby(DOCUMENT).size().idxmax()
+    plot_lives(traces, *longest, output / "lives.png")
+    write_memory_page(traces, output / "memory.html", title=f"What the memory of {name} held")
+    return [output / file for file in ("lives.csv", "life_table.csv", "lives.png", "memory.html")]
