@@ -3,7 +3,7 @@
 import pytest
 import torch
 from families import CASES, answer, loss_of, tiny_batch, tiny_segments
-from test_token_memory import small_tokens, token_model
+from test_token_memory import token_model
 from torch.nn import functional as F
 
 from hf_memoria import TokenState
@@ -296,12 +296,20 @@ def test_states_with_histories_of_other_lengths_are_stacked():
         states.append(memory)
     joined = TokenState.cat([states[0], states[2]])
     assert len(joined.history) == 3
-    after = model({} or segments[3]["input_ids"].repeat(2, 1), memory=joined).memory
+    after = model(segments[3]["input_ids"].repeat(2, 1), memory=joined).memory
     one = model(segments[3]["input_ids"], memory=states[0]).memory
     two = model(segments[3]["input_ids"], memory=states[2]).memory
     torch.testing.assert_close(after.tokens, torch.cat([one.tokens, two.tokens]), atol=1e-5, rtol=1e-5)
 
 
-def test_small_tokens_have_every_loss():
-    assert small_tokens().recall_weight
-    assert small_tokens().memory_weight
+def test_a_row_that_has_read_nothing_has_no_tokens_of_its_own():
+    model = token_model("GPT2", "ForCausalLM", bptt_segments=2).train()
+    segments = tiny_segments("GPT2", steps=2)
+    memory = model(**segments[0]).memory
+    nothing = torch.tensor([[1] * 9, [0] * 9])
+    after = model(
+        **segments[1], memory=memory, attention_mask=nothing, reset_memory=torch.tensor([False, True])
+    ).memory
+    assert after.step.tolist() == [2, 0]
+    assert not after.tokens[1].any()
+    assert [segment.live.tolist() for segment in after.history] == [[True, False], [True, False]]
