@@ -3,10 +3,12 @@
 import pytest
 import torch
 from families import CASES, answer, loss_of, tiny_batch, tiny_segments
+from naive_tokens import naive_memory_encoder
 from test_token_memory import token_model
 from torch.nn import functional as F
 
 from hf_memoria import TokenState
+from hf_memoria.backbones import READING, TokenReading
 
 HEADS = {"GPT2": "ForCausalLM", "Llama": "ForCausalLM", "Bert": "ForMaskedLM", "Roberta": "ForMaskedLM"}
 FAMILY_HEADS = [*HEADS.items(), ("ViT", "ForImageClassification")]
@@ -110,18 +112,25 @@ def test_recall_is_the_distance_of_what_the_backbone_brings_back():
     model = token_model("GPT2", "ForCausalLM").train()
     batch = tiny_batch("GPT2", "ForCausalLM")
     mask = torch.tensor([[1] * 9, [1] * 6 + [0] * 3])
-    output = model(**batch, attention_mask=mask, output_hidden_states=True)
-    memory, base, wide = model.base_model.token_memory, model.transformer, output.hidden_states[-1]
-    after, total = output.memory.tokens, 0.0
+    recall = model(**batch, attention_mask=mask).losses["recall"]
+    own, base, total = model.base_model.token_memory, model.transformer, 0.0
+    reading = TokenReading(own.initial.weight.expand(2, -1, -1))
+    wide = base(input_ids=batch["input_ids"], attention_mask=mask, **{READING: reading}).last_hidden_state
     for row, length in enumerate((9, 6)):
-        embeds = torch.cat([after[row], memory.prompts.weight[1:], memory.prompts.weight[:1].expand(9, -1)])
+        after = naive_memory_encoder(own.encoder, own.initial.weight, wide[row, :length])
+        embeds = torch.cat([after, own.prompts.weight[1:], own.prompts.weight[:1].expand(9, -1)])
         sees = torch.ones(13, 13, dtype=torch.bool)
         sees[:4, 4:] = False
         sees[:, 4 + length :] = False
         places = torch.tensor([[0] * 4 + list(range(9))])
         brought = base(inputs_embeds=embeds[None], attention_mask=sees[None, None], position_ids=places)
-        total = total + (brought.last_hidden_state[0, 4 : 4 + length] - wide[row, :length]).square().mean(-1).sum()
-    torch.testing.assert_close(output.losses["recall"], total / 15, atol=1e-5, rtol=1e-5)
+        target = wide[row, :length].detach()
+        total = total + (brought.last_hidden_state[0, 4 : 4 + length] - target).square().mean(-1).sum()
+    torch.testing.assert_close(recall, total / 15, atol=1e-5, rtol=1e-5)
+    reached = [parameter for name, parameter in model.named_parameters() if "token_memory" in name or "h.0" in name]
+    gradients = [torch.autograd.grad(loss, reached, retain_graph=True) for loss in (recall, total / 15)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
 def test_a_recall_of_tokens_is_their_cross_entropy():
@@ -258,10 +267,6 @@ def test_gradients_through_time_are_those_of_one_long_graph():
         memory = output.memory
     ours = torch.autograd.grad(output.loss, list(model.parameters()), allow_unused=True)
     own, tokens = model.base_model.token_memory, None
-    from naive_tokens import naive_memory_encoder
-
-    from hf_memoria.backbones import READING, TokenReading
-
     for ids in segments:
         before = own.initial.weight.expand(2, -1, -1) if tokens is None else tokens
         reading = TokenReading(before)
