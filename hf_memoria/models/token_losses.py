@@ -63,7 +63,7 @@ class TokenLosses:
     def recall(self, after: Tensor) -> Tensor:
         """Return how far the segment that the backbone brings back from new memory tokens is from the real one."""
         ask = self.memory.recall_token(after.device).to(after.dtype).expand(len(after), 1, -1)
-        reading = TokenReading(torch.cat([after, ask], dim=1), sees_all=True)
+        reading = TokenReading(torch.cat([self.memory.placed(after), ask], dim=1), sees_all=True)
         inputs = self._blank(reading)
         if self.settings.recall_target == "tokens":
             return self._token_loss(reading, inputs)
@@ -95,11 +95,10 @@ class TokenLosses:
 
     def composition(self, before: Tensor) -> dict[str, Tensor]:
         """Return the memory loss and its parts; no gradient leaves the encoder."""
-        encoder, settings = self.memory.encoder, self.settings
-        projected = encoder.project(self.hidden.detach())
+        settings, projected = self.settings, self.memory.project(self.hidden.detach())
 
         def encode(memory: Tensor, positions: Tensor) -> Tensor:
-            return encoder.read(memory, projected, positions)
+            return self.memory.rewritten(memory, projected, positions)
 
         loss = memory_loss(encode, before.detach(), self.real, settings.max_chunks, settings.variance_target)
         parts = {"composition": loss.composition, "variance": loss.variance, "covariance": loss.covariance}

@@ -44,7 +44,7 @@ class TokenRecall:
         forward, cache = TokenForward(model, stock_forward), DynamicCache()
         tokens = forward.memory.starting_tokens(state.tokens, state.step).detach()
         nothing = {"inputs_embeds": tokens[:, :0], "past_key_values": cache, "use_cache": True}
-        forward.headless(TokenReading(tokens), nothing)
+        forward.headless(TokenReading(forward.memory.placed(tokens).detach()), nothing)
         layers: list[Any] = cache.layers
         return cls(forward, tokens, tuple((layer.keys, layer.values) for layer in layers))
 
@@ -83,9 +83,9 @@ class TokenRecall:
             real: which positions count, bool `[B, N]`.
             cached: by block, keys and values of the memory tokens and of those positions, where `reads_cache`.
         """
-        alive = real.any(dim=-1)
+        alive, memory = real.any(dim=-1), self.forward.memory
         if cached is None:
-            after = self.forward.memory.encoder(self.tokens, hidden, real)
+            after = memory.rewritten(self.tokens, memory.project(hidden), real)
         else:
             after = self._read_out(real, cached)
         tokens = torch.where(alive[:, None, None], after.to(state.tokens), state.tokens).detach()
@@ -97,7 +97,8 @@ class TokenRecall:
             cache.update(keys, values, block)
         none = self.tokens[:, :0]
         last = (real.sum(dim=-1) - 1).clamp(min=0)
-        reading = TokenReading(none, end=self.tokens, end_position=last, cached=self.num_prefix)
+        placed = self.forward.memory.placed(self.tokens)
+        reading = TokenReading(none, end=placed, end_position=last, cached=self.num_prefix)
         inputs = {"inputs_embeds": none, "attention_mask": real.to(torch.int64), "past_key_values": cache}
         self.forward.headless(reading, inputs | {"use_cache": True})
         assert reading.end_hidden is not None

@@ -17,6 +17,7 @@ from hf_memoria.models.losses import zero_without_targets
 from hf_memoria.models.outputs import with_memory
 from hf_memoria.models.token_forward import Forward, TokenForward
 from hf_memoria.models.token_losses import TokenLosses
+from hf_memoria.modules.memory_encoder import kept_where_nothing_is_real
 from hf_memoria.token_memory import PastSegment, TokenState
 
 READ_AGAIN = (
@@ -67,15 +68,16 @@ class TokenSegment:
 
     def _reading(self, before: Tensor) -> TokenReading:
         writes_itself = self.memory.encoder is None and self.forward.causal
-        return TokenReading(before, end=before if writes_itself else None)
+        placed = self.memory.placed(before)
+        return TokenReading(placed, end=placed if writes_itself else None)
 
     def write(self, before: Tensor, reading: TokenReading, real: Tensor) -> Tensor:
         """Return the memory tokens `[B, M, D]` after a segment; rows that are padding keep theirs."""
         if self.memory.encoder is not None:
-            return self.memory.encoder(before, reading.final_hidden, real)
+            return self.memory.rewritten(before, self.memory.project(reading.final_hidden), real)
         own = reading.end_hidden if self.forward.causal else reading.front_hidden
         assert own is not None
-        return torch.where(real.any(dim=-1)[:, None, None], own, before)
+        return kept_where_nothing_is_real(own, before, real)
 
     def _relive(self, state: TokenState) -> TokenState:
         """Read the last segments once more, with gradient.

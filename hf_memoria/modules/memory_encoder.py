@@ -11,6 +11,9 @@ from torch.nn import functional as F
 
 from hf_memoria.modules.abstractor import open_empty_rows
 
+SMALL = 0.02
+"""Standard deviation of vectors that are added to others, or stand where embeddings do, at the start."""
+
 
 class MemoryEncoderLayer(nn.Module):
     """Pre-norm cross-attention from memory tokens to a segment, then an MLP (thought-and-memory).
@@ -97,11 +100,14 @@ class MemoryEncoder(nn.Module):
         mask, tokens = open_empty_rows(real)[:, None, None], memory
         for layer, keys_and_values in zip(self.layers, projected, strict=True):
             tokens = layer(tokens, keys_and_values, mask)
-        return torch.where(real.any(dim=-1)[:, None, None], self.norm(tokens), memory)
+        return kept_where_nothing_is_real(self.norm(tokens), memory, real)
 
 
 class TokenMemory(nn.Module):
     """What a token memory adds to a backbone: tokens to start from, tokens to be filled in, and a memory encoder.
+
+    Wherever tokens are read, by the backbone or by the encoder, a learned vector of their slot is added, as position
+    embeddings are in the recurrent memory transformer: tokens that have become the same can still part again.
 
     Args:
         hidden_size: D.
@@ -109,7 +115,6 @@ class TokenMemory(nn.Module):
         encoder_layers: layers of the memory encoder; 0 leaves it out (recurrent memory transformer).
         encoder_heads: its heads.
         dropout: of the encoder.
-        initializer_range: standard deviation of the tokens at the start.
         prompts: whether there are tokens to be filled in, which a recall loss needs.
     """
 
@@ -120,26 +125,44 @@ class TokenMemory(nn.Module):
         encoder_layers: int,
         encoder_heads: int,
         dropout: float = 0.0,
-        initializer_range: float = 0.02,
         prompts: bool = True,
     ) -> None:
         super().__init__()
-        self.initializer_range = initializer_range
         # Embeddings are called, not read, so that hooks which load offloaded weights see it.
         self.initial = nn.Embedding(num_tokens, hidden_size)
+        self.slots = nn.Embedding(num_tokens, hidden_size)
         self.prompts = nn.Embedding(2, hidden_size) if prompts else None
         self.encoder = MemoryEncoder(hidden_size, encoder_layers, encoder_heads, dropout) if encoder_layers else None
 
     def reset_memory_parameters(self) -> None:
-        """Draw the tokens anew; all else is initialised as the backbone's layers of the same type are."""
-        for tokens in (self.initial, self.prompts):
+        """Initialise everything, whatever the backbone does with layers of the same type.
+
+        Tokens start with the norm that written ones have, and layers as torch's own do: with the small weights of a
+        backbone a narrow encoder changes its tokens by next to nothing, and learns next to nothing.
+        """
+        nn.init.normal_(self.initial.weight)
+        for tokens in (self.slots, self.prompts):
             if tokens is not None:
-                nn.init.normal_(tokens.weight, std=self.initializer_range)
+                nn.init.normal_(tokens.weight, std=SMALL)
+        for module in [] if self.encoder is None else self.encoder.modules():
+            _initialise_as_torch(module)
 
     def starting_tokens(self, tokens: Tensor, step: Tensor) -> Tensor:
         """Return what a segment starts from: `tokens` `[B, M, D]`, the learned ones in rows with `step` `[B]` zero."""
-        learned = self.initial(torch.arange(self.initial.num_embeddings, device=tokens.device))
+        learned = self.initial(self._slot_numbers(tokens.device))
         return torch.where((step == 0)[:, None, None], learned.to(tokens.dtype), tokens)
+
+    def placed(self, tokens: Tensor) -> Tensor:
+        """Return memory tokens `[B, M, D]` as they are read: with the vectors of their slots."""
+        return tokens + self.slots(self._slot_numbers(tokens.device)).to(tokens.dtype)
+
+    def project(self, segment: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return what the encoder needs of a segment `[B, T, D]`."""
+        return self._encoder().project(segment)
+
+    def rewritten(self, tokens: Tensor, projected: list[tuple[Tensor, Tensor]], real: Tensor) -> Tensor:
+        """Return memory tokens `[B, M, D]` after reading where bool `real` `[B, T]` is true."""
+        return kept_where_nothing_is_real(self._encoder().read(self.placed(tokens), projected, real), tokens, real)
 
     def mask_token(self, device: torch.device) -> Tensor:
         """Return the token that stands where the backbone is to recall what stood there, `[D]`."""
@@ -149,6 +172,13 @@ class TokenMemory(nn.Module):
         """Return the token that asks the backbone to recall, `[D]`."""
         return self._prompt(1, device)
 
+    def _encoder(self) -> MemoryEncoder:
+        assert self.encoder is not None
+        return self.encoder
+
+    def _slot_numbers(self, device: torch.device) -> Tensor:
+        return torch.arange(self.initial.num_embeddings, device=device)
+
     def _prompt(self, number: int, device: torch.device) -> Tensor:
         if self.prompts is None:
             raise ValueError(
@@ -156,3 +186,18 @@ class TokenMemory(nn.Module):
                 "for the recall loss. See wrap(model, memory=...)."
             )
         return self.prompts(torch.tensor(number, device=device))
+
+
+def kept_where_nothing_is_real(after: Tensor, before: Tensor, real: Tensor) -> Tensor:
+    """Return `after` `[B, M, D]`, and `before` in rows that have no position to read in bool `real` `[B, T]`."""
+    return torch.where(real.any(dim=-1)[:, None, None], after, before)
+
+
+def _initialise_as_torch(module: nn.Module) -> None:
+    if isinstance(module, nn.LayerNorm):
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Linear):
+        nn.init.kaiming_uniform_(module.weight, a=5**0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

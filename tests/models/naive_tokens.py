@@ -69,6 +69,7 @@ def naive_memory_encoder(encoder: Any, memory: Tensor, segment: Tensor) -> Tenso
 def naive_segment(family: str, model: Any, stock_base: Any, inputs: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Return final hidden states `[T, D]` and the memory tokens `[M, D]` after a segment of one row."""
     memory, count = model.base_model.token_memory, len(tokens)
+    tokens = tokens + memory.slots.weight
     if family in ("GPT2", "Llama"):
         end = tokens if memory.encoder is None else tokens[:0]
         hidden = naive_decoder(stock_base, inputs, tokens, end)
