@@ -125,7 +125,7 @@ def test_help_lists_the_settings_and_hides_the_inner_one(capsys):
 def test_every_config_can_be_read_and_holds_only_what_differs(config):
     base, settings = (yaml.safe_load(path.read_text()) for path in (CONFIGS / "base.yaml", config))
     args = parse_arguments(Arguments, CONFIGS, ["--config", str(config)])
-    assert args.memory().segment_length == args.segment_length
+    assert args.memory_config().segment_length == args.segment_length
     if config.stem != "base":
         assert not {key for key, value in settings.items() if base.get(key) == value}
 

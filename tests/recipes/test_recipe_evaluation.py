@@ -116,12 +116,12 @@ def test_no_document_reads_itself_and_one_alone_is_not_shuffled(memory_model, do
         assert np.abs(own[LENGTH:] - shuffled[LENGTH:]).max() > 1e-3
 
 
-def test_mean_engrams_counts_what_a_segment_finds(memory_model, documents):
+def test_mean_held_counts_the_engrams_that_a_segment_finds(memory_model, documents):
     found = score_with_memory(memory_model, documents, segment_length=LENGTH, **QUIET)
     held = [0 if state is None else (state.num_short_term + state.num_long_term).item()
             for document in documents for state in read_alone(memory_model, document)[1][:-1]]  # fmt: skip
-    assert found.mean_engrams == pytest.approx(np.mean(held))
-    assert found.mean_engrams > 0
+    assert found.mean_held == pytest.approx(np.mean(held))
+    assert found.mean_held > 0
 
 
 @pytest.mark.parametrize("with_memory", [True, False])

@@ -39,10 +39,10 @@ def test_memory_costs_what_pytorch_counts(gpt2):
 
 def test_the_stride_costs_as_much_as_the_memory(gpt2):
     memory = EngramMemoryConfig(**SETTINGS, segment_length=64)
-    stride, ratio = matched_stride(gpt2, memory, length=64, window=64, engrams=100)
+    stride, ratio = matched_stride(gpt2, memory, length=64, window=64, held=100)
     assert 1 <= stride < 64
     assert ratio == pytest.approx(1, abs=0.05)
-    wider, _ = matched_stride(gpt2, memory, length=64, window=128, engrams=100)
+    wider, _ = matched_stride(gpt2, memory, length=64, window=128, held=100)
     assert wider > stride
     larger = EngramMemoryConfig(**(SETTINGS | {"num_memories": 64}), segment_length=64)
-    assert matched_stride(gpt2, larger, length=64, window=64, engrams=100)[0] < stride
+    assert matched_stride(gpt2, larger, length=64, window=64, held=100)[0] < stride
