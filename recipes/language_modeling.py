@@ -108,17 +108,16 @@ class Arguments:
     def __post_init__(self) -> None:
         parse_seeds(self.seeds)
         check_positive(self, "layers", "hidden_size", "heads", "segment_length", "lanes", "epochs", "learning_rate")
-        for name in ("memory", "trainer_arguments"):
-            try:
-                json.loads(getattr(self, name))
-            except json.JSONDecodeError as error:
-                raise WrongSettingError(name, "JSON", getattr(self, name)) from error
+        try:
+            json.loads(self.trainer_arguments)
+        except json.JSONDecodeError as error:
+            raise WrongSettingError("trainer_arguments", "JSON", self.trainer_arguments) from error
         if "memory" not in self.arms or set(self.arms) - {"memory", "plain"}:
             raise WrongSettingError("arms", "memory, or memory and plain", " ".join(self.arms))
         try:
             self.memory_config()
         except ValueError as error:
-            raise WrongSettingError("memory", "settings of a memory as in config.memory", self.memory) from error
+            raise WrongSettingError("memory", "JSON of a memory's settings and its kind", self.memory) from error
 
     def memory_config(self) -> EngramMemoryConfig | TokenMemoryConfig:
         """Return the settings of the memory."""

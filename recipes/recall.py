@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from common.arms import Run, compare_arms, kept_runs, parse_seeds, plot_curves
-from common.config import parse_arguments
+from common.config import WrongSettingError, check_positive, parse_arguments
 from common.memory_arms import RECALL_ARMS, check_arms
 from common.recall import RecallTask, accuracy_by_lag, training_rows
 from common.report import timed, write_json
@@ -49,11 +49,13 @@ class Arguments:
     keys: int = field(metadata={"help": "How many keys there are; at least pairs * (lags + 1)."})
     values: int = field(metadata={"help": "How many values; guessing is right once in so many times."})
     fillers: int = field(metadata={"help": "Words of filler."})
-    filler_pieces: int = field(metadata={"help": "Of a segment, three words each."})
+    filler_pieces: int = field(metadata={"help": "Of a segment, two words each."})
 
     layers: int = field(metadata={"help": "Blocks of the backbone, a GPT-2."})
     hidden_size: int = field(metadata={"help": "Its width."})
     heads: int = field(metadata={"help": "Its attention heads."})
+
+    initializer_range: float = field(metadata={"help": "Standard deviation of its weights at the start."})
 
     num_tokens: int = field(metadata={"help": "Memory tokens."})
     encoder_layers: int = field(metadata={"help": "Layers of their encoder, where there is one."})
@@ -71,6 +73,15 @@ class Arguments:
     memory_learning_rate: float = field(metadata={"help": "That of the memory's parameters."})
     logs: int = field(metadata={"help": "Points of the curves."})
     test_documents: int = field(metadata={"help": "To measure on after the last step."})
+
+    def __post_init__(self) -> None:
+        parse_seeds(self.seeds)
+        check_positive(self, "segments", "pairs", "lags", "values", "fillers", "layers", "hidden_size", "heads")
+        check_positive(self, "steps", "lanes", "learning_rate", "memory_learning_rate", "logs", "test_documents")
+        try:
+            self.task()
+        except ValueError as error:
+            raise WrongSettingError("keys", f"at least {self.pairs * (self.lags + 1)}", self.keys) from error
 
     def task(self) -> RecallTask:
         """Return what is to be learned."""
@@ -126,6 +137,7 @@ def run(arm: str, seed: int, args: Arguments) -> Run:
         hidden_size=args.hidden_size,
         heads=args.heads,
         dropout=0.0,
+        initializer_range=args.initializer_range,
     )
     model = wrap(backbone, memory=RECALL_ARMS[arm].memory(args))
     seconds: dict[str, float] = {}

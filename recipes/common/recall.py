@@ -13,11 +13,11 @@ from transformers import PreTrainedModel
 
 from hf_memoria import segment_documents
 
-ASK = 1
+TELL, FIRST_KEY = 0, 1
 IGNORED = -100
 TEST_SEED = 2**31
 
-WORDS = 3
+WORDS = 2
 """Tokens of a statement, of a question with its answer, and of a piece of filler."""
 
 
@@ -25,20 +25,22 @@ WORDS = 3
 class RecallTask:
     """Documents of `segments` segments, each of statements, questions and filler in random order.
 
-    A statement is TELL, key, value; a question is ASK, key, value. A segment tells `pairs` keys, none of which was
-    told in the `lags` segments before, and asks one key of each of those: an answer is the value that was told for
-    that key 1, 2, ... `lags` segments ago, and nothing in the segment itself tells it.
+    A statement is TELL and a word that means a key with its value; a question is a key, and the answer its value. So
+    nothing has to be put together from words that stand beside one another, which a small model takes long to learn
+    and which has nothing to do with memory. A segment tells `pairs` keys, none of which was told in the `lags`
+    segments before, and asks for all those keys: an answer is the value that was told for that key 1, 2, ... `lags`
+    segments ago, and nothing in the segment itself tells it.
 
-    Ids: 0 is TELL, 1 is ASK, then come the keys, the values and the filler.
+    Ids: 0 is TELL, then come the keys, the values, the words for a key with a value, and the filler.
 
     Args:
         segments: of a document.
         pairs: told in a segment.
-        lags: L; so many questions a segment, fewer in the first ones.
+        lags: segments that a key is asked for after it was told; there are fewer questions in the first ones.
         keys: that there are, at least `pairs` * (`lags` + 1).
         values: that there are; guessing is right once in so many times.
         fillers: words of filler.
-        filler_pieces: of a segment, of three words each.
+        filler_pieces: of a segment, of two words each.
     """
 
     segments: int
@@ -60,12 +62,31 @@ class RecallTask:
     @property
     def segment_length(self) -> int:
         """Tokens of a segment."""
-        return WORDS * (self.pairs + self.lags + self.filler_pieces)
+        return WORDS * self._pieces
+
+    @property
+    def _pieces(self) -> int:
+        return self.pairs * (1 + self.lags) + self.filler_pieces
 
     @property
     def vocabulary(self) -> int:
         """Number of ids."""
-        return 2 + self.keys + self.values + self.fillers
+        return self.first_filler + self.fillers
+
+    @property
+    def first_value(self) -> int:
+        """Id of the first value."""
+        return FIRST_KEY + self.keys
+
+    @property
+    def first_pair(self) -> int:
+        """Id of the word for the first key with the first value; those of a key follow one another."""
+        return self.first_value + self.values
+
+    @property
+    def first_filler(self) -> int:
+        """Id of the first filler."""
+        return self.first_pair + self.keys * self.values
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return new documents and where their questions are.
@@ -80,7 +101,7 @@ class RecallTask:
         return ids, lags
 
     def _told(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return keys and values `[count, segments, pairs]`, as ids."""
+        """Return numbers of keys and values, `[count, segments, pairs]`."""
         last_told = torch.full((count, self.keys), -self.lags - 1)
         told = []
         for number in range(self.segments):
@@ -89,25 +110,23 @@ class RecallTask:
             last_told.scatter_(1, keys, number)
             told.append(keys)
         values = torch.randint(self.values, (count, self.segments, self.pairs), generator=generator)
-        return torch.stack(told, dim=1) + 2, values + 2 + self.keys
+        return torch.stack(told, dim=1), values
 
     def _segment(self, number: int, keys: Tensor, values: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         count = len(keys)
-        first_filler = 2 + self.keys + self.values
-        tell = torch.zeros(count, self.pairs, dtype=torch.int64)
-        pieces = [torch.stack([tell, keys[:, number], values[:, number]], dim=-1)]
-        asked = torch.zeros(count, self.pairs + self.lags + self.filler_pieces, dtype=torch.int64)
+        said = self.first_pair + keys[:, number] * self.values + values[:, number]
+        pieces = [torch.stack([torch.full_like(said, TELL), said], dim=-1)]
+        asked = torch.zeros(count, self._pieces, dtype=torch.int64)
         for lag in range(1, min(self.lags, number) + 1):
-            which = torch.randint(self.pairs, (count, 1), generator=generator)
-            key, value = (told[:, number - lag].gather(1, which) for told in (keys, values))
-            pieces.append(torch.stack([torch.full_like(key, ASK), key, value], dim=-1))
-            asked[:, self.pairs + lag - 1] = lag
+            key, value = keys[:, number - lag], values[:, number - lag]
+            pieces.append(torch.stack([FIRST_KEY + key, self.first_value + value], dim=-1))
+            asked[:, self.pairs * lag : self.pairs * (lag + 1)] = lag
         missing = asked.shape[1] - sum(piece.shape[1] for piece in pieces)
-        pieces.append(torch.randint(first_filler, self.vocabulary, (count, missing, WORDS), generator=generator))
+        pieces.append(torch.randint(self.first_filler, self.vocabulary, (count, missing, WORDS), generator=generator))
         order = torch.rand(asked.shape, generator=generator).argsort(dim=1)
         ids = torch.cat(pieces, dim=1).gather(1, order.unsqueeze(-1).expand(-1, -1, WORDS))
         lags = torch.zeros_like(ids)
-        lags[:, :, 1] = asked.gather(1, order)  # the answer follows the key
+        lags[:, :, 0] = asked.gather(1, order)  # it follows the key
         return ids.flatten(1), lags.flatten(1)
 
 
@@ -124,13 +143,12 @@ def training_rows(task: RecallTask, steps: int, lanes: int, generator: torch.Gen
     rows = segment_documents(
         Dataset.from_dict({"input_ids": documents}), segment_length=task.segment_length, lanes=lanes
     )
-    return rows.map(_only_answers, batched=True)
+    return rows.map(_only_answers, batched=True, fn_kwargs={"keys": (FIRST_KEY, task.first_value)})
 
 
-def _only_answers(batch: dict[str, Any]) -> dict[str, Any]:
+def _only_answers(batch: dict[str, Any], keys: tuple[int, int]) -> dict[str, Any]:
     ids, targets = (np.array(batch[name], dtype=np.int32) for name in ("input_ids", "shift_labels"))
-    before = np.pad(ids, ((0, 0), (1, 0)))[:, :-1]
-    return {"shift_labels": np.where(before == ASK, targets, IGNORED)}
+    return {"shift_labels": np.where((ids >= keys[0]) & (ids < keys[1]), targets, IGNORED)}
 
 
 @torch.no_grad()

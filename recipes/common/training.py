@@ -5,9 +5,17 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 
 def small_gpt2(
-    *, vocabulary: int, end_of_text: int, positions: int, layers: int, hidden_size: int, heads: int, dropout: float
+    *,
+    vocabulary: int,
+    end_of_text: int,
+    positions: int,
+    layers: int,
+    hidden_size: int,
+    heads: int,
+    dropout: float,
+    initializer_range: float = 0.02,
 ) -> GPT2LMHeadModel:
-    """Return a GPT-2 with random weights."""
+    """Return a GPT-2 with random weights, normal with standard deviation `initializer_range`."""
     return GPT2LMHeadModel(
         GPT2Config(
             vocab_size=vocabulary,
@@ -18,6 +26,7 @@ def small_gpt2(
             resid_pdrop=dropout,
             embd_pdrop=dropout,
             attn_pdrop=dropout,
+            initializer_range=initializer_range,
             bos_token_id=end_of_text,
             eos_token_id=end_of_text,
         )

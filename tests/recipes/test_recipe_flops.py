@@ -1,9 +1,10 @@
 import pytest
 import torch
 from common.flops import block_flops, matched_stride, memory_flops
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from hf_memoria import EngramMemoryConfig, wrap
+from hf_memoria import EngramMemoryConfig, TokenMemoryConfig, wrap
 
 LENGTH = 8
 SETTINGS = {"num_memories": 3, "stm_capacity": 400, "num_reminded_stm": 3, "num_reminded_ltm": 0}
@@ -35,6 +36,16 @@ def test_memory_costs_what_pytorch_counts(gpt2):
     with_memory, _ = counted(model, ids, state)
     without, _ = counted(wrap(gpt2, memory=None).eval(), ids)
     assert memory_flops(gpt2, memory, LENGTH, held) == pytest.approx(with_memory - without, rel=0.0001)
+
+
+@pytest.mark.parametrize("encoder_layers", [2, 0])
+def test_memory_tokens_cost_what_pytorch_counts(gpt2, encoder_layers):
+    memory = TokenMemoryConfig(num_tokens=3, encoder_layers=encoder_layers, segment_length=LENGTH)
+    ids = torch.zeros(1, LENGTH, dtype=torch.long)
+    with sdpa_kernel(SDPBackend.MATH):  # whose operations are counted
+        with_memory, _ = counted(wrap(gpt2, memory=memory).eval(), ids)
+    without, _ = counted(wrap(gpt2, memory=None).eval(), ids)
+    assert memory_flops(gpt2, memory, LENGTH, 3) == with_memory - without
 
 
 def test_the_stride_costs_as_much_as_the_memory(gpt2):
