@@ -1,12 +1,14 @@
-"""Train a language model with an engram memory and the same backbone without, and compare them on held-out documents.
+"""Train a language model with a memory and the same backbone without, and compare them on held-out documents.
 
     python recipes/language_modeling.py                                             # from nothing, in a few minutes
     python recipes/language_modeling.py --config recipes/configs/language_modeling/gutenberg.yaml \\
         --train_file books/*.txt --validation_file held_out/*.txt --seeds 0,1,2      # yours
+    python recipes/language_modeling.py --config recipes/configs/language_modeling/token_memory.yaml
 
 Without a corpus it reads the documentation that ships with Python, without a checkpoint it trains a small GPT-2 and
 its tokenizer from nothing. Both arms get the same initial weights of the backbone, the same segments in the same order
-and the same schedule. Settings are the fields of `Arguments`; their values are in configs/language_modeling/base.yaml.
+and the same schedule. The memory is one of engrams, or what `memory` says. Settings are the fields of `Arguments`;
+their values are in configs/language_modeling/base.yaml.
 """
 
 import argparse
@@ -46,7 +48,8 @@ from transformers import (
     set_seed,
 )
 
-from hf_memoria import EngramMemoryConfig, MemoriaCallback, segment_documents, wrap
+from hf_memoria import EngramMemoryConfig, MemoriaCallback, TokenMemoryConfig, segment_documents, wrap
+from hf_memoria.models.memory_config import memory_config_from
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "language_modeling"
 
@@ -71,6 +74,7 @@ class Arguments:
     )
     output_dir: Path = field(metadata={"help": "Where results, plot and model go."})
     seeds: list[str] = field(metadata={"help": "One or more, as 0,1,2."})
+    arms: list[str] = field(metadata={"help": "memory, and plain if the same backbone without one is to be trained."})
 
     vocabulary_size: int = field(metadata={"help": "Of the tokenizer trained here."})
     layers: int = field(metadata={"help": "Blocks of the backbone trained from nothing."})
@@ -78,6 +82,9 @@ class Arguments:
     heads: int = field(metadata={"help": "Its attention heads."})
     dropout: float = field(metadata={"help": "Its dropout."})
 
+    memory: str = field(
+        default="{}", metadata={"help": "JSON of a memory's settings, its kind among them; else engrams, as follows."}
+    )
     num_memories: int = field(metadata={"help": "Working-memory vectors that a segment leaves."})
     stm_capacity: int = field(metadata={"help": "Short-term engrams before the oldest become long-term."})
     num_reminded_stm: int = field(metadata={"help": "Short-term engrams reminded for a segment."})
@@ -105,9 +112,17 @@ class Arguments:
             json.loads(self.trainer_arguments)
         except json.JSONDecodeError as error:
             raise WrongSettingError("trainer_arguments", "JSON", self.trainer_arguments) from error
+        if "memory" not in self.arms or set(self.arms) - {"memory", "plain"}:
+            raise WrongSettingError("arms", "memory, or memory and plain", " ".join(self.arms))
+        try:
+            self.memory_config()
+        except ValueError as error:
+            raise WrongSettingError("memory", "JSON of a memory's settings and its kind", self.memory) from error
 
-    def memory(self) -> EngramMemoryConfig:
+    def memory_config(self) -> EngramMemoryConfig | TokenMemoryConfig:
         """Return the settings of the memory."""
+        if given := json.loads(self.memory):
+            return memory_config_from({"segment_length": self.segment_length, **given})
         names = ("num_memories", "stm_capacity", "num_reminded_stm", "num_reminded_ltm", "segment_length")
         gate = None if self.gate == "none" else self.gate
         return EngramMemoryConfig(**{name: getattr(self, name) for name in names}, gate=gate)
@@ -142,7 +157,7 @@ def main(args: Arguments) -> dict[str, Any]:
 def run(
     args: Arguments, seed: int, train: Dataset, validation: Dataset, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Any]:
-    """Train both arms from one seed, evaluate them, and leave results, plot, model and a continuation in a folder."""
+    """Train the arms from one seed, evaluate them, and leave results, plot, model and a continuation in a folder."""
     corpus = {
         split: {"documents": len(documents), "tokens": sum(map(len, documents["input_ids"]))}
         for split, documents in (("train", train), ("validation", validation))
@@ -152,15 +167,21 @@ def run(
     seconds: dict[str, float] = {}
     models = build_arms(args, tokenizer, seed)
     segments = segment_documents(train.shuffle(seed), segment_length=args.segment_length, lanes=args.lanes)
-    losses = {}
+    logs = {}
     for arm, model in models.items():
         with timed(seconds, f"train {arm}"):
-            losses[arm] = train_arm(arm, model, segments, args, seed)
+            logs[arm] = train_arm(arm, model, segments, args, seed)
+    # Of the losses that a token memory adds up, the one that other models have, too.
+    losses = {
+        arm: [(entry["step"], entry.get("memory/task_loss", entry["loss"])) for entry in logs[arm]] for arm in logs
+    }
     with timed(seconds, "evaluate"):
         scores, sliding = evaluate(models, validation["input_ids"], args)
     cases = summarise_cases(scores, scored_bytes(validation, tokenizer), args.segment_length)
     print(f"\nValidation on {len(validation)} documents; ± is the standard error over documents")
-    print(f"{format_table(cases)}\n{format_sliding_window(sliding)}")
+    print(format_table(cases))
+    if sliding:
+        print(format_sliding_window(sliding))
     results = {
         "seed": seed,
         "cases": cases,
@@ -169,6 +190,7 @@ def run(
         "validation_titles": validation["title"][:],
         "parameters": {arm: model.num_parameters() for arm, model in models.items()},
         "training_loss": losses,
+        "memory_statistics": memory_statistics(logs["memory"]),
         "seconds": seconds,
         "arguments": asdict(args),
         "versions": versions(),
@@ -202,16 +224,15 @@ def build_arms(args: Arguments, tokenizer: PreTrainedTokenizerBase, seed: int) -
     if args.sliding_window is not None and args.sliding_window > positions:
         raise ValueError(f"sliding_window must be at most the backbone's {positions}; got {args.sliding_window}.")
     plain = wrap(backbone, memory=None)
-    memory = wrap(backbone, memory=args.memory())
+    memory = wrap(backbone, memory=args.memory_config())
     weights = memory.state_dict()
     assert all(torch.equal(weights[name], weight) for name, weight in plain.state_dict().items())
-    return {"memory": memory, "plain": plain}
+    models = {"memory": memory, "plain": plain}
+    return {arm: model for arm, model in models.items() if arm in args.arms}
 
 
-def train_arm(
-    arm: str, model: PreTrainedModel, segments: Dataset, args: Arguments, seed: int
-) -> list[tuple[int, float]]:
-    """Train a model with the plain Trainer; return (step, mean loss since the one before) of every logging step."""
+def train_arm(arm: str, model: PreTrainedModel, segments: Dataset, args: Arguments, seed: int) -> list[dict[str, Any]]:
+    """Train a model with the plain Trainer; return its logs: step, mean loss since the one before, and more."""
     settings = {
         "output_dir": str(args.output_dir / "trainer" / arm),
         "per_device_train_batch_size": args.lanes,
@@ -235,30 +256,37 @@ def train_arm(
     )
     print(f"\nTraining: {CASES[arm]}, {model.num_parameters():,} parameters")
     trainer.train()
-    return [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+def memory_statistics(logs: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
+    """Return what was logged of the memory, by name: (step, value)."""
+    names = sorted({name for entry in logs for name in entry if name.startswith("memory/")})
+    return {name: [(entry["step"], entry[name]) for entry in logs if name in entry] for name in names}
 
 
 def evaluate(
     models: dict[str, PreTrainedModel], documents: list[list[int]], args: Arguments
-) -> tuple[dict[str, Any], dict[str, float]]:
-    """Return the scores of every case, and what the sliding window was matched to."""
+) -> tuple[dict[str, Any], dict[str, float] | None]:
+    """Return the scores of every case that the arms allow, and what the sliding window was matched to."""
     documents, length = [list(document) for document in documents], args.segment_length
-    memory, plain = models["memory"], models["plain"]
+    memory, plain = models["memory"], models.get("plain")
     batch = {"batch_size": args.evaluation_batch_size}
     read = score_with_memory(memory, documents, segment_length=length, **batch, description="Memory on, and shuffled")
-    window = args.sliding_window or length
-    stride, ratio = matched_stride(plain, args.memory(), length=length, window=window, engrams=read.mean_engrams)
     segments = {"window": length, "stride": length}
     scores = {
         "memory": read.own,
         "memory_off": score_windows(memory, documents, **segments, **batch, description="Memory off"),
         "shuffled": read.shuffled,
-        "plain": score_windows(plain, documents, **segments, **batch, description="Without memory"),
-        "sliding": score_windows(
-            plain, documents, window=window, stride=stride, **batch, description="Sliding window"
-        ),
     }
-    return scores, {"window": window, "stride": stride, "flops_ratio": ratio, "mean_engrams": read.mean_engrams}
+    if plain is None:
+        return scores, None
+    window, held = args.sliding_window or length, read.mean_held
+    stride, ratio = matched_stride(plain, args.memory_config(), length=length, window=window, held=held)
+    sliding = {"window": window, "stride": stride}
+    scores["plain"] = score_windows(plain, documents, **segments, **batch, description="Without memory")
+    scores["sliding"] = score_windows(plain, documents, **sliding, **batch, description="Sliding window")
+    return scores, {**sliding, "flops_ratio": ratio, "mean_held": held}
 
 
 if __name__ == "__main__":

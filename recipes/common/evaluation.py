@@ -16,6 +16,9 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from hf_memoria.memory import EngramState
+from hf_memoria.token_memory import TokenState
+
 Documents = list[list[int]]
 Scores = list[np.ndarray]
 
@@ -73,12 +76,12 @@ class MemoryScores:
     Attributes:
         own: scores of each document with the memory of what came before in it.
         shuffled: the same with the memory of another document; None if there is only one document.
-        mean_engrams: engrams held when a segment is read, mean over segments.
+        mean_held: engrams or memory tokens held when a segment is read, mean over segments.
     """
 
     own: Scores
     shuffled: Scores | None
-    mean_engrams: float
+    mean_held: float
 
 
 def score_with_memory(
@@ -95,7 +98,7 @@ def score_with_memory(
     by_length = sorted(range(len(documents)), key=lambda row: -len(documents[row]))
     batches = np.array_split(by_length, max(1, len(documents) // max(batch_size, 2)))  # none has a single row
     total = sum(len(windows(len(document), segment_length, segment_length)) for document in documents)
-    engrams: list[int] = []
+    counts: list[int] = []
     with tqdm(total=total, desc=description, unit="segment") as progress:
         for rows in batches:
             for start, losses, held in _read_rows(model, [documents[row] for row in rows], segment_length):
@@ -103,16 +106,16 @@ def score_with_memory(
                     place = slice(start, min(start + segment_length, len(own[row])))
                     own[row][place] = own_loss[: place.stop - start]
                     shuffled[row][place] = other_loss[: place.stop - start]
-                engrams += held
+                counts += held
                 progress.update(len(held))
-    return MemoryScores(own, shuffled if len(documents) > 1 else None, float(np.mean(engrams)))
+    return MemoryScores(own, shuffled if len(documents) > 1 else None, float(np.mean(counts)))
 
 
 @torch.no_grad()
 def _read_rows(
     model: PreTrainedModel, documents: Documents, length: int
 ) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray], list[int]]]:
-    """Yield (start, (losses with the own state, with that of the next row), engrams held) of each segment.
+    """Yield (start, (losses with the own state, with that of the next row), vectors held) of each segment.
 
     The documents come longest first, so that those which have a segment left are the first rows of the batch.
     """
@@ -125,10 +128,17 @@ def _read_rows(
         own_loss, written = _segment_losses(model, batch, None if memory is None else memory[rows])
         other = None if memory is None else memory[(rows + 1) % len(documents)]
         other_loss, _ = _segment_losses(model, batch, other)
-        held = [0] * len(rows) if memory is None else (memory.num_short_term + memory.num_long_term)[rows].tolist()
+        held = [0] * len(rows) if memory is None else vectors_held(memory)[rows].tolist()
         yield start, (own_loss, other_loss), held
         ended = None if memory is None or len(rows) == len(documents) else memory[len(rows) :]
         memory = written if ended is None else type(written).cat([written, ended])
+
+
+def vectors_held(memory: EngramState | TokenState) -> Tensor:
+    """Return how many engrams or memory tokens of its own each row has, `[B]`."""
+    if isinstance(memory, TokenState):
+        return memory.num_tokens * (memory.step > 0)
+    return memory.num_short_term + memory.num_long_term
 
 
 def _segment_batch(documents: Documents, start: int, length: int, device: torch.device) -> dict[str, Tensor]:

@@ -1,14 +1,15 @@
 """What does a scored token cost, and which sliding window costs as much as the memory?
 
 Floating point operations of the forward pass, two for each multiplication and addition. T tokens in a segment, D
-hidden size, W working-memory vectors, K reminded engrams, M engrams held.
+hidden size, W working-memory vectors, K reminded engrams, M engrams or memory tokens held.
 """
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_memoria import EngramMemoryConfig
+from hf_memoria import EngramMemoryConfig, TokenMemoryConfig
 from hf_memoria.memory.room import FEWEST_SEGMENTS
+from hf_memoria.models.memory_config import MemoryConfig
 
 
 def block_flops(backbone: PreTrainedModel, length: int) -> float:
@@ -23,7 +24,28 @@ def block_flops(backbone: PreTrainedModel, length: int) -> float:
     return 2.0 * matrices * length + attention
 
 
-def memory_flops(backbone: PreTrainedModel, memory: EngramMemoryConfig, length: int, engrams: float) -> float:
+def memory_flops(backbone: PreTrainedModel, memory: MemoryConfig, length: int, held: float) -> float:
+    """Return what a memory of some kind that holds `held` vectors adds to the cost of a segment of `length` tokens."""
+    if isinstance(memory, TokenMemoryConfig):
+        return token_flops(backbone, memory, length)
+    return engram_flops(backbone, memory, length, held)
+
+
+def token_flops(backbone: PreTrainedModel, memory: TokenMemoryConfig, length: int) -> float:
+    """Return the extra cost of a segment of `length` tokens: M tokens more in every block, and the memory encoder.
+
+    A layer of the encoder: keys and values of the segment (4 T D^2), queries and output of the memory tokens
+    (4 M D^2), scores and weighted sum (4 T M D), an MLP of width 2 D (8 M D^2). Without an encoder there are M tokens
+    in front of the segment and as many behind it.
+    """
+    D, M = backbone.config.hidden_size, memory.num_tokens
+    more = M if memory.encoder_layers else 2 * M
+    layer = 4 * length * D**2 + 12 * M * D**2 + 4 * length * M * D
+    beside = block_flops(backbone, length + more) - block_flops(backbone, length)
+    return float(beside + memory.encoder_layers * layer)
+
+
+def engram_flops(backbone: PreTrainedModel, memory: EngramMemoryConfig, length: int, engrams: float) -> float:
     """Return the extra cost of a segment of `length` tokens: abstractor, search, and two reads in every block.
 
     Abstractor: keys and values of the cue (4 T D^2), scores and weighted sum (4 W T D), two linear layers of width 4 D
@@ -46,7 +68,7 @@ def memory_flops(backbone: PreTrainedModel, memory: EngramMemoryConfig, length: 
 
 
 def matched_stride(
-    backbone: PreTrainedModel, memory: EngramMemoryConfig, *, length: int, window: int, engrams: float
+    backbone: PreTrainedModel, memory: MemoryConfig, *, length: int, window: int, held: float
 ) -> tuple[int, float]:
     """Return the stride at which a sliding window costs as much for each scored token as the memory, and the ratio.
 
@@ -55,6 +77,6 @@ def matched_stride(
     taken.
     """
     head = 2.0 * backbone.config.hidden_size * backbone.config.vocab_size
-    with_memory = (block_flops(backbone, length) + memory_flops(backbone, memory, length, engrams)) / length
+    with_memory = (block_flops(backbone, length) + memory_flops(backbone, memory, length, held)) / length
     stride = min(max(round(block_flops(backbone, window) / with_memory), 1), window)
     return stride, (block_flops(backbone, window) / stride + head) / (with_memory + head)

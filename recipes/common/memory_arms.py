@@ -1,6 +1,6 @@
 """Memories to compare: what each is called, and its settings from a recipe's arguments."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +27,28 @@ ARMS = {
 """All engram arms read at most as many engrams as the first."""
 
 
-def check_arms(names: list[str]) -> None:
+def _token(label: str, **changes: Any) -> Arm:
+    return Arm(label, lambda args: args.token_memory(**changes))
+
+
+RECALL_ARMS = {
+    "none": ARMS["none"],
+    "token": _token("token memory, three losses"),
+    "token_no_recall": _token("without the recall loss", recall_weight=0.0),
+    "token_no_memory": _token("without the memory loss", memory_weight=0.0),
+    "token_no_vicreg": _token("without VICReg", vicreg=False),
+    "token_bptt": Arm("token memory through time", lambda args: args.token_memory(bptt_segments=args.bptt_segments)),
+    "rmt": Arm(
+        "recurrent memory transformer",
+        lambda args: args.token_memory(encoder_layers=0, bptt_segments=args.bptt_segments),
+    ),
+    "engram": Arm("engram memory", lambda args: args.memory()),
+}
+"""Token memories with and without gradient through time, with one loss less each, and engrams."""
+
+
+def check_arms(names: list[str], arms: Mapping[str, Arm] = ARMS) -> None:
     """Refuse arms that there are not."""
-    unknown = sorted(set(names) - set(ARMS))
+    unknown = sorted(set(names) - set(arms))
     if unknown:
-        raise ValueError(f"arms must be among {', '.join(ARMS)}; got {unknown}.")
+        raise ValueError(f"arms must be among {', '.join(arms)}; got {unknown}.")

@@ -93,7 +93,7 @@ def format_sliding_window(sliding: Mapping[str, float]) -> str:
     """Return the sentence that says what the sliding window costs."""
     return (
         "The sliding window sees {window} tokens and moves by {stride}: {flops_ratio:.3f} times the forward FLOPs of "
-        "memory on for each scored token. Memory on holds {mean_engrams:.0f} engrams in the mean."
+        "memory on for each scored token. Memory on holds {mean_held:.0f} vectors in the mean."
     ).format(**sliding)
 
 

@@ -21,8 +21,15 @@ def print_sweep(labels: Mapping[str, str], summaries: Summaries, measure: str, v
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def plot_sweep(labels: Mapping[str, str], summaries: Summaries, measure: str, varied: str, path: Path) -> None:
-    """Draw a line for each arm, with the spread over seeds."""
+def plot_sweep(
+    labels: Mapping[str, str],
+    summaries: Summaries,
+    measure: str,
+    varied: str,
+    path: Path,
+    guessing: float | None = None,
+) -> None:
+    """Draw a line for each arm, with the spread over seeds, and a dotted one where guessing gets."""
     import matplotlib
 
     matplotlib.use("Agg")  # no display needed
@@ -34,6 +41,8 @@ def plot_sweep(labels: Mapping[str, str], summaries: Summaries, measure: str, va
         found = [summary[arm][measure] for summary in summaries.values()]
         means, spread = [one["value"] for one in found], [one["error"] or 0.0 for one in found]
         axes.errorbar(values, means, yerr=spread, marker="o", capsize=3, label=label)
+    if guessing is not None:
+        axes.axhline(guessing, color="grey", linestyle=":", label="guessing")
     axes.set(xlabel=varied, ylabel=measure)
     if min(values) > 0:
         axes.set_xscale("log", base=2)

@@ -125,9 +125,36 @@ def test_help_lists_the_settings_and_hides_the_inner_one(capsys):
 def test_every_config_can_be_read_and_holds_only_what_differs(config):
     base, settings = (yaml.safe_load(path.read_text()) for path in (CONFIGS / "base.yaml", config))
     args = parse_arguments(Arguments, CONFIGS, ["--config", str(config)])
-    assert args.memory().segment_length == args.segment_length
+    assert args.memory_config().segment_length == args.segment_length
     if config.stem != "base":
         assert not {key for key, value in settings.items() if base.get(key) == value}
+
+
+def test_memory_tokens_take_the_place_of_engrams_and_an_arm_can_be_left_out(folder):
+    memory = json.dumps({"kind": "token", "num_tokens": 3, "encoder_layers": 1})
+    flags = ["--config", CONFIGS / "smoke.yaml", "--train_file", "train", "--validation_file", "validation/*.txt"]
+    flags += ["--seeds", 0, "--arms", "memory", "--max_steps", 3, "--memory", memory, "--output_dir", "tokens"]
+    done = run_recipe(*flags, cwd=folder.parent)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads((folder.parent / "tokens" / "results.json").read_text())
+    assert tuple(results["cases"]) == ("memory", "memory_off", "shuffled")
+    assert results["sliding_window"] is None
+    losses = [loss for _, loss in results["training_loss"]["memory"]]
+    statistics = results["memory_statistics"]
+    assert [loss for _, loss in statistics["memory/task_loss"]] == losses
+    assert len(statistics["memory/slot_variance"]) == len(statistics["memory/composition"]) == len(losses) == 3
+    assert AutoConfig.from_pretrained(folder.parent / "tokens" / "model").memory.num_tokens == 3
+    assert json.loads((folder.parent / "tokens" / "generated.json").read_text())["continuation"].strip()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--arms", "plain"], ["--arms", "memory", "none"], ["--memory", "tokens"], ["--memory", '{"kind": "tokens"}']],
+)
+def test_arms_and_memories_that_there_are_not_end_the_program(flags, capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(Arguments, CONFIGS, flags)
+    assert f"argument {flags[0]}: must be" in capsys.readouterr().err
 
 
 def test_a_window_longer_than_the_positions_is_an_error():

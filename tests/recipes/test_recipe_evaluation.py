@@ -6,7 +6,7 @@ from datasets import Dataset
 from torch.nn.functional import cross_entropy
 from transformers import Trainer, TrainingArguments
 
-from hf_memoria import EngramMemoryConfig, MemoriaCallback, segment_documents, wrap
+from hf_memoria import EngramMemoryConfig, MemoriaCallback, TokenMemoryConfig, segment_documents, wrap
 
 QUIET = {"batch_size": 3, "description": "test"}
 LENGTH = 8
@@ -116,12 +116,25 @@ def test_no_document_reads_itself_and_one_alone_is_not_shuffled(memory_model, do
         assert np.abs(own[LENGTH:] - shuffled[LENGTH:]).max() > 1e-3
 
 
-def test_mean_engrams_counts_what_a_segment_finds(memory_model, documents):
+def test_mean_held_counts_the_engrams_that_a_segment_finds(memory_model, documents):
     found = score_with_memory(memory_model, documents, segment_length=LENGTH, **QUIET)
     held = [0 if state is None else (state.num_short_term + state.num_long_term).item()
             for document in documents for state in read_alone(memory_model, document)[1][:-1]]  # fmt: skip
-    assert found.mean_engrams == pytest.approx(np.mean(held))
-    assert found.mean_engrams > 0
+    assert found.mean_held == pytest.approx(np.mean(held))
+    assert found.mean_held > 0
+
+
+def test_memory_tokens_are_scored_as_engrams_are(gpt2, documents):
+    torch.manual_seed(2)
+    model = wrap(gpt2, memory=TokenMemoryConfig(num_tokens=3, encoder_layers=1, segment_length=LENGTH)).eval()
+    found = score_with_memory(model, documents, segment_length=LENGTH, batch_size=5, description="test")
+    order = sorted(range(5), key=lambda row: -len(documents[row]))
+    states = {row: read_alone(model, documents[row])[1] for row in order}
+    for row, other in zip(order, [*order[1:], order[0]], strict=True):
+        assert_scores([found.own[row]], [read_alone(model, documents[row])[0]])
+        assert_scores([found.shuffled[row]], [read_alone(model, documents[row], states[other])[0]])
+    segments = [len(range(0, len(document) - 1, LENGTH)) for document in documents]
+    assert found.mean_held == pytest.approx(3 * sum(count - 1 for count in segments) / sum(segments))
 
 
 @pytest.mark.parametrize("with_memory", [True, False])

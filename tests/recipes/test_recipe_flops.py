@@ -1,9 +1,10 @@
 import pytest
 import torch
 from common.flops import block_flops, matched_stride, memory_flops
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from hf_memoria import EngramMemoryConfig, wrap
+from hf_memoria import EngramMemoryConfig, TokenMemoryConfig, wrap
 
 LENGTH = 8
 SETTINGS = {"num_memories": 3, "stm_capacity": 400, "num_reminded_stm": 3, "num_reminded_ltm": 0}
@@ -37,12 +38,22 @@ def test_memory_costs_what_pytorch_counts(gpt2):
     assert memory_flops(gpt2, memory, LENGTH, held) == pytest.approx(with_memory - without, rel=0.0001)
 
 
+@pytest.mark.parametrize("encoder_layers", [2, 0])
+def test_memory_tokens_cost_what_pytorch_counts(gpt2, encoder_layers):
+    memory = TokenMemoryConfig(num_tokens=3, encoder_layers=encoder_layers, segment_length=LENGTH)
+    ids = torch.zeros(1, LENGTH, dtype=torch.long)
+    with sdpa_kernel(SDPBackend.MATH):  # whose operations are counted
+        with_memory, _ = counted(wrap(gpt2, memory=memory).eval(), ids)
+    without, _ = counted(wrap(gpt2, memory=None).eval(), ids)
+    assert memory_flops(gpt2, memory, LENGTH, 3) == with_memory - without
+
+
 def test_the_stride_costs_as_much_as_the_memory(gpt2):
     memory = EngramMemoryConfig(**SETTINGS, segment_length=64)
-    stride, ratio = matched_stride(gpt2, memory, length=64, window=64, engrams=100)
+    stride, ratio = matched_stride(gpt2, memory, length=64, window=64, held=100)
     assert 1 <= stride < 64
     assert ratio == pytest.approx(1, abs=0.05)
-    wider, _ = matched_stride(gpt2, memory, length=64, window=128, engrams=100)
+    wider, _ = matched_stride(gpt2, memory, length=64, window=128, held=100)
     assert wider > stride
     larger = EngramMemoryConfig(**(SETTINGS | {"num_memories": 64}), segment_length=64)
-    assert matched_stride(gpt2, larger, length=64, window=64, engrams=100)[0] < stride
+    assert matched_stride(gpt2, larger, length=64, window=64, held=100)[0] < stride
