@@ -18,6 +18,10 @@ EXAMPLES = """\
   hf-memoria inspect out/checkpoint-500           # the lanes of every process
   hf-memoria inspect memory.safetensors --json"""
 
+ROW_COLUMNS = ("row", "segments", "short_term", "long_term", "lifespan", "age", "fired", "refused")
+"""What is told of each row; lifespan, age and firings as least / median / most."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("path", type=Path, metavar="PATH", help="a memory file, or a folder with some")
@@ -25,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a table for each file: a row of it for each lane."""
+    """Print a table for each file."""
     summaries = {str(path): summarise(*read_state(path)) for path in memory_files(args.path)}
     if args.json:
         print(json.dumps(summaries, indent=2))
@@ -49,34 +53,39 @@ def memory_files(path: Path) -> list[Path]:
 
 
 def summarise(state: MemoryState, made_with: dict[str, Any] | None) -> dict[str, Any]:
-    """Return what a state holds, as plain JSON: lifespans, ages, firings and norms as least, median and most."""
-    if isinstance(state, TokenState):
-        vectors, told, row_of = state.tokens, {"past_segments": len(state.history)}, _row_of_tokens
-    else:
-        vectors, told, row_of = state.data, {"cofire_graph": state.graph.form}, _row_of_engrams
-    return {
+    """Return what a state holds, as plain JSON."""
+    summary = {
         "made_with": made_with,
-        "hidden_size": vectors.shape[-1],
-        "dtype": str(vectors.dtype).removeprefix("torch."),
-        **told,
-        "rows": [{"row": row, "segments": int(state.step[row]), **row_of(state, row)} for row in range(len(vectors))],
+        "hidden_size": state.hidden_size,
+        "dtype": str(state.data.dtype).removeprefix("torch."),
+    }
+    rows = range(state.batch_size)
+    if isinstance(state, TokenState):
+        return {**summary, "rows": [_row_of_tokens(state, row) for row in rows]}
+    return {**summary, "cofire_graph": state.graph.form, "rows": [_row(state, row) for row in rows]}
+
+
+def _row_of_tokens(state: TokenState, row: int) -> dict[str, Any]:
+    return {
+        "row": row,
+        "segments": int(state.step[row]),
+        "tokens": state.num_tokens if state.step[row] else 0,
+        "norm": _spread(state.tokens[row].double().norm(dim=-1).tolist()),
+        "relived": sum(int(segment.live[row]) for segment in state.history),
     }
 
 
-def _row_of_engrams(state: EngramState, row: int) -> dict[str, Any]:
+def _row(state: EngramState, row: int) -> dict[str, Any]:
     alive = state.valid[row]
     numbers = {"lifespan": state.lifespan, "age": state.age, "fired": state.fire_counts}
     return {
+        "row": row,
+        "segments": int(state.step[row]),
         "short_term": int(state.num_short_term[row]),
         "long_term": int(state.num_long_term[row]),
         **{name: _spread(values[row][alive].double().tolist()) for name, values in numbers.items()},
         "refused": int(state.refused[row]),
     }
-
-
-def _row_of_tokens(state: TokenState, row: int) -> dict[str, Any]:
-    norms = state.tokens[row].double().norm(dim=-1).tolist()
-    return {"tokens": len(norms), "norm": _spread(norms)}
 
 
 def _spread(values: list[float]) -> dict[str, float] | None:

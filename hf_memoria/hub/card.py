@@ -34,8 +34,8 @@ SOURCES = {
 }
 
 PRIVACY = (
-    "It holds representations of the text that was read, the training text among it, and with `bptt_segments` the last "
-    "segments themselves. Whoever has the file has that: share it as you would share the text."
+    "It holds representations of the text that was read, the training text among it, and with `bptt_segments` the "
+    "last segments themselves. Whoever has the file has that: share it as you would share the text."
 )
 
 LOADING = """\
