@@ -13,7 +13,7 @@ from datasets import Dataset
 from hf_memoria import segment_documents
 
 ROOT = Path(__file__).resolve().parents[1]
-HAVE_LISTS = ("memory", "modules", "backbones", "models", "training", "compatibility", "cli")
+HAVE_LISTS = ("memory", "modules", "backbones", "models", "hub", "training", "compatibility", "cli")
 """Folders whose files the README lists one by one."""
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

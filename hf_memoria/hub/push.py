@@ -63,30 +63,30 @@ def push_to_hub(
         FileNotFoundError: if `results` or `plot` name no file.
     """
     with tempfile.TemporaryDirectory() as folder:
-        contents = describe(
+        card = make_card(
             model,
-            repo_id,
-            base_model,
-            results=read_results(results),
-            plot=picture_name(plot),
-            memory_file=None if memory is None else MEMORY_FILE,
-            brings_code=remote_code,
-            licence=license,
+            describe(
+                model,
+                repo_id,
+                base_model,
+                results=read_results(results),
+                plot=picture_name(plot),
+                memory_file=None if memory is None else MEMORY_FILE,
+                brings_code=remote_code,
+                licence=license,
+            ),
         )
-        make_card(model, contents).save(Path(folder) / "README.md")
+        card.save(Path(folder) / "README.md")
         _write_files(Path(folder), model, processor, memory, plot, remote_code)
-        api = HfApi(token=token)
-        found = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        if revision is not None and not create_pr:
-            api.create_branch(found, branch=revision, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=found,
-            folder_path=folder,
-            commit_message=commit_message,
-            revision=revision,
-            create_pr=create_pr,
-        )
-    return str(commit.commit_url)
+        commit = {"commit_message": commit_message, "revision": revision, "create_pr": create_pr}
+        return _upload(folder, repo_id, HfApi(token=token), private, commit)
+
+
+def _upload(folder: str, repo_id: str, api: HfApi, private: bool | None, commit: dict[str, Any]) -> str:
+    found = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    if commit["revision"] is not None and not commit["create_pr"]:
+        api.create_branch(found, branch=commit["revision"], exist_ok=True)
+    return str(api.upload_folder(repo_id=found, folder_path=folder, **commit).commit_url)
 
 
 def _write_files(folder: Path, model: Any, processor: Any, memory: Any, plot: Any, remote_code: bool) -> None:
