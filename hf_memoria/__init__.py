@@ -4,7 +4,7 @@ Importing the package registers its configs and models with Transformers' Auto c
 """
 
 from hf_memoria.backbones import BackboneSpec
-from hf_memoria.hub import export_remote_code
+from hf_memoria.hub import export_remote_code, push_to_hub
 from hf_memoria.memory import EngramState
 from hf_memoria.memory.native import use_native_kernels
 from hf_memoria.models import (
@@ -61,7 +61,13 @@ from hf_memoria.models.vit import (
     MemoriaViTModel,
 )
 from hf_memoria.token_memory import TokenState
-from hf_memoria.training import MemoriaCallback, MemoriaTrainerMixin, segment_documents, segment_images
+from hf_memoria.training import (
+    MemoriaCallback,
+    MemoriaTrainerMixin,
+    last_checkpoint,
+    segment_documents,
+    segment_images,
+)
 
 __version__ = "0.1.0.dev0"
 
@@ -108,8 +114,10 @@ __all__ = [
     "TokenState",
     "convert_reference_checkpoint",
     "export_remote_code",
+    "last_checkpoint",
     "load_memory",
     "memory_modules",
+    "push_to_hub",
     "register_family",
     "save_memory",
     "segment_documents",

@@ -13,7 +13,7 @@ from datasets import Dataset
 from hf_memoria import segment_documents
 
 ROOT = Path(__file__).resolve().parents[1]
-HAVE_LISTS = ("memory", "modules", "backbones", "models", "training", "compatibility", "cli")
+HAVE_LISTS = ("memory", "modules", "backbones", "models", "hub", "training", "compatibility", "cli")
 """Folders whose files the README lists one by one."""
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -92,3 +92,17 @@ def test_every_module_is_in_the_list_of_files():
     for path in (ROOT / "hf_memoria").rglob("*.py"):
         if not path.name.startswith("__") and path.parent.name in HAVE_LISTS:
             assert path.name in listed, path
+
+
+def test_links_to_files_lead_somewhere():
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_files_that_the_page_names_are_there():
+    page = (ROOT / "docs" / "how_it_works.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([a-z_]+/[a-z_]+\.py)`", page)
+    assert len(named) > 8
+    for name in named:
+        assert (ROOT / "hf_memoria" / name).is_file(), name

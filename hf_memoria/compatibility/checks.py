@@ -120,7 +120,9 @@ def check_stream() -> None:
 def check_metrics() -> None:
     from transformers.trainer_utils import speed_metrics
 
-    require("eval_runtime" in speed_metrics("eval", 0.0), "the metrics of an evaluation must say its run time.")
+    found = speed_metrics("eval", 0.0, num_samples=1)
+    told = {"eval_runtime", "eval_samples_per_second"}
+    require(told <= set(found), "the metrics of an evaluation must say its run time and its samples a second.")
 
 
 def check_hooks() -> None:

@@ -24,6 +24,7 @@ INTERFACES: tuple[Interface, ...] = (
     exists("transformers.masking_utils.AttentionMaskInterface.register", "backbones.attention"),
     exists("transformers.masking_utils.sdpa_mask", "backbones.attention"),
     exists("transformers.masking_utils.eager_mask", "analysis.capture"),
+    exists("transformers.masking_utils.create_causal_mask", "backbones.tokens"),
     exists(
         "transformers.integrations.sdpa_attention.sdpa_attention_forward",
         "backbones.attention",
@@ -76,6 +77,7 @@ INTERFACES: tuple[Interface, ...] = (
     has_field("transformers.TrainerState", "stateful_callbacks", "training.callback"),
     has_field("transformers.TrainingArguments", "train_sampling_strategy", "training.checks"),
     exists("transformers.trainer_utils.has_length", "training.checks"),
+    exists("transformers.trainer_utils.HubStrategy.ALL_CHECKPOINTS", "training.pushing"),
     Interface("huggingface_hub.errors.StrictDataclassError", ("models.config",), checks.check_strict),
     exists("accelerate.data_loader.IterableDatasetShard", "training.checks"),
     exists("accelerate.utils.reduce", "training.statistics", "training.evaluation_loss", parameters=("reduction",)),
@@ -87,7 +89,9 @@ INTERFACES: tuple[Interface, ...] = (
     exists("torch.utils.cpp_extension.load", "memory.native"),
     exists("peft.PeftConfig.is_prompt_learning", "training.checks"),
     exists("peft.utils.ModulesToSaveWrapper", "models.adapters"),
-    Interface("transformers.trainer_utils.speed_metrics", ("training.callback",), checks.check_metrics),
+    Interface(
+        "transformers.trainer_utils.speed_metrics", ("training.callback", "hub.evaluation"), checks.check_metrics
+    ),
     Interface("torch.nn.Module._forward_pre_hooks", ("training.lane_memory",), checks.check_hooks),
 )
 """All of them, sorted by package."""

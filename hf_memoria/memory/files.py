@@ -57,7 +57,10 @@ def write_tensors(
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
-        save_file(held, temporary, metadata=header)
+        try:
+            save_file(held, temporary, metadata=header)
+        except SafetensorError as error:  # what it makes of a full disk
+            raise OSError(f"the memory could not be written to {path}: {error}") from error
         os.chmod(temporary, _usual_mode())
         _flush(temporary)
         os.replace(temporary, path)

@@ -1,6 +1,7 @@
 """Training with memory under `transformers.Trainer`: lanes of segments, and a callback."""
 
 from hf_memoria.training.callback import MemoriaCallback
+from hf_memoria.training.checkpoints import last_checkpoint
 from hf_memoria.training.images import ImageSegments, segment_images
 from hf_memoria.training.segments import segment_documents
 from hf_memoria.training.streams import SegmentStream
@@ -11,6 +12,7 @@ __all__ = [
     "MemoriaCallback",
     "MemoriaTrainerMixin",
     "SegmentStream",
+    "last_checkpoint",
     "segment_documents",
     "segment_images",
 ]

@@ -17,6 +17,7 @@ from hf_memoria.training.checkpoints import load_lanes, save_lanes
 from hf_memoria.training.checks import check_dataset, check_resumable, check_trained, check_training_arguments
 from hf_memoria.training.evaluation_loss import EvaluationLoss
 from hf_memoria.training.lane_memory import LaneMemory, find_memory_model
+from hf_memoria.training.pushing import check_push, write_for_push
 from hf_memoria.training.statistics import MemoryStatistics
 from hf_memoria.training.token_statistics import TokenStatistics
 
@@ -32,12 +33,20 @@ class MemoriaCallback(TrainerCallback, ExportableState):
     variance between slots and between rows, `memory/slot_variance` and `memory/row_variance`, and the parts of the
     loss since the last log by name, as `memory/recall_loss`.
 
+    Trainer's pushes to the Hub get a card that says what the model is (with `MemoriaTrainerMixin` the last push too).
+    What is remembered is only pushed if that is asked for.
+
+    Args:
+        push_memory: whether pushes carry the memory: `memory.safetensors`, and all of it in pushed checkpoints. It
+            holds representations of the training text.
+
     Attributes:
         checkpoint: folder that training resumes from, if it is not where it was saved; `MemoriaTrainerMixin` sets it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, push_memory: bool = False) -> None:
         self.checkpoint: str | None = None
+        self.push_memory = push_memory
         self._lanes = LaneMemory()
         self._statistics: Any = MemoryStatistics()
         self._evaluation_loss = EvaluationLoss()
@@ -67,6 +76,7 @@ class MemoriaCallback(TrainerCallback, ExportableState):
     ) -> None:
         """Check the set-up; start with empty lanes, or with those of the checkpoint that is resumed."""
         check_training_arguments(args)
+        check_push(args, self.push_memory)
         check_trained(kwargs["model"])
         dataloader = kwargs["train_dataloader"]
         check_dataset(dataloader.dataset, args.train_batch_size, args.world_size, "train_dataset")
@@ -117,10 +127,23 @@ class MemoriaCallback(TrainerCallback, ExportableState):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write this process's lanes into the checkpoint that was just saved."""
-        if self._saving is None or self._lanes.training is None:
+        self._save_into(_checkpoint_folder(args, state), args)
+
+    def _save_into(self, folder: Path, args: TrainingArguments) -> None:
+        if self._saving is not None and self._lanes.training is not None:
+            save_lanes(self._lanes.training, folder, self._saving["id"], args.process_index, args.world_size)
+
+    def on_push_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Put a card, and what is remembered if that is to be pushed, where Trainer takes its files from."""
+        model = find_memory_model(kwargs["model"])
+        if not state.is_world_process_zero or not isinstance(model, PreTrainedModel):
             return
         folder = _checkpoint_folder(args, state)
-        save_lanes(self._lanes.training, folder, self._saving["id"], args.process_index, args.world_size)
+        if self.push_memory and folder.is_dir():
+            self._save_into(folder, args)  # on_save comes after the push
+        write_for_push(args, state, model, self._lanes.training if self.push_memory else None)
 
     def on_log(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -46,3 +47,37 @@ def load_lanes(folders: Iterable[Path], checkpoint_id: str, rank: int, processes
         f"{looked}. If the checkpoint was moved, let the trainer tell where: "
         "class MyTrainer(MemoriaTrainerMixin, Trainer). Resuming with an empty memory would not be the same run."
     )
+
+
+def last_checkpoint(folder: str | Path) -> str | None:
+    """Return the newest checkpoint of a run that is whole, memory included, or None if there is none.
+
+    A run that was killed while it saved leaves a checkpoint that is not. With `save_total_limit` of at least 2 the one
+    before is still there.
+
+    Args:
+        folder: `output_dir` of the run.
+
+    Example:
+        >>> trainer.train(resume_from_checkpoint=last_checkpoint("out"))
+    """
+    steps = ((path.name.removeprefix("checkpoint-"), path) for path in Path(folder).glob("checkpoint-*"))
+    found = {int(step): path for step, path in steps if step.isdecimal()}
+    for step in sorted(found, reverse=True):
+        if _is_whole(found[step]):
+            return str(found[step])
+    return None
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a checkpoint has all of its parts; each process writes its memory last."""
+    try:
+        state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        (entry,) = (one for one in state["stateful_callbacks"].values() if isinstance(one, dict) and "memory" in one)
+        files = sorted(folder.glob("memory-*-of-*.safetensors"))
+        processes = int(files[0].stem.rpartition("-")[2])
+        for rank in range(processes):
+            load_lanes([folder], entry["memory"]["id"], rank, processes)
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return False
+    return any(folder.glob("*model*.safetensors"))

@@ -20,7 +20,8 @@ def run_without_the_package(code, folder, *arguments, **environment):
     """Run code in a new process; return what it printed."""
     (folder / "blocked").mkdir(exist_ok=True)
     (folder / "blocked" / "sitecustomize.py").write_text(BLOCK)
-    return run(code, *arguments, PYTHONPATH=str(folder / "blocked"), HF_HOME=str(folder / "home"), **environment)
+    here = {"PYTHONPATH": str(folder / "blocked"), "HF_HOME": str(folder / "home")}
+    return run(code, *arguments, **here | environment)
 
 
 def run(code, *arguments, check=True, **environment):

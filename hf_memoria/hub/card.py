@@ -1,0 +1,160 @@
+"""The card of a model with memory: what it is, how to load it, and what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+from transformers import PreTrainedModel
+
+from hf_memoria.hub.evaluation import evaluation_table
+from hf_memoria.hub.origin import Origin, origin_of
+from hf_memoria.models.families import AUTO_CLASSES
+from hf_memoria.models.mixin import MemoriaMixin
+
+TASKS = {
+    "ForCausalLM": "text-generation",
+    "ForMaskedLM": "fill-mask",
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForImageClassification": "image-classification",
+    "Model": "feature-extraction",
+}
+"""The Hub's names of tasks, by the end of a class's name."""
+
+SOURCES = {
+    "engram": "an engram memory (Memoria, Park & Bak, ICML 2024)",
+    "token": "a token memory (thought-and-memory)",
+    "lwpf": "attention that forgets (LwPF, Ota et al., AISTATS 2023)",
+    "sdm": "attention as sparse distributed memory (Bricken & Pehlevan, NeurIPS 2021)",
+}
+
+PRIVACY = (
+    "It holds representations of the text that was read, the training text among it, and with `bptt_segments` the "
+    "last segments themselves. Whoever has the file has that: share it as you would share the text."
+)
+
+LOADING = """\
+```python
+{imports}from transformers import {auto}
+
+model = {auto}.from_pretrained("{name}"{trust})
+```"""
+
+
+@dataclass(frozen=True)
+class CardContents:
+    """What a card tells beside the model itself.
+
+    Attributes:
+        name: of the repository, `user/name`.
+        origin: the base model and its licence.
+        results: what `evaluation_table` reads.
+        plot: name of a picture in the repository.
+        memory_file: name of the memory's file in the repository.
+        brings_code: whether it loads where the package is not installed.
+        licence: the model's own, in place of the base model's.
+    """
+
+    name: str
+    origin: Origin
+    results: Mapping[str, Any] | None = None
+    plot: str | None = None
+    memory_file: str | None = None
+    brings_code: bool = False
+    licence: str | None = None
+
+
+def make_card(model: PreTrainedModel, contents: CardContents) -> ModelCard:
+    """Return the card of a model.
+
+    Raises:
+        TypeError: if the model is none of this package.
+    """
+    if not isinstance(model, MemoriaMixin):
+        raise TypeError(f"model must be a model of hf_memoria; got {type(model).__name__}. See hf_memoria.wrap.")
+    sections = [
+        f"# {contents.name.rpartition('/')[2]}",
+        _what_it_is(model, contents.origin),
+        f"## How to load it\n\n{_how_to_load(model, contents)}",
+        *_settings(model.config),
+        *_evaluation(contents),
+        *_memory_file(contents),
+    ]
+    body = "\n\n".join(section.strip() for section in sections)
+    return ModelCard(f"---\n{card_data(model, contents).to_yaml()}\n---\n\n{body}\n")
+
+
+def card_data(model: Any, contents: CardContents) -> ModelCardData:
+    """Return the card's metadata: `transformers` as the library, so that the Hub shows how to load it."""
+    config = model.config
+    kinds = [part.kind for part in (config.memory, config.attention) if part is not None]
+    licence = {"license": contents.licence} if contents.licence else contents.origin.licence
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag=next((task for end, task in TASKS.items() if type(model).__name__.endswith(end)), None),
+        base_model=contents.origin.base_model,
+        tags=["hf_memoria", "memory", *kinds, *(["custom_code"] if contents.brings_code else [])],
+        **licence,
+    )
+
+
+def _what_it_is(model: Any, origin: Origin) -> str:
+    config = model.config
+    parts = [SOURCES.get(part.kind, part.kind) for part in (config.memory, config.attention) if part is not None]
+    made_from = f", made from [{origin.base_model}](https://huggingface.co/{origin.base_model})"
+    return (
+        f"A {config.backbone_type} with {' and '.join(parts) or 'neither memory nor another attention'}"
+        f"{made_from if origin.base_model else ''}: `{type(model).__name__}` of "
+        f"hf_memoria, {config.num_hidden_layers} blocks of width {config.hidden_size}, "
+        f"{model.num_parameters():,} parameters."
+    )
+
+
+def _how_to_load(model: Any, contents: CardContents) -> str:
+    end = next(end for end in AUTO_CLASSES if type(model).__name__.endswith(end))
+    auto = AUTO_CLASSES[end].__name__
+    plain = LOADING.format(imports="import hf_memoria\n", auto=auto, name=contents.name, trust="")
+    if not contents.brings_code:
+        return f"With hf_memoria installed:\n\n{plain}"
+    trusting = LOADING.format(imports="", auto=auto, name=contents.name, trust=", trust_remote_code=True")
+    return f"With hf_memoria installed:\n\n{plain}\n\nWithout it, by the code in this repository:\n\n{trusting}"
+
+
+def _settings(config: Any) -> list[str]:
+    sections = []
+    for title, part in (("Memory", config.memory), ("Attention", config.attention)):
+        if part is not None:
+            rows = "\n".join(f"| `{field}` | {value} |" for field, value in part.to_dict().items())
+            sections.append(f"## {title}\n\n| setting | value |\n| --- | --- |\n{rows}")
+    return sections
+
+
+def _evaluation(contents: CardContents) -> list[str]:
+    table = None if contents.results is None else evaluation_table(contents.results)
+    picture = "" if contents.plot is None else f"![What was measured]({contents.plot})"
+    told = "\n\n".join(filter(None, (table, picture)))
+    return [f"## Evaluation\n\n{told}"] if told else []
+
+
+def _memory_file(contents: CardContents) -> list[str]:
+    if contents.memory_file is None:
+        return []
+    return [
+        f"## What it remembers\n\n`{contents.memory_file}` is a state of its memory, for "
+        f"`hf_memoria.load_memory(path, model)`. {PRIVACY}"
+    ]
+
+
+def describe(model: Any, name: str, base_model: str | None = None, **contents: Any) -> CardContents:
+    """Return the contents of a card, with the origin found out."""
+    return CardContents(name=name, origin=origin_of(model, base_model), **contents)
+
+
+def picture_name(plot: str | Path | None) -> str | None:
+    """Return what a picture is called in a repository."""
+    return None if plot is None else Path(plot).name

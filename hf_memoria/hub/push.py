@@ -1,0 +1,101 @@
+"""A model with memory to the Hub: weights, tokenizer, card and, if asked, memory and code, in one commit."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from transformers import PreTrainedModel
+
+from hf_memoria.hub.card import describe, make_card, picture_name
+from hf_memoria.hub.evaluation import read_results
+from hf_memoria.hub.remote_code import export_remote_code
+from hf_memoria.models.memory_files import save_memory
+
+MEMORY_FILE = "memory.safetensors"
+
+
+def push_to_hub(
+    model: PreTrainedModel,
+    repo_id: str,
+    *,
+    processor: Any = None,
+    memory: Any = None,
+    results: Mapping[str, Any] | str | Path | None = None,
+    plot: str | Path | None = None,
+    remote_code: bool = False,
+    base_model: str | None = None,
+    license: str | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    commit_message: str = "Upload model with memory",
+) -> str:
+    """Push a model to the Hub with a card that says what it is, how to load it and what was measured.
+
+    Args:
+        model: of this package.
+        repo_id: `user/name`; it is made if it is not there.
+        processor: its tokenizer or image processor.
+        memory: a state to push as `memory.safetensors`. It holds representations of the text that was read, the
+            training text among it, so it is only pushed if it is given here.
+        results: of an evaluation: a recipe's `results.json` or what it holds, or Trainer's metrics.
+        plot: a picture for the card.
+        remote_code: whether it is to load where hf_memoria is not installed; see `export_remote_code`.
+        base_model: name on the Hub of what it was made from, if the model does not know.
+        license: its licence; else that of the base model, if its card can be read.
+        private: whether a new repository is private.
+        token: for the Hub; else the one that is stored.
+        revision: branch to push to.
+        create_pr: whether to open a pull request instead.
+        commit_message: first line of the commit.
+
+    Returns:
+        the address of the commit.
+
+    Raises:
+        TypeError, ValueError: if model, memory or results are not what they should be; then nothing is pushed.
+        FileNotFoundError: if `results` or `plot` name no file.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        card = make_card(
+            model,
+            describe(
+                model,
+                repo_id,
+                base_model,
+                results=read_results(results),
+                plot=picture_name(plot),
+                memory_file=None if memory is None else MEMORY_FILE,
+                brings_code=remote_code,
+                licence=license,
+            ),
+        )
+        card.save(Path(folder) / "README.md")
+        _write_files(Path(folder), model, processor, memory, plot, remote_code)
+        commit = {"commit_message": commit_message, "revision": revision, "create_pr": create_pr}
+        return _upload(folder, repo_id, HfApi(token=token), private, commit)
+
+
+def _upload(folder: str, repo_id: str, api: HfApi, private: bool | None, commit: dict[str, Any]) -> str:
+    found = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    if commit["revision"] is not None and not commit["create_pr"]:
+        api.create_branch(found, branch=commit["revision"], exist_ok=True)
+    return str(api.upload_folder(repo_id=found, folder_path=folder, **commit).commit_url)
+
+
+def _write_files(folder: Path, model: Any, processor: Any, memory: Any, plot: Any, remote_code: bool) -> None:
+    if memory is not None:
+        save_memory(memory, folder / MEMORY_FILE, model.config)
+    if plot is not None:
+        shutil.copy(plot, folder)
+    model.save_pretrained(folder)
+    if processor is not None:
+        processor.save_pretrained(folder)
+    if remote_code:
+        export_remote_code(folder)

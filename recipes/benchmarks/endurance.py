@@ -1,0 +1,90 @@
+"""Does anything grow while a model reads on and on? Resident memory, engrams and slots over many segments.
+
+    python recipes/benchmarks/endurance.py --output recipes/benchmarks/results/endurance_cpu.json
+
+A tiny GPT-2 reads random tokens, a segment a step, and never begins anew. Lifespans alone bound what it remembers:
+there is no `ltm_capacity`. Resident memory is that of the whole process; its first tenth, in which torch and
+the allocator warm up, is left out.
+"""
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+
+import torch
+
+from hf_memoria import EngramMemoryConfig, MemoriaGPT2Config, MemoriaGPT2Model
+
+MEGABYTE = 2**20
+POINTS = 100
+MEASURED = ("resident_mb", "state_mb", "engrams", "slots")
+
+
+def main() -> None:
+    """Read, print the growth, and write every point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--segments", type=int, default=100_000)
+    parser.add_argument("--rows", type=int, default=1)
+    parser.add_argument("--graph", default="auto", choices=["auto", "dense", "sparse"])
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    results = endure(args.segments, args.rows, args.graph)
+    print(json.dumps(results["summary"], indent=1))
+    if args.output is not None:
+        args.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def endure(segments: int, rows: int, graph: str = "auto") -> dict:
+    """Read so many segments; return the points and what they say."""
+    torch.set_num_threads(1)
+    model, generator = tiny_model(graph), torch.Generator().manual_seed(0)
+    memory, points, began = None, [], time.perf_counter()
+    with torch.no_grad():
+        for step in range(1, segments + 1):
+            memory = model(torch.randint(61, (rows, 8), generator=generator), memory=memory).memory
+            if step % max(segments // POINTS, 1) == 0:
+                points.append({"segments": step, "resident_mb": resident() / MEGABYTE, **measure(memory)})
+                print(points[-1], flush=True)
+    settled = points[len(points) // 10 :]
+    summary = {
+        "segments": segments,
+        "rows": rows,
+        "seconds": round(time.perf_counter() - began, 1),
+        "machine": platform.platform(),
+        "torch": torch.__version__,
+        **{f"{name}_first": settled[0][name] for name in MEASURED},
+        **{f"{name}_most": max(point[name] for point in settled) for name in MEASURED},
+        **{f"{name}_last": settled[-1][name] for name in MEASURED},
+    }
+    return {"summary": summary, "settings": model.config.memory.to_dict(), "points": points}
+
+
+def tiny_model(graph: str) -> MemoriaGPT2Model:
+    """Return a model that reads a segment in milliseconds, and remembers some hundreds of engrams."""
+    torch.manual_seed(0)
+    memory = EngramMemoryConfig(
+        num_memories=4, stm_capacity=32, num_reminded_stm=8, num_reminded_ltm=8, cofire_graph=graph
+    )
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 8, "vocab_size": 61}
+    return MemoriaGPT2Model(MemoriaGPT2Config(**sizes, bos_token_id=0, eos_token_id=0, memory=memory)).eval()
+
+
+def measure(memory) -> dict[str, float]:  # noqa: ANN001
+    """Return the size of a state."""
+    return {
+        "state_mb": sum(value.nbytes for value in memory.tensors().values()) / MEGABYTE,
+        "engrams": int(memory.valid.sum(dim=-1).max()),
+        "slots": memory.capacity,
+    }
+
+
+def resident() -> int:
+    """Return the bytes of this process that are in memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
+
+
+if __name__ == "__main__":
+    main()
