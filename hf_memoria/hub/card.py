@@ -93,7 +93,7 @@ def card_data(model: Any, contents: CardContents) -> ModelCardData:
     """Return the card's metadata: `transformers` as the library, so that the Hub shows how to load it."""
     config = model.config
     kinds = [part.kind for part in (config.memory, config.attention) if part is not None]
-    licence = {"license": contents.licence} if contents.licence else contents.origin.licence
+    licence: dict[str, Any] = {"license": contents.licence} if contents.licence else contents.origin.licence
     return ModelCardData(
         library_name="transformers",
         pipeline_tag=next((task for end, task in TASKS.items() if type(model).__name__.endswith(end)), None),

@@ -81,7 +81,7 @@ class MemoriaConfigMixin(KeepsOwnCode, AttentionChoice):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As the stock method; what is wrong in a file is told with where it lies."""
         try:
-            return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
+            return super().from_dict(config_dict, **kwargs)
         except (TypeError, ValueError) as error:
             where = kwargs.get("name_or_path")
             kind = TypeError if isinstance(error, TypeError) else ValueError

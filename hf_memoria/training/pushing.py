@@ -30,9 +30,10 @@ def check_push(args: TrainingArguments, push_memory: bool) -> None:
     if not args.push_to_hub:
         return
     if args.hub_strategy in WHOLE_CHECKPOINTS and not push_memory:
+        asked = HubStrategy(args.hub_strategy).value
         raise ValueError(
-            f"hub_strategy must be 'every_save' or 'end'; got {args.hub_strategy.value!r}, which pushes checkpoints "
-            "with their memory, and that holds representations of the training text. MemoriaCallback(push_memory="
+            f"hub_strategy must be 'every_save' or 'end'; got {asked!r}, which pushes checkpoints with their "
+            "memory, and that holds representations of the training text. MemoriaCallback(push_memory="
             "True) says that it may be pushed."
         )
     if push_memory and args.world_size > 1:

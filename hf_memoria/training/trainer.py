@@ -30,5 +30,5 @@ class MemoriaTrainerMixin:
         """As `Trainer.create_model_card`, with what the model is and what was measured in front."""
         super().create_model_card(*args, **kwargs)  # type: ignore[misc]
         if self.is_world_process_zero():
-            model = find_memory_model(self.model)
+            model: Any = find_memory_model(self.model)
             write_card(self.args, self.state, model, Path(self.args.output_dir) / "README.md")
