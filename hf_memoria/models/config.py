@@ -18,6 +18,9 @@ from hf_memoria.models.own_code import KeepsOwnCode
 
 ConfigT = TypeVar("ConfigT")
 
+TOLD = "_config_file_of"
+"""Keyword in which reading a config file tells building the config where the file lies."""
+
 
 @dataclass(kw_only=True, repr=False)
 class MemoriaConfigMixin(KeepsOwnCode, AttentionChoice):
@@ -75,15 +78,15 @@ class MemoriaConfigMixin(KeepsOwnCode, AttentionChoice):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read a checkpoint's config; a plain one of the backbone becomes one of this class."""
         config, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
-        return cls.adopt(config), {**unused, "name_or_path": str(pretrained_model_name_or_path)}
+        return cls.adopt(config), {**unused, TOLD: str(pretrained_model_name_or_path)}
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As the stock method; what is wrong in a file is told with where it lies."""
+        where = kwargs.pop(TOLD, None)
         try:
             return super().from_dict(config_dict, **kwargs)
         except (TypeError, ValueError) as error:
-            where = kwargs.get("name_or_path")
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"config.json of {where}: {error}" if where else str(error)) from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 from transformers.utils import ModelOutput
@@ -34,8 +34,13 @@ from hf_memoria.token_memory import TokenState
 class MemorySystem(Protocol):
     """What a model needs of a kind of memory. All that changes lies in the model and in the state."""
 
+    state_class: ClassVar[type]
+
     def install(self, model: Any) -> None:
         """Add modules and hooks to a model that was just built."""
+
+    def sizes(self, config: Any) -> dict[str, int]:
+        """Return what a state of such a model has, by attribute."""
 
     def empty(self, config: Any, rows: int, like: Tensor) -> MemoryState:
         """Return the state of `rows` new lanes, of the device and dtype of `like`."""
@@ -53,6 +58,8 @@ class MemorySystem(Protocol):
 class EngramSystem:
     """Engrams, read by cross-attention in the blocks."""
 
+    state_class: ClassVar[type] = EngramState
+
     def install(self, model: Any) -> None:
         """As `MemorySystem.install`."""
         config, memory, spec = model.config, model.config.memory, model.config.backbone_spec
@@ -69,6 +76,10 @@ class EngramSystem:
             attention_dropout=_rate(config, spec.attention_dropout),
             output_dropout=_rate(config, spec.output_dropout),
         )
+
+    def sizes(self, config: Any) -> dict[str, int]:
+        """As `MemorySystem.sizes`."""
+        return {"hidden_size": config.hidden_size}
 
     def empty(self, config: Any, rows: int, like: Tensor) -> EngramState:
         """As `MemorySystem.empty`."""
@@ -104,6 +115,8 @@ class EngramSystem:
 class TokenSystem:
     """Memory tokens beside those of the segment, rewritten between segments."""
 
+    state_class: ClassVar[type] = TokenState
+
     def install(self, model: Any) -> None:
         """As `MemorySystem.install`."""
         config, memory = model.config, model.config.memory
@@ -118,6 +131,10 @@ class TokenSystem:
         )
         base.token_hooks = TokenHooks(base, spec, spec.is_causal(config))
         base.token_hooks.attach()
+
+    def sizes(self, config: Any) -> dict[str, int]:
+        """As `MemorySystem.sizes`."""
+        return {"num_tokens": config.memory.num_tokens, "hidden_size": config.hidden_size}
 
     def empty(self, config: Any, rows: int, like: Tensor) -> TokenState:
         """As `MemorySystem.empty`."""

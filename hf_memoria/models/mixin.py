@@ -21,7 +21,7 @@ from hf_memoria.models.memory_systems import system_of
 from hf_memoria.models.outputs import with_memory
 from hf_memoria.models.own_code import NotCopied
 from hf_memoria.models.segments import read_in_segments
-from hf_memoria.models.starting_state import starting_state
+from hf_memoria.models.starting_state import rows_to_reset, starting_state
 
 OWN_ARGUMENTS = ("memory", "reset_memory")
 
@@ -93,9 +93,16 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
         Raises:
             TypeError, ValueError: if state and batch do not agree.
         """
+        system, rows = system_of(self.config.memory), like.shape[0]
         of_model = torch.empty(0, device=like.device, dtype=self.dtype)  # type: ignore[attr-defined]
-        empty = system_of(self.config.memory).empty(self.config, like.shape[0], of_model)
-        return starting_state(memory, reset_memory, empty)
+        reset = None if reset_memory is None else rows_to_reset(reset_memory, rows, like.device)
+        return starting_state(
+            system.empty(self.config, rows, of_model) if memory is None else memory,
+            reset,
+            state_class=system.state_class,
+            sizes={"batch_size": rows, **system.sizes(self.config)},
+            like=of_model,
+        )
 
     def _forward_segment(self, memory: Any, reset_memory: Tensor | None, kwargs: dict[str, Any]) -> ModelOutput:
         like, cache = self._main_input(kwargs), kwargs.get("past_key_values")

@@ -14,29 +14,34 @@ SIZES = {"num_tokens": "number of memory tokens", "hidden_size": "hidden size"}
 """What a state has to have as the model has it, by attribute; not every kind of state has all of them."""
 
 
-def starting_state(memory: Any, reset_memory: Tensor | None, empty: MemoryState) -> Any:
+def starting_state(
+    memory: Any,
+    reset_memory: Tensor | None,
+    *,
+    state_class: Any,
+    sizes: dict[str, int],
+    like: Tensor,
+) -> Any:
     """Return the state that a segment starts from: the one given, empty where `reset_memory` says so.
 
     Args:
-        memory: that was given, or None for new lanes.
+        memory: that was given.
         reset_memory: bool `[B]`, or None.
-        empty: the state of the batch's lanes before they have read anything.
+        state_class: what it has to be.
+        sizes: what its attributes have to be, by name.
+        like: of the device and dtype that it has to be of.
 
     Raises:
         TypeError: if `memory` is no state of the model's memory or `reset_memory` not a bool tensor.
         ValueError: if rows, sizes, device or dtype are not those of the batch and the model.
     """
-    if memory is None:
-        memory = empty
-    if not isinstance(memory, type(empty)):
-        article = "an" if isinstance(empty, EngramState) else "a"
-        raise TypeError(f"memory must be {article} {type(empty).__name__} or None; got {type(memory).__name__}.")
-    _check_agrees(memory, empty)
+    if not isinstance(memory, state_class):
+        article = "an" if state_class is EngramState else "a"
+        raise TypeError(f"memory must be {article} {state_class.__name__} or None; got {type(memory).__name__}.")
+    _check_agrees(memory, state_class, sizes, like)
     if _made_by_inference(memory):
         memory = memory.clone()
-    if reset_memory is None:
-        return memory
-    return memory.reset(_rows_to_reset(reset_memory, empty.batch_size, empty.data.device))
+    return memory if reset_memory is None else memory.reset(reset_memory)
 
 
 def _made_by_inference(memory: MemoryState) -> bool:
@@ -46,23 +51,29 @@ def _made_by_inference(memory: MemoryState) -> bool:
     return any(value.is_inference() for value in memory.tensors().values())
 
 
-def _check_agrees(memory: MemoryState, empty: MemoryState) -> None:
-    if memory.batch_size != empty.batch_size:
+def _check_agrees(memory: Any, state_class: Any, sizes: dict[str, int], like: Tensor) -> None:
+    if memory.batch_size != sizes["batch_size"]:
         raise ValueError(
-            f"memory must have a row for each of the batch's {empty.batch_size}; got {memory.batch_size}. Take rows "
-            f"with state[rows] and join states with {type(empty).__name__}.cat."
+            f"memory must have a row for each of the batch's {sizes['batch_size']}; got {memory.batch_size}. Take "
+            f"rows with state[rows] and join states with {state_class.__name__}.cat."
         )
     for attribute, words in SIZES.items():
-        expected, got = getattr(empty, attribute, None), getattr(memory, attribute, None)
-        if got != expected:
-            raise ValueError(f"memory must have the model's {words} {expected}; got {got}.")
+        if attribute in sizes and getattr(memory, attribute) != sizes[attribute]:
+            got = getattr(memory, attribute)
+            raise ValueError(f"memory must have the model's {words} {sizes[attribute]}; got {got}.")
     for name in ("device", "dtype"):
-        expected, got = getattr(empty.data, name), getattr(memory.data, name)
+        expected, got = getattr(like, name), getattr(memory.data, name)
         if got != expected:
-            raise ValueError(f"memory must have the {name} {expected}; got {got}. See {type(empty).__name__}.to.")
+            raise ValueError(f"memory must have the {name} {expected}; got {got}. See {state_class.__name__}.to.")
 
 
-def _rows_to_reset(reset_memory: Any, batch_size: int, device: torch.device) -> Tensor:
+def rows_to_reset(reset_memory: Any, batch_size: int, device: torch.device) -> Tensor:
+    """Return `reset_memory` on a device.
+
+    Raises:
+        TypeError: if it is no bool tensor.
+        ValueError: if it is not of shape `[batch_size]`.
+    """
     if not isinstance(reset_memory, Tensor) or reset_memory.dtype != torch.bool:
         got = reset_memory.dtype if isinstance(reset_memory, Tensor) else type(reset_memory).__name__
         raise TypeError(f"reset_memory must be a bool tensor of shape [{batch_size}]; got {got}.")
