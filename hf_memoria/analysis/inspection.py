@@ -43,7 +43,7 @@ def find_traces(folder: str | Path) -> dict[str, Traces]:
     """
     folder = Path(folder)
     places = {folder.resolve().name: folder} | {path.name: path for path in sorted(folder.glob("*")) if path.is_dir()}
-    found = {}
+    found: dict[Path, str] = {}
     for name, place in places.items():
         for traces in (place, place / "traces"):
             # A folder `traces` is the run's own, not a run by that name.
@@ -60,7 +60,7 @@ def _inspect(traces: Traces, output: Path, name: str) -> list[Path]:
     output.mkdir(parents=True, exist_ok=True)
     engram_lives(traces).to_csv(output / "lives.csv", index=False)
     life_table(traces).to_csv(output / "life_table.csv")
-    longest = traces.segments.groupby(DOCUMENT).size().idxmax()
-    plot_lives(traces, *longest, output / "lives.png")
+    lane, document = traces.segments.groupby(DOCUMENT).size().idxmax()
+    plot_lives(traces, lane, document, output / "lives.png")
     write_memory_page(traces, output / "memory.html", title=f"What the memory of {name} held")
     return [output / file for file in ("lives.csv", "life_table.csv", "lives.png", "memory.html")]

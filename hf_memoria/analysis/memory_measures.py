@@ -98,9 +98,8 @@ def firing_autocorrelation(traces: Traces, lags: int = 20, tier: str | None = No
         series[fired[(fired >= first) & (fired <= last)] - first] = 1
         if len(series):
             series -= series.mean()
-        products += [
-            series[lag:] @ series[: len(series) - lag] if lag < len(series) else 0.0 for lag in range(lags + 1)
-        ]
+        for lag in range(min(lags + 1, len(series))):
+            products[lag] += series[lag:] @ series[: len(series) - lag]
     found = products / products[0] if products[0] > 0 else np.full(lags + 1, np.nan)
     return pd.DataFrame({"lag": np.arange(lags + 1), "autocorrelation": found})
 
@@ -128,7 +127,8 @@ def cofire_graph(traces: Traces, lane: int, document: int, time: int | None = No
     if not len(of_it.segments):
         raise ValueError(f"lane and document must be recorded ones; got {lane} and {document}.")
     until = int(of_it.segments.time.max()) if time is None else time
-    past = Traces(*(frame[frame.time <= until] for frame in (of_it.events, of_it.segments)), traces.settings)
+    events, segments = (frame[frame.time <= until] for frame in (of_it.events, of_it.segments))
+    past = Traces(events, segments, traces.settings)
     lives = engram_lives(past)
     graph = networkx.Graph()
     for (fired, _, alive), _ in zip(_firings(past), [0], strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ class TraceRecorder:
         process: int = 0,
         resume: int | None = None,
     ) -> None:
-        self._model: Any = find_memory_model(model)
+        self._model = cast(Any, find_memory_model(model))
         self._tokenizer, self._lanes, self._flush_every = tokenizer, lanes, flush_every
         config = self._model.config
         if config.memory.kind != "engram":

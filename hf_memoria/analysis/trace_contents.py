@@ -33,7 +33,7 @@ def contents_of(
 
 
 def _text(ids: Tensor, tokenizer: PreTrainedTokenizerBase | None) -> str:
-    return " ".join(map(str, ids.tolist())) if tokenizer is None else tokenizer.decode(ids.tolist())
+    return " ".join(map(str, ids.tolist())) if tokenizer is None else str(tokenizer.decode(ids.tolist()))
 
 
 def png_of(pixels: Tensor) -> bytes | None:

@@ -75,8 +75,10 @@ class Traces:
 
     def of_document(self, lane: int, document: int) -> Traces:
         """Return what belongs to one document of a lane."""
-        chosen = (frame[(frame.lane == lane) & (frame.document == document)] for frame in (self.events, self.segments))
-        return Traces(*chosen, self.settings)
+        events, segments = (
+            frame[(frame.lane == lane) & (frame.document == document)] for frame in (self.events, self.segments)
+        )
+        return Traces(events, segments, self.settings)
 
 
 def read_traces(folder: str | Path) -> Traces:

@@ -94,7 +94,7 @@ def test_a_run_is_inspected_whole(tmp_path):
     names = {str(path.relative_to(tmp_path / "two")) for path in inspect_run(tmp_path / "both", tmp_path / "two")}
     assert names >= {"measures.png", "graph/memory.html", "fifo/memory.html"}
     with pytest.raises(FileNotFoundError, match="folder must hold traces of a run"):
-        inspect_run(tmp_path, tmp_path / "three")
+        inspect_run(tmp_path / "out", tmp_path / "three")
 
 
 def test_images_are_kept_as_they_look():

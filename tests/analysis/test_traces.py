@@ -1,7 +1,6 @@
 """Traces against the naive memory and against the states themselves; their files."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,6 +9,7 @@ import torch
 from state_content import same_content
 from trace_models import MEMORY, read, tiny_model
 
+from hf_memoria import TokenMemoryConfig, wrap
 from hf_memoria.analysis import TraceRecorder, read_traces
 from hf_memoria.memory import EngramKind, EngramState, naive
 
@@ -187,8 +187,7 @@ def test_generation_and_recomputed_blocks_leave_no_trace(tmp_path):
 def test_a_model_without_memory_is_refused(tmp_path):
     with pytest.raises(ValueError, match="model must be a model of hf_memoria"):
         TraceRecorder(torch.nn.Linear(1, 1), tmp_path)
-    model = tiny_model()
-    model.config.memory = SimpleNamespace(kind="token")
+    model = wrap(tiny_model(), memory=TokenMemoryConfig(num_tokens=2, encoder_layers=1))
     with pytest.raises(ValueError, match="must be an engram memory to record it; got kind 'token'"):
         TraceRecorder(model, tmp_path)
 

@@ -130,9 +130,8 @@ def test_through_time_a_memory_learns_what_no_single_segment_tells(tmp_path):
     found = {}
     for arm in ("none", "rmt"):
         torch.manual_seed(0)
-        backbone = small_gpt2(
-            vocabulary=task.vocabulary, end_of_text=0, positions=4, layers=2, hidden_size=32, heads=2, dropout=0.0
-        )
+        sizes = {"positions": 4, "layers": 2, "hidden_size": 32, "heads": 2}
+        backbone = small_gpt2(vocabulary=task.vocabulary, end_of_text=0, dropout=0.0, initializer_range=0.15, **sizes)
         model = wrap(backbone, memory=RECALL_ARMS[arm].memory(args))
         recall.train(model, task, args, 0, tmp_path)
         found[arm] = accuracy_by_lag(model, task, 64)["accuracy"]
