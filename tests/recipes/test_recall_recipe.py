@@ -13,7 +13,7 @@ from common.training import small_gpt2
 from transformers.modeling_outputs import CausalLMOutput
 
 from hf_memoria import wrap
-from hf_memoria.training import lane_layout
+from hf_memoria.training.lanes import lane_layout
 
 TASK = RecallTask(segments=5, pairs=2, lags=3, keys=9, values=4, fillers=3, filler_pieces=1)
 SMOKE = ("--config", recall.CONFIGS / "smoke.yaml")
@@ -131,7 +131,14 @@ def test_through_time_a_memory_learns_what_no_single_segment_tells(tmp_path):
     for arm in ("none", "rmt"):
         torch.manual_seed(0)
         backbone = small_gpt2(
-            vocabulary=task.vocabulary, end_of_text=0, positions=4, layers=2, hidden_size=32, heads=2, dropout=0.0
+            vocabulary=task.vocabulary,
+            end_of_text=0,
+            positions=4,
+            layers=2,
+            hidden_size=32,
+            heads=2,
+            dropout=0.0,
+            initializer_range=0.15,
         )
         model = wrap(backbone, memory=RECALL_ARMS[arm].memory(args))
         recall.train(model, task, args, 0, tmp_path)
