@@ -60,7 +60,6 @@ class Arguments:
     num_tokens: int = field(metadata={"help": "Memory tokens."})
     encoder_layers: int = field(metadata={"help": "Layers of their encoder, where there is one."})
     bptt_segments: int = field(metadata={"help": "Segments that the gradient goes back, where it does."})
-    recall_target: str = field(metadata={"help": "hidden or tokens: what the recall loss compares."})
 
     num_memories: int = field(metadata={"help": "Engrams that a segment leaves."})
     stm_capacity: int = field(metadata={"help": "Short-term engrams before the oldest become long-term."})
@@ -90,7 +89,7 @@ class Arguments:
 
     def token_memory(self, **changes: Any) -> TokenMemoryConfig:
         """Return the settings of the token memory, with some changed."""
-        names = ("num_tokens", "encoder_layers", "recall_target")
+        names = ("num_tokens", "encoder_layers")
         return TokenMemoryConfig(**{name: getattr(self, name) for name in names} | changes)
 
     def memory(self, **changes: Any) -> EngramMemoryConfig:

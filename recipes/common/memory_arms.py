@@ -34,6 +34,7 @@ def _token(label: str, **changes: Any) -> Arm:
 RECALL_ARMS = {
     "none": ARMS["none"],
     "token": _token("token memory, three losses"),
+    "token_of_words": _token("recalling words, not hidden states", recall_target="tokens"),
     "token_no_recall": _token("without the recall loss", recall_weight=0.0),
     "token_no_memory": _token("without the memory loss", memory_weight=0.0),
     "token_no_vicreg": _token("without VICReg", vicreg=False),
