@@ -95,13 +95,13 @@ def test_every_module_is_in_the_list_of_files():
 
 
 def test_links_to_files_lead_somewhere():
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for page in (ROOT / "README.md", *(ROOT / "hf_memoria").glob("*.md")):
         for target in re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
 def test_files_that_the_page_names_are_there():
-    page = (ROOT / "docs" / "how_it_works.md").read_text(encoding="utf-8")
+    page = (ROOT / "hf_memoria" / "how_it_works.md").read_text(encoding="utf-8")
     named = re.findall(r"`([a-z_]+/[a-z_]+\.py)`", page)
     assert len(named) > 8
     for name in named:
