@@ -42,6 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options."""
     group = parser.getgroup("matrix", "families x heads x checks")
     group.addoption("--matrix", action="store_true", help="print the matrix, and fail where a cell is empty")
+    # As --matrix_output=FILE: pytest takes a FILE of its own that is there already for one to test.
     group.addoption("--matrix_output", type=Path, metavar="FILE", help="write the matrix of --matrix as JSON as well")
 
 
