@@ -3,6 +3,9 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers are as many as cores; threads of their own would be in each other's way.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
