@@ -18,7 +18,7 @@ from hf_memoria.models.own_code import KeepsOwnCode
 
 ConfigT = TypeVar("ConfigT")
 
-TOLD = "_config_file_of"
+TOLD = "config_file_of"
 """Keyword in which reading a config file tells building the config where the file lies."""
 
 
@@ -83,7 +83,7 @@ class MemoriaConfigMixin(KeepsOwnCode, AttentionChoice):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As the stock method; what is wrong in a file is told with where it lies."""
-        where = kwargs.pop(TOLD, None)
+        where = kwargs.pop(TOLD, None) or kwargs.get("name_or_path")
         try:
             return super().from_dict(config_dict, **kwargs)
         except (TypeError, ValueError) as error:
