@@ -18,7 +18,6 @@ import argparse
 import json
 import math
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -72,6 +71,15 @@ def alone(neurons: int) -> tuple[float, float]:
     command = [sys.executable, __file__, *sys.argv[1:], "--only", str(neurons)]
     took, peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-2:]
     return float(took), float(peak)
+
+
+def peak_of_this_process() -> float:
+    """Return this process's peak resident memory in MiB, on Linux.
+
+    Not `ru_maxrss`: that starts out as what the process held that started this one.
+    """
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 def peak_memory(neurons: int) -> float:
@@ -163,7 +171,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     if args.only is not None:
         took = seconds(reader(args.only, args)) if args.only >= 0 else 0.0
-        print(took, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(took, peak_of_this_process())
         return
     figures: dict[str, Any] = {
         "machine": f"{platform.machine()}, {args.threads} thread(s), torch {torch.__version__}",
