@@ -65,12 +65,15 @@ def compare_arms(
     return results
 
 
-def kept_runs(folder: Path, settings: Any, run: Callable[[str, int], Run]) -> Callable[[str, int], Run]:
+def kept_runs(
+    folder: Path, settings: Any, run: Callable[[str, int], Run], varied: str | None = None
+) -> Callable[[str, int], Run]:
     """Return `run` with its results kept as files, and taken from there if they were made with the same settings.
 
-    Arms, seeds and folder may differ: they say which runs there are, not what one is.
+    Arms, seeds, folder and what is varied, if a folder is for one value of it, may differ: they say which runs there
+    are, not what one is.
     """
-    apart = ("arms", "seeds", "segments", "output_dir")
+    apart = ("arms", "seeds", "output_dir", varied)
     made_with = {name: value for name, value in asdict(settings).items() if name not in apart}
     made_with = json.loads(json.dumps(made_with, default=str))
 

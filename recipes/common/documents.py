@@ -1,7 +1,7 @@
-"""Learn a task whose documents are longer than a forward, and whose answer stands in the last segment."""
+"""Learn a task whose documents are longer than a forward, and whose answer is asked for in the last segment."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,13 +14,27 @@ TEST_SEED = 2**31
 
 
 class Task(Protocol):
-    """Makes documents whose last tokens are the answer."""
+    """Makes documents, cuts them into segments, and says how good an answer is."""
 
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return `[count, T]` ids, T a multiple of the segment length."""
+    def draw(self, count: int, generator: torch.Generator, test: bool = False) -> Any:
+        """Return so many documents, of those to test with or of the others."""
 
-    def answers(self, documents: Tensor) -> Tensor:
-        """Return the answers `[count, A]`, which end the documents."""
+    def segments(self, documents: Any) -> list[dict[str, Tensor]]:
+        """Return the inputs of the forwards that read documents one segment after another."""
+
+    def score(self, logits: Tensor, documents: Any) -> tuple[Tensor, Tensor]:
+        """Return the loss of the last segment's logits, and the share of each document's answer that is right."""
+
+
+def token_segments(documents: Tensor, segment_length: int) -> list[dict[str, Tensor]]:
+    """Cut ids `[N, T]` into inputs."""
+    return [{"input_ids": segment} for segment in documents.split(segment_length, dim=1)]
+
+
+def score_last_tokens(logits: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
+    """Score logits `[N, T, V]` of a segment that ends with its answer `[N, A]`, each token after the right ones."""
+    logits = logits[:, -answers.shape[1] - 1 : -1]
+    return F.cross_entropy(logits.flatten(0, 1), answers.flatten()), (logits.argmax(-1) == answers).float().mean(1)
 
 
 @dataclass(frozen=True)
@@ -29,7 +43,6 @@ class Learner:
 
     steps: int
     batch_size: int
-    segment_length: int
     learning_rate: float
     memory_learning_rate: float
     evaluations: int
@@ -45,49 +58,60 @@ def learn(
     curve = []
     for step in range(1, settings.steps + 1):
         model.train()
-        loss, _ = answer_loss(model, task, task.draw(settings.batch_size, generator), settings.segment_length)
+        loss, _, _ = read(model, task, task.draw(settings.batch_size, generator))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         if step % max(settings.steps // settings.evaluations, 1) == 0:
-            curve.append((step, accuracy(model, task, settings, test_documents)["accuracy"]))
+            curve.append((step, accuracy(model, task, settings.batch_size, test_documents)["accuracy"]))
     return curve
 
 
 @torch.no_grad()
-def accuracy(model: PreTrainedModel, task: Task, settings: Learner, documents: int) -> dict[str, float]:
-    """Return the share of answer tokens that are right, each after the right ones before it; loss; engrams held."""
+def accuracy(model: PreTrainedModel, task: Task, batch_size: int, documents: int) -> dict[str, float]:
+    """Return the share of the answers that is right, their loss, and how many engrams a document leaves."""
     model.eval()
     generator = torch.Generator().manual_seed(TEST_SEED)
     losses, hits, held = [], [], []
-    for start in range(0, documents, settings.batch_size):
-        batch = task.draw(min(settings.batch_size, documents - start), generator)
-        loss, output = answer_loss(model, task, batch, settings.segment_length)
-        answers = task.answers(batch)
-        hits.append((output.logits[:, -answers.shape[1] - 1 : -1].argmax(-1) == answers).float().mean(1))
-        losses.append(loss.expand(len(batch)))
-        state = getattr(output, "memory", None)
+    for start in range(0, documents, batch_size):
+        count = min(batch_size, documents - start)
+        loss, right, state = read(model, task, task.draw(count, generator, test=True))
+        hits.append(right)
+        losses.append(loss.expand(count))
         if hasattr(state, "num_long_term"):
             held.append((state.num_short_term + state.num_long_term).float())
     engrams = float(torch.cat(held).mean()) if held else 0.0
     return {"accuracy": float(torch.cat(hits).mean()), "loss": float(torch.cat(losses).mean()), "engrams": engrams}
 
 
-def answer_loss(model: PreTrainedModel, task: Task, documents: Tensor, segment_length: int) -> tuple[Tensor, object]:
-    """Read documents segment by segment; return the loss of their answers and the output of the last segment.
+def read(model: PreTrainedModel, task: Task, documents: Any) -> tuple[Tensor, Tensor, Any]:
+    """Read documents segment by segment; return loss and share of right answers, and the state of the memory.
 
-    Nothing is learned from a segment without an answer, and no gradient goes from one segment to the one before.
+    An engram memory learns nothing from a segment without an answer. A token memory has losses of its own, the mean of
+    which over segments is added, and one without an encoder reads the segments before once more, with gradient.
     Without a memory only the last segment matters, and is read.
     """
-    *before, last = documents.split(segment_length, dim=1)
-    memory = {}
-    if model.config.memory is not None:
-        with torch.no_grad():
-            for segment in before:
-                memory = {"memory": model(input_ids=segment, **memory).memory}
-    output = model(input_ids=last, **memory)
-    answers = task.answers(documents)
-    logits = output.logits[:, -answers.shape[1] - 1 : -1]
-    return F.cross_entropy(logits.flatten(0, 1), answers.flatten()), output
+    *before, last = task.segments(documents)
+    kind = None if model.config.memory is None else model.config.memory.kind
+    memory: dict[str, Any] = {}
+    own_losses = []
+    for segment in before if kind else []:
+        with torch.set_grad_enabled(kind == "token" and torch.is_grad_enabled()):
+            output = model(**segment, **_no_targets(model, segment), **memory)
+        own_losses.append(getattr(output, "loss", None))
+        memory = {"memory": output.memory}
+    output = model(**last, **_no_targets(model, last), **memory)
+    loss, right = task.score(output.logits, documents)
+    if output.loss is not None:
+        loss = loss + torch.stack([*own_losses, output.loss]).mean()
+    return loss, right, getattr(output, "memory", None)
+
+
+def _no_targets(model: PreTrainedModel, segment: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return labels that ask for nothing but the losses of a token memory, where it has some and learns."""
+    if not (model.training and getattr(model.config.memory, "encoder_layers", 0)):
+        return {}
+    inputs = next(iter(segment.values()))
+    return {"labels": torch.full(inputs.shape[: 1 if inputs.is_floating_point() else 2], -100)}

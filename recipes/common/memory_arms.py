@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hf_memoria import TokenMemoryConfig
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -17,14 +19,20 @@ def _retrieval(label: str, retrieval: str) -> Arm:
     return Arm(label, lambda args: args.memory(retrieval=retrieval))
 
 
+def _tokens(args: Any, **settings: Any) -> TokenMemoryConfig:
+    return TokenMemoryConfig(num_tokens=args.num_reminded_stm + args.num_reminded_ltm, **settings)
+
+
 ARMS = {
     "none": Arm("no memory", lambda args: None),
     "graph": _retrieval("engram memory", "graph"),
     "similarity": _retrieval("full similarity search, no graph", "similarity"),
     "random": _retrieval("random retrieval", "random"),
     "fifo": _retrieval("first in, first out", "fifo"),
+    "token": Arm("token memory", lambda args: _tokens(args, encoder_layers=args.layers)),
+    "rmt": Arm("recurrent memory transformer", lambda args: _tokens(args, encoder_layers=0, bptt_segments=None)),
 }
-"""All engram arms read at most as many engrams as the first."""
+"""All read at most as many engrams, or memory tokens, as the engram memory is reminded of."""
 
 
 def _token(label: str, **changes: Any) -> Arm:

@@ -9,16 +9,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .documents import score_last_tokens, token_segments
+
 
 @dataclass(frozen=True)
 class SortingTask:
-    """Documents of `segments` segments: a prompt, a separator, and the symbols from the most frequent on.
+    """Documents of `num_segments` segments: a prompt, a separator, and the symbols from the most frequent on.
 
     Ids 0 to `symbols` - 1 are the symbols, the next one is the separator. The answer ends the last segment.
     """
 
     symbols: int
-    segments: int
+    num_segments: int
     segment_length: int
 
     def __post_init__(self) -> None:
@@ -36,17 +38,21 @@ class SortingTask:
     @property
     def prompt_length(self) -> int:
         """Symbols that are to be counted."""
-        return self.segments * self.segment_length - self.symbols - 1
+        return self.num_segments * self.segment_length - self.symbols - 1
 
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return new documents, int64 `[count, segments * segment_length]`."""
+    def draw(self, count: int, generator: torch.Generator, test: bool = False) -> Tensor:
+        """Return new documents, int64 `[count, num_segments * segment_length]`."""
         prompts = draw_prompts(count, self.prompt_length, self.symbols, generator)
         separator = torch.full((count, 1), self.symbols)
         return torch.cat([prompts, separator, by_frequency(prompts, self.symbols)], dim=1)
 
-    def answers(self, documents: Tensor) -> Tensor:
-        """Return the answers of documents, `[count, symbols]`."""
-        return documents[:, -self.symbols :]
+    def segments(self, documents: Tensor) -> list[dict[str, Tensor]]:
+        """Cut documents into the inputs of forwards."""
+        return token_segments(documents, self.segment_length)
+
+    def score(self, logits: Tensor, documents: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of the answers and the share of each that is right."""
+        return score_last_tokens(logits, documents[:, -self.symbols :])
 
 
 def draw_prompts(count: int, length: int, symbols: int, generator: torch.Generator) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import yaml
 from common.arms import kept_runs
 from common.config import parse_arguments
-from common.documents import Learner, accuracy, answer_loss, learn
+from common.documents import Learner, accuracy, learn, read
 from common.memory_arms import ARMS, check_arms
 from common.sorting import SortingTask, by_frequency, draw_prompts
 from common.training import small_gpt2
@@ -17,7 +17,7 @@ from common.training import small_gpt2
 from hf_memoria import wrap
 
 SMALL = ("--segments", 3, "--segment_length", 12, "--symbols", 4, "--steps", 4, "--batch_size", 4, "--evaluations", 2)
-SMALL += ("--test_sequences", 8, "--layers", 1, "--hidden_size", 16, "--heads", 2, "--num_memories", 3)
+SMALL += ("--test_documents", 8, "--layers", 1, "--hidden_size", 16, "--heads", 2, "--num_memories", 3)
 
 
 def arguments(*flags):
@@ -48,13 +48,13 @@ def test_frequencies_drift_from_one_distribution_to_another():
 
 
 def test_documents_fill_their_segments_and_end_with_the_answer():
-    task = SortingTask(symbols=4, segments=3, segment_length=12)
+    task = SortingTask(symbols=4, num_segments=3, segment_length=12)
     documents = task.draw(5, torch.Generator().manual_seed(0))
     assert documents.shape == (5, 36)
     assert documents[:, task.prompt_length].tolist() == [4] * 5
-    assert torch.equal(task.answers(documents), by_frequency(documents[:, : task.prompt_length], 4))
+    assert torch.equal(documents[:, -4:], by_frequency(documents[:, : task.prompt_length], 4))
     with pytest.raises(ValueError, match=r"segment_length must be above symbols \+ 1 = 12"):
-        SortingTask(symbols=11, segments=2, segment_length=12)
+        SortingTask(symbols=11, num_segments=2, segment_length=12)
 
 
 def model_for(arm):
@@ -65,22 +65,22 @@ def model_for(arm):
 
 def test_the_answer_can_know_of_the_first_segment_through_memory_alone():
     torch.manual_seed(0)
-    task = SortingTask(symbols=4, segments=4, segment_length=12)
+    task = SortingTask(symbols=4, num_segments=4, segment_length=12)
     documents = task.draw(6, torch.Generator().manual_seed(0))
     changed = documents.clone()
     changed[:, :12] = 3 - changed[:, :12]
     for arm, knows in (("none", False), ("graph", True), ("fifo", True)):
         model = model_for(arm).eval()
-        loss, other = (answer_loss(model, task, one, 12)[0] for one in (documents, changed))
+        loss, other = (read(model, task, one)[0] for one in (documents, changed))
         assert bool(loss != other) is knows
 
 
 def test_the_loss_is_that_of_the_answer_after_the_right_symbols_before_it():
     torch.manual_seed(0)
-    task = SortingTask(symbols=4, segments=2, segment_length=12)
+    task = SortingTask(symbols=4, num_segments=2, segment_length=12)
     documents, model = task.draw(3, torch.Generator().manual_seed(0)), model_for("none").eval()
-    loss, output = answer_loss(model, task, documents, 12)
-    logits = output.logits.log_softmax(-1)
+    loss, _, _ = read(model, task, documents)
+    logits = model(input_ids=documents[:, -12:]).logits.log_softmax(-1)
     expected = [-logits[row, 7 + i, symbol] for row in range(3) for i, symbol in enumerate(documents[row, -4:])]
     torch.testing.assert_close(loss, torch.stack(expected).mean())
 
@@ -88,13 +88,13 @@ def test_the_loss_is_that_of_the_answer_after_the_right_symbols_before_it():
 @pytest.mark.parametrize("arm", ["none", "graph"])
 def test_it_learns(arm):
     torch.manual_seed(0)
-    task = SortingTask(symbols=3, segments=2, segment_length=16)
+    task = SortingTask(symbols=3, num_segments=2, segment_length=16)
     backbone = small_gpt2(vocabulary=4, end_of_text=3, positions=16, layers=1, hidden_size=32, heads=2, dropout=0.0)
     model = wrap(backbone, memory=ARMS[arm].memory(arguments(*SMALL)))
-    settings = Learner(120, 16, 16, 3e-3, 3e-3, evaluations=2)
+    settings = Learner(120, 16, 3e-3, 3e-3, evaluations=2)
     curve = learn(model, task, settings, 0, 64)
     assert [step for step, _ in curve] == [60, 120]
-    assert accuracy(model, task, settings, 128)["accuracy"] > 0.5 > 1 / 3
+    assert accuracy(model, task, 16, 128)["accuracy"] > 0.5 > 1 / 3
 
 
 def test_a_run_that_is_there_is_not_repeated(tmp_path):
@@ -117,7 +117,7 @@ def test_a_run_that_is_there_is_not_repeated(tmp_path):
 def test_a_run_compares_every_arm_at_every_length(tmp_path, capsys):
     flags = (*SMALL, "--segments", 2, 3, "--seeds", "0,1", "--output_dir", tmp_path)
     sorting.main(arguments(*flags))
-    results = json.loads((tmp_path / "results.json").read_text())["accuracy_by_segments"]
+    results = json.loads((tmp_path / "results.json").read_text())["by_segments"]
     assert list(results) == ["2", "3"]
     for summary in results.values():
         assert list(summary) == list(ARMS)
@@ -137,8 +137,30 @@ def test_unknown_arms_are_refused():
 
 def test_every_config_can_be_read_and_holds_only_what_differs():
     base = yaml.safe_load((sorting.CONFIGS / "base.yaml").read_text())
-    assert arguments().memory().segment_length == arguments().segment_length
     for config in sorted(sorting.CONFIGS.glob("*.yaml")):
         arguments("--config", config)
         if config.stem != "base":
             assert not {key for key, value in yaml.safe_load(config.read_text()).items() if base.get(key) == value}
+
+
+@pytest.mark.parametrize("arm", ["token", "rmt"])
+def test_token_memories_learn_from_the_segments_of_the_prompt(arm):
+    task = SortingTask(symbols=4, num_segments=3, segment_length=12)
+    model, documents = model_for(arm).train(), task.draw(2, torch.Generator().manual_seed(0))
+    loss, _, _ = read(model, task, documents)
+    loss.backward()
+    reached = [name for name, weight in model.named_parameters() if "memory" in name and weight.grad is not None]
+    assert reached
+    with torch.no_grad():
+        assert read(model.eval(), task, documents)[0] > 0
+    if arm == "rmt":
+        # What the first segment wrote is learned from by the answer.
+        grown = model_for("rmt").train()
+        changed = documents.clone()
+        changed[:, :12] = 3 - changed[:, :12]
+        gradients = []
+        for one in (documents, changed):
+            grown.zero_grad()
+            read(grown, task, one)[0].backward()
+            gradients.append(grown.transformer.wte.weight.grad.clone())
+        assert not torch.equal(*gradients)

@@ -1,0 +1,170 @@
+"""Classify documents that are longer than an encoder, with a memory over their segments.
+
+    python recipes/classification.py                                              # generated documents, some minutes
+    python recipes/classification.py --config recipes/configs/classification/hyperpartisan.yaml --file train.parquet
+    python recipes/classification.py --dataset_name imdb --model_name_or_path roberta-base --segment_length 512
+
+Arms: an encoder with memory that predicts from the last segment (`--predict_from last`) or the mean of all; the same
+encoder without memory; and the usual baseline, the first segment alone. Each fold trains every arm from the same
+weights on the same documents in the same order; the table has accuracy and F1 over folds and repetitions, and a sign
+test of each arm against the first. `--splits longformer` takes the commonly used split of Hyperpartisan, which leaks.
+Settings are the fields of `Arguments`; their values are in configs/classification/base.yaml.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from common.arms import format_arms, parse_seeds
+from common.config import parse_arguments
+from common.labelled import Fold, folds, load_labelled
+from common.report import versions, write_json
+from common.segment_classifier import SegmentedDocuments, predict, train
+from common.sign_test import measure, sign_test
+from common.statistics import mean_and_spread
+from common.tokenizer import train_tokenizer
+from tqdm import tqdm
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedModel,
+    set_seed,
+)
+
+from hf_memoria import EngramMemoryConfig, wrap
+
+CONFIGS = Path(__file__).resolve().parent / "configs" / "classification"
+ARMS = {
+    "memory": "memory over segments",
+    "fifo": "the same, first in, first out",
+    "segments": "segments without memory",
+    "truncated": "first segment alone",
+}
+MEASURES = {"accuracy": "accuracy", "f1": "F1"}
+
+
+@dataclass(kw_only=True)
+class Arguments:
+    """The settings; those without a default have their value in base.yaml."""
+
+    file: str | None = field(default=None, metadata={"help": "Parquet or JSON file, columns text and label."})
+    dataset_name: str | None = field(default=None, metadata={"help": "Data set with these columns."})
+    splits: str = field(metadata={"help": "folds; longformer (leaks); or a JSON file of places."})
+    folds: int = field(metadata={"help": "Folds of a repetition."})
+    repeats: int = field(metadata={"help": "Repetitions with other folds."})
+    arms: list[str] = field(metadata={"help": "What is compared; the first is tested against the others."})
+    seeds: list[str] = field(metadata={"help": "One or more, as 0,1,2."})
+    output_dir: Path = field(metadata={"help": "Where results go."})
+
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Encoder to fine-tune."})
+    vocabulary_size: int = field(metadata={"help": "Of the tokenizer trained here."})
+    layers: int = field(metadata={"help": "Blocks of an encoder trained from nothing."})
+    hidden_size: int = field(metadata={"help": "Its width."})
+    heads: int = field(metadata={"help": "Its attention heads."})
+    initializer_range: float = field(metadata={"help": "Standard deviation of its weights at first."})
+
+    num_memories: int = field(metadata={"help": "Working-memory vectors that a segment leaves."})
+    stm_capacity: int = field(metadata={"help": "Short-term engrams before the oldest become long-term."})
+    num_reminded_stm: int = field(metadata={"help": "Short-term engrams reminded for a segment."})
+    num_reminded_ltm: int = field(metadata={"help": "Long-term engrams reminded for a segment."})
+    initial_lifespan: int = field(metadata={"help": "Steps that an engram lives if nothing reminds of it."})
+    gate: Literal["none", "tanh"] = field(metadata={"help": "tanh: reads grow from zero, for pretrained encoders."})
+
+    segment_length: int = field(metadata={"help": "Tokens of a segment."})
+    most_segments: int = field(metadata={"help": "Longer documents are cut off there."})
+    predict_from: Literal["last", "mean"] = field(metadata={"help": "The last segment, or the mean of all."})
+    epochs: int = field(metadata={"help": "Passes over the training documents."})
+    batch_size: int = field(metadata={"help": "Documents of a step."})
+    learning_rate: float = field(metadata={"help": "Peak of a linear schedule with warm-up."})
+
+    def memory(self, arm: str) -> EngramMemoryConfig | None:
+        """Return the settings of an arm's memory."""
+        if arm in ("segments", "truncated"):
+            return None
+        names = ("num_memories", "stm_capacity", "num_reminded_stm", "num_reminded_ltm", "initial_lifespan")
+        gate, retrieval = None if self.gate == "none" else self.gate, "fifo" if arm == "fifo" else "graph"
+        settings = {name: getattr(self, name) for name in names}
+        return EngramMemoryConfig(**settings, gate=gate, retrieval=retrieval, segment_length=self.segment_length)
+
+
+def main(args: Arguments) -> dict[str, Any]:
+    """Run every fold, arm and seed; return (and write) the results."""
+    unknown = sorted(set(args.arms) - set(ARMS))
+    if unknown:
+        raise ValueError(f"arms must be among {', '.join(ARMS)}; got {unknown}.")
+    texts, labels = load_labelled(args.file, args.dataset_name)
+    print(f"{len(texts)} documents, labels {np.bincount(labels).tolist()}")
+    done: dict[str, list[dict[str, Any]]] = {arm: [] for arm in args.arms}
+    for seed in parse_seeds(args.seeds):
+        rounds = list(folds(labels, args.splits, args.folds, args.repeats, seed))
+        for number, fold in enumerate(tqdm(rounds, desc=f"Seed {seed}", unit="fold")):
+            for arm, found in run_fold(texts, labels, fold, seed, args).items():
+                done[arm].append({"seed": seed, "fold": number, **found})
+    summary = {
+        arm: {name: vars(mean_and_spread([one[name] for one in found])) for name in MEASURES}
+        for arm, found in done.items()
+    }
+    first = args.arms[0]
+    tests = {arm: sign_test(done[first], done[arm], labels) for arm in args.arms[1:]}
+    results = {"summary": summary, "sign_tests": tests, "runs": done, "arguments": vars(args), "versions": versions()}
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    write_json(results, args.output_dir / "results.json")
+    print(f"\nMean over folds ± standard deviation of a fold\n{format_arms(ARMS, summary, MEASURES)}")
+    for arm, test in tests.items():
+        told = "{better} documents oftener right, {worse} more seldom, p = {p_value:.3f} (two-sided sign test)"
+        print(f"{ARMS[first]} against {ARMS[arm]}: {told.format(**test)}")
+    return results
+
+
+def run_fold(texts: list[str], labels: np.ndarray, fold: Fold, seed: int, args: Arguments) -> dict[str, Any]:
+    """Train every arm on a fold; return its measures and its predictions by place of the document."""
+    tokenizer, backbone = build([texts[place] for place in fold.train], int(labels.max()) + 1, seed, args)
+    found = {}
+    for arm in args.arms:
+        most = 1 if arm == "truncated" else args.most_segments
+        parts = [
+            SegmentedDocuments.of(
+                [texts[place] for place in places], labels[places], tokenizer, args.segment_length, most
+            )
+            for places in (fold.train, fold.test)
+        ]
+        torch.manual_seed(seed)
+        model = wrap(backbone, memory=args.memory(arm))
+        train(model, parts[0], args.predict_from, args.epochs, args.batch_size, args.learning_rate, seed)
+        predicted = predict(model, parts[1], args.predict_from, args.batch_size)
+        found[arm] = {
+            **measure(predicted, labels[fold.test]),
+            "predicted": dict(zip(map(str, fold.test), predicted.tolist(), strict=True)),
+        }
+    return found
+
+
+def build(texts: list[str], num_labels: int, seed: int, args: Arguments) -> tuple[Any, PreTrainedModel]:
+    """Return tokenizer and encoder: a checkpoint's, or new ones."""
+    set_seed(seed)
+    if args.model_name_or_path:
+        tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
+        return tokenizer, AutoModelForSequenceClassification.from_pretrained(
+            args.model_name_or_path, num_labels=num_labels
+        )
+    tokenizer = train_tokenizer(texts, args.vocabulary_size)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=args.hidden_size,
+        num_hidden_layers=args.layers,
+        num_attention_heads=args.heads,
+        intermediate_size=2 * args.hidden_size,
+        max_position_embeddings=args.segment_length,
+        initializer_range=args.initializer_range,
+        num_labels=num_labels,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return tokenizer, BertForSequenceClassification(config)
+
+
+if __name__ == "__main__":
+    main(parse_arguments(Arguments, CONFIGS))

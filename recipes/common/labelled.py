@@ -1,0 +1,93 @@
+"""Long documents with a label, and which of them to train on."""
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from datasets import load_dataset
+from sklearn.model_selection import RepeatedStratifiedKFold, train_test_split
+
+from .corpus import READERS
+
+LONGFORMER_SPLITS = Path(__file__).resolve().parents[1] / "configs" / "classification" / "longformer_splits.json"
+LEAK = (
+    "this split leaks: {in_train} of the {tested} documents to test on are in the training part too, and "
+    "{in_validation} in the validation part. What is measured is not how well the model generalises."
+)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Which documents are for what, by their place."""
+
+    train: list[int]
+    validation: list[int]
+    test: list[int]
+
+
+def load_labelled(file: str | None, dataset_name: str | None) -> tuple[list[str], np.ndarray]:
+    """Return texts and labels from 0: a file's or a data set's (columns text and label), or generated ones."""
+    if file is None and dataset_name is None:
+        return generated_documents(400, seed=0)
+    if file is not None:
+        documents = load_dataset(READERS[Path(file).suffix.lower()], data_files=file, split="train")
+    else:
+        documents = load_dataset(dataset_name, split="train")
+    missing = {"text", "label"} - set(documents.column_names)
+    if missing:
+        raise ValueError(f"documents must have columns text and label; got {documents.column_names}.")
+    names = {label: place for place, label in enumerate(sorted(set(documents["label"])))}
+    return list(documents["text"]), np.array([names[label] for label in documents["label"]])
+
+
+def generated_documents(count: int, seed: int, sentences: int = 24) -> tuple[list[str], np.ndarray]:
+    """Return documents whose first and last sentence name a colour each; the label is whether it is the same.
+
+    No part of a document tells the label alone.
+    """
+    draw, texts, labels = random.Random(seed), [], []
+    things = ["the house", "a ship", "the old man", "some bread", "a letter", "the river", "her brother", "a clock"]
+    verbs = ["was seen by", "came before", "stood beside", "is older than", "waited for", "turned into"]
+    for place in range(count):
+        first = draw.choice(["red", "blue"])
+        same = place % 2 == 0
+        last = first if same else {"red": "blue", "blue": "red"}[first]
+        middle = [f"{draw.choice(things)} {draw.choice(verbs)} {draw.choice(things)} ." for _ in range(sentences)]
+        texts.append(" ".join([f"it began {first} .", *middle, f"it ended {last} ."]))
+        labels.append(int(same))
+    return texts, np.array(labels)
+
+
+def folds(labels: np.ndarray, splits: str, number: int, repeats: int, seed: int) -> Iterator[Fold]:
+    """Yield folds: repeated and stratified (a tenth of what is trained on for validation), or splits of a file.
+
+    Args:
+        labels: of all documents.
+        splits: `"folds"`, `"longformer"`, or a JSON file with lists `train`, `validation` and `test` of places.
+        number: of folds of each repetition.
+        repeats: repetitions.
+        seed: of the drawing.
+    """
+    if splits != "folds":
+        yield published_split(LONGFORMER_SPLITS if splits == "longformer" else Path(splits), len(labels))
+        return
+    for train, test in RepeatedStratifiedKFold(n_splits=number, n_repeats=repeats, random_state=seed).split(
+        np.zeros(len(labels)), labels
+    ):
+        kept, validation = train_test_split(train, test_size=0.1, stratify=labels[train], random_state=seed)
+        yield Fold(kept.tolist(), validation.tolist(), test.tolist())
+
+
+def published_split(path: Path, documents: int) -> Fold:
+    """Read a split, and say how far it leaks."""
+    fold = Fold(**json.loads(path.read_text(encoding="utf-8")))
+    for name, places in vars(fold).items():
+        if places and max(places) >= documents:
+            raise ValueError(f"{name} of {path.name} must hold places below {documents}; got {max(places)}.")
+    in_train, in_validation = (len(set(fold.test) & set(part)) for part in (fold.train, fold.validation))
+    if in_train or in_validation:
+        print(f"WARNING: {LEAK.format(tested=len(fold.test), in_train=in_train, in_validation=in_validation)}")
+    return fold
