@@ -20,7 +20,7 @@ def _retrieval(label: str, retrieval: str) -> Arm:
 
 
 def _tokens(args: Any, **settings: Any) -> TokenMemoryConfig:
-    return TokenMemoryConfig(num_tokens=args.num_reminded_stm + args.num_reminded_ltm, **settings)
+    return TokenMemoryConfig(num_tokens=args.num_memories, **settings)
 
 
 ARMS = {
@@ -32,7 +32,7 @@ ARMS = {
     "token": Arm("token memory", lambda args: _tokens(args, encoder_layers=args.layers)),
     "rmt": Arm("recurrent memory transformer", lambda args: _tokens(args, encoder_layers=0, bptt_segments=None)),
 }
-"""All read at most as many engrams, or memory tokens, as the engram memory is reminded of."""
+"""All engram arms read at most as many engrams; a token memory has as many tokens as a segment leaves engrams."""
 
 
 def _token(label: str, **changes: Any) -> Arm:
