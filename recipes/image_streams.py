@@ -17,13 +17,10 @@ import torch
 from common.arms import Run
 from common.config import parse_arguments
 from common.images import Images, load_images
-from common.memory_arms import ARMS
-from common.memory_comparison import MemoryArguments, compare_over, run_task
+from common.memory_comparison import MemoryArguments, compare_over, run_task, with_memory
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import ViTConfig, ViTForImageClassification, set_seed
-
-from hf_memoria import wrap
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "image_streams"
 
@@ -75,7 +72,7 @@ def main(args: Arguments) -> dict[int, Any]:
 
     def run(arm: str, seed: int, distance: int) -> Run:
         set_seed(seed)
-        model = wrap(backbone(train, args), memory=ARMS[arm].memory(args))
+        model = with_memory(backbone(train, args), arm, args)
         return run_task(model, MarkedImage(train, test, distance), seed, args)
 
     return compare_over("distance", args.distance, run, args)

@@ -16,13 +16,10 @@ from typing import Any
 from common.arms import Run
 from common.config import parse_arguments
 from common.corpus import python_documentation, read_files
-from common.memory_arms import ARMS
-from common.memory_comparison import MemoryArguments, compare_over, run_task
+from common.memory_comparison import MemoryArguments, compare_over, run_task, with_memory
 from common.stories import StoryTask, Vocabulary, generated_stories, read_stories, words
 from common.training import small_gpt2
 from transformers import set_seed
-
-from hf_memoria import wrap
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "long_qa"
 
@@ -67,7 +64,7 @@ def main(args: Arguments) -> dict[int, Any]:
             dropout=0.0,
             initializer_range=args.initializer_range,
         )
-        return run_task(wrap(backbone, memory=ARMS[arm].memory(args)), task, seed, args)
+        return run_task(with_memory(backbone, arm, args), task, seed, args)
 
     return compare_over("context", args.context, run, args)
 

@@ -14,13 +14,10 @@ from typing import Any
 
 from common.arms import Run
 from common.config import parse_arguments
-from common.memory_arms import ARMS
-from common.memory_comparison import MemoryArguments, compare_over, run_task
+from common.memory_comparison import MemoryArguments, compare_over, run_task, with_memory
 from common.revisits import RevisitTask
 from common.training import small_gpt2
 from transformers import set_seed
-
-from hf_memoria import wrap
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "revisits"
 
@@ -56,7 +53,7 @@ def run(arm: str, seed: int, distance: int, args: Arguments) -> Run:
         dropout=0.0,
         initializer_range=args.initializer_range,
     )
-    return run_task(wrap(backbone, memory=ARMS[arm].memory(args)), task, seed, args)
+    return run_task(with_memory(backbone, arm, args), task, seed, args)
 
 
 if __name__ == "__main__":

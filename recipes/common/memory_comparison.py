@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from transformers import PreTrainedModel
 
-from hf_memoria import EngramMemoryConfig
+from hf_memoria import EngramMemoryConfig, wrap
+from hf_memoria.modules.memory_attention import MemoryAttention
 
 from .arms import Run, compare_arms, kept_runs, parse_seeds
 from .documents import Learner, Task, accuracy, learn
@@ -39,6 +41,7 @@ class MemoryArguments:
     initial_lifespan: int = field(metadata={"help": "Steps that an engram lives if nothing reminds of it."})
     lifespan_extend_scale: float = field(metadata={"help": "Steps that a reminded engram earns on average."})
     gate: Literal["none", "tanh"] = field(metadata={"help": "tanh: reads grow from zero."})
+    read_scale: float = field(metadata={"help": "Factor on the first weights of what is read, the last layer's."})
 
     steps: int = field(metadata={"help": "Optimizer steps."})
     batch_size: int = field(metadata={"help": "Documents of a step."})
@@ -53,6 +56,20 @@ class MemoryArguments:
         names += ("initial_lifespan", "lifespan_extend_scale")
         gate = None if self.gate == "none" else self.gate
         return EngramMemoryConfig(**{name: getattr(self, name) for name in names}, gate=gate, **changes)
+
+
+def with_memory(backbone: PreTrainedModel, arm: str, args: MemoryArguments) -> PreTrainedModel:
+    """Return a backbone with the memory of an arm.
+
+    Reads are the same at every position, and with weights as large as a small backbone's own they are larger than what
+    tells positions apart: all that a segment leaves is then one and the same vector. So they start smaller.
+    """
+    model = wrap(backbone, memory=ARMS[arm].memory(args))
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, MemoryAttention):
+                module.output.weight.mul_(args.read_scale)
+    return model
 
 
 def run_task(model: PreTrainedModel, task: Task, seed: int, args: MemoryArguments) -> Run:
