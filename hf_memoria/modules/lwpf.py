@@ -1,7 +1,7 @@
 """Attention with partial forgetting: one function, the fast form where it serves.
 
 The fast form is a custom operator, so that a compiled model holds it whole. It has a first derivative only. On CUDA it
-is a Triton kernel where `has_kernel` says so, and blocks of torch everywhere else; both leave the same to a backward.
+is a Triton kernel where `uses_kernel` says so, and blocks of torch everywhere else; both leave the same to a backward.
 """
 
 import importlib
@@ -15,6 +15,7 @@ from hf_memoria.modules import lwpf_blocks
 from hf_memoria.modules.forgetting import PFU, ForgettingFunction, ForgettingReLU
 from hf_memoria.modules.lwpf_blocks import Attended, Inputs
 from hf_memoria.modules.lwpf_naive import check_causal, lwpf_attention_naive, repeat_heads
+from hf_memoria.modules.lwpf_probe import kernels_work
 from hf_memoria.modules.lwpf_tiles import Rule
 
 
@@ -73,7 +74,7 @@ def has_fast_form(forgetting: ForgettingFunction, mask: Tensor | None) -> bool:
 
 
 def has_kernel(query: Tensor, value: Tensor, mu: str, dropout: float) -> bool:
-    """Whether the fast form is a Triton kernel: ReLU on CUDA, without dropout, of common dtypes and head sizes.
+    """Whether there is a Triton kernel: ReLU on CUDA, without dropout, of common dtypes and head sizes.
 
     PFU, dropout and other sizes are computed in blocks, as is everything where triton is not installed.
     """
@@ -85,6 +86,13 @@ def has_kernel(query: Tensor, value: Tensor, mu: str, dropout: float) -> bool:
         and query.dtype == value.dtype
         and query.shape[-1] == value.shape[-1]
         and query.shape[-1] in kernels.HEAD_SIZES
+    )
+
+
+def uses_kernel(query: Tensor, value: Tensor, allowed: Tensor | None, mu: str, causal: bool, dropout: float) -> bool:
+    """Whether the fast form is a Triton kernel: there is one, and it works on the device."""
+    return has_kernel(query, value, mu, dropout) and kernels_work(
+        query.device, query.dtype, query.shape[-1], causal, allowed is not None
     )
 
 
@@ -144,7 +152,7 @@ def _attend(
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rule = mu, number, bias, scaling, causal, dropout
-    if has_kernel(query, value, mu, dropout):
+    if uses_kernel(query, value, allowed, mu, causal, dropout):
         done = _kernels().attend(_inputs((query, key, value), allowed, offset, seed, rule))
     else:
         done = lwpf_blocks.attend(_inputs(_all_precise(query, key, value), allowed, offset, seed, rule))
@@ -177,7 +185,7 @@ def _attend_backward(
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     rule = mu, number, bias, scaling, causal, dropout
-    if has_kernel(query, value, mu, dropout):
+    if uses_kernel(query, value, allowed, mu, causal, dropout):
         inputs = _inputs((query, key, value), allowed, offset, seed, rule)
         grads = _kernels().attend_backward(grad, inputs, Attended(*kept))
     else:

@@ -1,4 +1,7 @@
-"""The Triton kernels against the equation: on a GPU as they are, elsewhere by the interpreter that triton has."""
+"""The Triton kernels against the equation: on a GPU as they are, elsewhere by the interpreter that triton has.
+
+pip install triton; TRITON_INTERPRET=1 python -m pytest tests/modules/test_lwpf_triton.py
+"""
 
 import os
 from types import SimpleNamespace
@@ -9,12 +12,13 @@ import torch
 from hf_memoria.modules import ForgettingReLU, lwpf_attention, lwpf_attention_naive, lwpf_blocks
 from hf_memoria.modules.lwpf import has_kernel
 from hf_memoria.modules.lwpf_blocks import Inputs
+from hf_memoria.modules.lwpf_probe import kernels_work
 from hf_memoria.modules.lwpf_tiles import Rule
 
 CUDA = torch.cuda.is_available()
-if not CUDA:
-    # Read when the kernels are decorated, that is, when their module is imported.
-    os.environ.setdefault("TRITON_INTERPRET", "1")
+if not CUDA and os.environ.get("TRITON_INTERPRET") != "1":
+    # Triton reads it when it is imported, which something else may have done by now.
+    pytest.skip("without a GPU the kernels need triton and TRITON_INTERPRET=1", allow_module_level=True)
 reason = "the kernels need triton, which torch for the CPU does not bring along"
 kernels = pytest.importorskip("hf_memoria.modules.lwpf_triton", reason=reason)
 
@@ -110,6 +114,33 @@ def test_nothing_to_attend_to_gives_zeros():
     done = kernels.attend(inputs)
     assert not done.output.any()
     assert not any(each.any() for each in kernels.attend_backward(grad, inputs, done))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+def test_they_are_tried_out_before_they_are_relied_on(causal, masked, monkeypatch):
+    asked = torch.device(DEVICE), torch.float32, 16, causal, masked
+    state = torch.get_rng_state()
+    kernels_work.cache_clear()
+    assert kernels_work(*asked)
+    assert torch.get_rng_state().equal(state)
+    right = kernels.attend_backward
+    monkeypatch.setattr(kernels, "attend_backward", lambda *given: tuple(made * 1.1 for made in right(*given)))
+    assert kernels_work(*asked)
+    kernels_work.cache_clear()
+    with pytest.warns(UserWarning, match=r"heads of 16 .* differ by 0.1 of their size"):
+        assert not kernels_work(*asked)
+
+
+def test_where_they_cannot_be_compiled_blocks_are_used(monkeypatch):
+    def fails(*given):
+        raise RuntimeError("out of resource: shared memory")
+
+    monkeypatch.setattr(kernels, "attend", fails)
+    kernels_work.cache_clear()
+    with pytest.warns(UserWarning, match="RuntimeError: out of resource: shared memory"):
+        assert not kernels_work(torch.device(DEVICE), torch.float32, 16, True, False)
+    kernels_work.cache_clear()
 
 
 @pytest.mark.parametrize(
