@@ -1,16 +1,21 @@
 """Attention with partial forgetting: one function, the fast form where it serves.
 
-The fast form is a custom operator, so that a compiled model holds it whole. It has a first derivative only.
+The fast form is a custom operator, so that a compiled model holds it whole. It has a first derivative only. On CUDA it
+is a Triton kernel where `uses_kernel` says so, and blocks of torch everywhere else; both leave the same to a backward.
 """
 
+import importlib
+import importlib.util
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hf_memoria.modules import lwpf_blocks
 from hf_memoria.modules.forgetting import PFU, ForgettingFunction, ForgettingReLU
-from hf_memoria.modules.lwpf_blocks import Attended, Inputs, attend, attend_backward
+from hf_memoria.modules.lwpf_blocks import Attended, Inputs
 from hf_memoria.modules.lwpf_naive import check_causal, lwpf_attention_naive, repeat_heads
+from hf_memoria.modules.lwpf_probe import kernels_work
 from hf_memoria.modules.lwpf_tiles import Rule
 
 
@@ -68,6 +73,33 @@ def has_fast_form(forgetting: ForgettingFunction, mask: Tensor | None) -> bool:
     return known and (mask is None or mask.dtype == torch.bool)
 
 
+def has_kernel(query: Tensor, value: Tensor, mu: str, dropout: float) -> bool:
+    """Whether there is a Triton kernel: ReLU on CUDA, without dropout, of common dtypes and head sizes.
+
+    PFU, dropout and other sizes are computed in blocks, as is everything where triton is not installed.
+    """
+    if not query.is_cuda or mu != "zero" or dropout or importlib.util.find_spec("triton") is None:
+        return False
+    kernels = _kernels()
+    return (
+        query.dtype in kernels.DTYPES
+        and query.dtype == value.dtype
+        and query.shape[-1] == value.shape[-1]
+        and query.shape[-1] in kernels.HEAD_SIZES
+    )
+
+
+def uses_kernel(query: Tensor, value: Tensor, allowed: Tensor | None, mu: str, causal: bool, dropout: float) -> bool:
+    """Whether the fast form is a Triton kernel: there is one, and it works on the device."""
+    return has_kernel(query, value, mu, dropout) and kernels_work(
+        query.device, query.dtype, query.shape[-1], causal, allowed is not None
+    )
+
+
+def _kernels() -> Any:
+    return importlib.import_module("hf_memoria.modules.lwpf_triton")
+
+
 def _threshold_settings(forgetting: Any) -> tuple[str, float, float | None]:
     """Return `mu` as a word and a number, and the bias, for an operator, whose arguments have one type each."""
     if isinstance(forgetting, ForgettingReLU):
@@ -78,6 +110,10 @@ def _threshold_settings(forgetting: Any) -> tuple[str, float, float | None]:
 
 def _precise(like: Tensor) -> torch.dtype:
     return torch.promote_types(like.dtype, torch.float32)
+
+
+def _all_precise(*states: Tensor) -> Any:
+    return tuple(each.to(_precise(each)) for each in states)
 
 
 def _four_axes(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
@@ -97,8 +133,7 @@ def _inputs(
 ) -> Inputs:
     mu, number, *others = rule
     threshold: str | float | None = {"zero": None, "number": number}.get(mu, mu)
-    query, key, value = (each.to(_precise(each)) for each in states)
-    return Inputs(query, key, value, allowed, Rule(threshold, *others), offset, int(seed))  # type: ignore[arg-type]
+    return Inputs(*states, allowed, Rule(threshold, *others), offset, int(seed))  # type: ignore[arg-type]
 
 
 @torch.library.custom_op("hf_memoria::lwpf_attention", mutates_args=())
@@ -117,7 +152,10 @@ def _attend(
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rule = mu, number, bias, scaling, causal, dropout
-    done = attend(_inputs((query, key, value), allowed, offset, seed, rule))
+    if uses_kernel(query, value, allowed, mu, causal, dropout):
+        done = _kernels().attend(_inputs((query, key, value), allowed, offset, seed, rule))
+    else:
+        done = lwpf_blocks.attend(_inputs(_all_precise(query, key, value), allowed, offset, seed, rule))
     return done.output.to(query.dtype), done.inverse, done.threshold, done.shift
 
 
@@ -146,9 +184,14 @@ def _attend_backward(
     causal: bool,
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    precise, rule = _precise(query), (mu, number, bias, scaling, causal, dropout)
-    inputs = _inputs((query, key, value), allowed, offset, seed, rule)
-    grads = attend_backward(grad.to(precise), inputs, Attended(kept[0].to(precise), *kept[1:]))
+    rule = mu, number, bias, scaling, causal, dropout
+    if uses_kernel(query, value, allowed, mu, causal, dropout):
+        inputs = _inputs((query, key, value), allowed, offset, seed, rule)
+        grads = _kernels().attend_backward(grad, inputs, Attended(*kept))
+    else:
+        precise = _precise(query)
+        inputs = _inputs(_all_precise(query, key, value), allowed, offset, seed, rule)
+        grads = lwpf_blocks.attend_backward(grad.to(precise), inputs, Attended(kept[0].to(precise), *kept[1:]))
     of_query, of_key, of_value = (made.to(query.dtype) for made in grads)
     return of_query, of_key, of_value
 

@@ -15,13 +15,22 @@ exponentials need no maximum taken off, and one comparison of exp(max(s, 0)) wit
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from hf_memoria.modules.forgetting import row_threshold
-from hf_memoria.modules.lwpf_tiles import Block, Dropping, Forbidden, Masks, Rule, Workspace, blocks_of_scores
+from hf_memoria.modules.lwpf_tiles import (
+    Block,
+    Dropping,
+    Forbidden,
+    Masks,
+    Rule,
+    Workspace,
+    blocks_of_scores,
+    many_fit_a_block,
+)
 
 UNIT = 1 / math.log(2)
 """Scores times this are exponents of 2."""
@@ -65,6 +74,16 @@ class Inputs:
         query, key = self.query[block.at], self.key[block.seen].transpose(1, 2)
         return torch.baddbmm(out, query, key, beta=0, alpha=self.rule.scaling * UNIT, out=out)
 
+    def folded(self) -> Inputs:
+        """Return the same with the batch among the heads: `[1, B * H, ...]`, copied.
+
+        A block holds heads of one row of the batch. Where rows are small, far more of them then fit into one.
+        """
+        allowed = self.allowed
+        if allowed is not None:
+            allowed = _fold(allowed.expand(-1, self.query.shape[1], -1, -1))
+        return replace(self, query=_fold(self.query), key=_fold(self.key), value=_fold(self.value), allowed=allowed)
+
     def are_bounded(self) -> bool:
         """Whether no exponential of a distance from threshold or bias can overflow, by Cauchy and Schwarz."""
         if not self.query.numel() or not self.key.numel():
@@ -91,6 +110,10 @@ class Attended:
     threshold: Tensor
     shift: Tensor
 
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the fields in order."""
+        return self.output, self.inverse, self.threshold, self.shift
+
     @classmethod
     def empty(cls, query: Tensor, value: Tensor, has_threshold: bool) -> Attended:
         """Return one of the right shapes, with shift zero."""
@@ -102,6 +125,34 @@ class Attended:
 
 def attend(inputs: Inputs) -> Attended:
     """Attend; see the module."""
+    query, value = inputs.query, inputs.value
+    if not many_fit_a_block(query, inputs.key):
+        return _attend(inputs)
+    folded, kept = _attend(inputs.folded()), Attended.empty(query, value, inputs.rule.has_threshold)
+    for whole, part in zip(kept.tensors(), folded.tensors(), strict=True):
+        whole.copy_(_unfold(part, whole))
+    return kept
+
+
+def attend_backward(grad: Tensor, inputs: Inputs, attended: Attended) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of query, key and value for that of the output, `[B, H, Q, e]`."""
+    if not many_fit_a_block(inputs.query, inputs.key):
+        return _attend_backward(grad, inputs, attended)
+    done = Attended(*map(_fold, attended.tensors()))
+    grads = _attend_backward(_fold(grad), inputs.folded(), done)
+    of_query, of_key, of_value = map(_unfold, grads, (inputs.query, inputs.key, inputs.value))
+    return of_query, of_key, of_value
+
+
+def _fold(states: Tensor) -> Tensor:
+    return states.flatten(0, 1).unsqueeze(0) if states.dim() == 4 else states
+
+
+def _unfold(states: Tensor, like: Tensor) -> Tensor:
+    return states.squeeze(0).unflatten(0, like.shape[:2]) if states.dim() == 4 else states
+
+
+def _attend(inputs: Inputs) -> Attended:
     rule, value = inputs.rule, inputs.value
     kept = Attended.empty(inputs.query, value, rule.has_threshold)
     masks, dropping, workspace, bounded = inputs.masks(), inputs.dropping(), Workspace(value), inputs.are_bounded()
@@ -122,8 +173,7 @@ def attend(inputs: Inputs) -> Attended:
     return kept
 
 
-def attend_backward(grad: Tensor, inputs: Inputs, attended: Attended) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of query, key and value for that of the output, `[B, H, Q, e]`."""
+def _attend_backward(grad: Tensor, inputs: Inputs, attended: Attended) -> tuple[Tensor, Tensor, Tensor]:
     query, key, value, rule = inputs.query, inputs.key, inputs.value, inputs.rule
     of_query, of_key, of_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
     masks, dropping, shifted = inputs.masks(), inputs.dropping(), bool(attended.shift.any())

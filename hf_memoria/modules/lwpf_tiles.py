@@ -75,7 +75,7 @@ def blocks_of_scores(query: Tensor, key: Tensor, causal: bool) -> Iterator[list[
 
     Blocks come in lists, each of which covers all rows of its heads; the last rows, which see all keys, come first.
     """
-    size = BLOCK_ELEMENTS["cpu" if query.device.type == "cpu" else "other"]
+    size = _block_elements(query)
     (batch, heads, queries, _), keys = query.shape, key.shape[2]
     rows = max(1, min(queries, max(LEAST_ROWS, size // max(keys, 1))))
     together = max(1, size // max(rows * keys, 1))
@@ -83,6 +83,16 @@ def blocks_of_scores(query: Tensor, key: Tensor, causal: bool) -> Iterator[list[
         some = slice(head, min(head + together, heads))
         parts = [slice(first, min(first + rows, queries)) for first in range(0, queries, rows)]
         yield [Block(row, some, part, part.stop if causal else keys) for part in reversed(parts)]
+
+
+def many_fit_a_block(query: Tensor, key: Tensor) -> bool:
+    """Whether the scores of several rows of the batch are no more than a block."""
+    (batch, heads, queries, _), keys = query.shape, key.shape[2]
+    return batch > 1 and 2 * heads * queries * keys <= _block_elements(query)
+
+
+def _block_elements(query: Tensor) -> int:
+    return BLOCK_ELEMENTS["cpu" if query.device.type == "cpu" else "other"]
 
 
 class Workspace:

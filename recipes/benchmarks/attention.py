@@ -2,11 +2,14 @@
 
     python recipes/benchmarks/attention.py                                   # both shapes, and lengths up to 16,384
     python recipes/benchmarks/attention.py --rounds 2 --lengths 64 128 --shapes vit   # a short one
+    python recipes/benchmarks/attention.py --device cuda --rounds 50 --memory_limit 40   # bfloat16, against flash
 
 Forms of one shape live in one process and take turns, one thread, float32; medians of the thread's CPU time. What
 scaled_dot_product_attention takes is 1. Peak memory is that of a process of its own for each form, above its inputs:
 the outputs and gradients are in it. Where the eager form would need more than `--memory_limit` GiB it is left out.
-Nothing is compiled: all forms are as a user gets them by calling them.
+Nothing is compiled: all forms are as a user gets them by calling them. On a GPU all is bfloat16, the reference is
+torch's flash attention and nothing else, times are those between two moments at which the GPU has nothing to do, and
+runs over lengths have 4 rows of 12 heads.
 """
 
 from __future__ import annotations
@@ -24,12 +27,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from hf_memoria.modules import PFU, ForgettingReLU, lwpf_attention, lwpf_attention_naive
 
 SHAPES = {"vit": (8, 12, 197, 64, False), "gpt2": (4, 12, 1024, 64, True)}
 """Batch, heads, length, size of a head, causal: ViT-Base, and GPT-2 small."""
+
+BACKENDS = {"cpu": [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH], "cuda": [SDPBackend.FLASH_ATTENTION]}
+DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
 
 Form = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
 
@@ -53,38 +60,48 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="*", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--lengths", nargs="*", type=int, default=[2**n for n in range(7, 15)])
-    parser.add_argument("--heads", type=int, default=2, help="Of the runs over lengths, of one row, causal.")
+    parser.add_argument("--device", choices=list(DTYPES), default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory_limit", type=float, default=4.0, help="GiB.")
     parser.add_argument("--output", type=Path, help="JSON file; the plot lies beside it.")
     return parser.parse_args()
 
 
-def inputs_of(shape: Shape) -> tuple[list[Tensor], Tensor]:
+def inputs_of(shape: Shape, device: str = "cpu") -> tuple[list[Tensor], Tensor]:
     """Return query, key and value as a model gives them, heads inside, and a gradient of the output."""
     batch, heads, length, size, _ = shape
-    states = [torch.randn(batch, length, heads, size).transpose(1, 2).requires_grad_() for _ in range(3)]
-    return states, torch.randn(batch, heads, length, size)
+    kind: Any = {"device": device, "dtype": DTYPES[device]}
+    states = [torch.randn(batch, length, heads, size, **kind).transpose(1, 2).requires_grad_() for _ in range(3)]
+    return states, torch.randn(batch, heads, length, size, **kind)
 
 
-def time_forms(shape: Shape, names: list[str], rounds: int) -> dict[str, dict[str, float]]:
+def now(device: str) -> float:
+    """Return seconds of this thread's work, or, on a GPU, of the clock once all work is done."""
+    if device == "cpu":
+        return time.thread_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def time_forms(shape: Shape, names: list[str], rounds: int, device: str) -> dict[str, dict[str, float]]:
     """Return, for each form, median milliseconds of the forward and of forward and backward."""
     torch.manual_seed(0)
-    states, grad = inputs_of(shape)
+    states, grad = inputs_of(shape, device)
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for turn in tqdm(range(rounds + 1), desc=str(shape), leave=False):
         for name in names:
-            started = time.thread_time()
+            started = now(device)
             output = FORMS[name](*states, shape[-1])
-            forward = time.thread_time()
+            forward = now(device)
             torch.autograd.grad(output, states, grad)
+            ended = now(device)
             # The first turn warms up.
             if turn:
-                taken[name].append((forward - started, time.thread_time() - started))
+                taken[name].append((forward - started, ended - started))
             del output
     return {
         name: {
-            key: round(1000 * statistics.median(run[i] for run in runs), 2)
+            key: round(1000 * statistics.median(run[i] for run in runs), 3)
             for i, key in enumerate(("forward", "both"))
         }
         for name, runs in taken.items()
@@ -100,6 +117,15 @@ def peak_of(name: str, shape: Shape, result: Any) -> None:
     Path("/proc/self/clear_refs").write_text("5")
     torch.autograd.grad(FORMS[name](*states, shape[-1]), states, grad)
     result.send(round((_resident("VmHWM") - before) / 1024, 1))
+
+
+def peak_on_gpu(name: str, shape: Shape) -> float:
+    """Return the MiB that a forward and backward take above their inputs, on the GPU."""
+    states, grad = inputs_of(shape, "cuda")
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    torch.autograd.grad(FORMS[name](*states, shape[-1]), states, grad)
+    return round((torch.cuda.max_memory_allocated() - before) / 2**20, 1)
 
 
 def _resident(field: str) -> float:
@@ -128,13 +154,15 @@ def forms_that_fit(shape: Shape, limit: float, names: Iterable[str] = FORMS) -> 
 def peaks_of(shape: Shape, args: argparse.Namespace) -> dict[str, float]:
     """Return the peak of every form that fits, in MiB."""
     names = forms_that_fit(shape, args.memory_limit)
-    return {name: peak_in_own_process(name, shape) for name in tqdm(names, desc=f"Memory, {shape}", leave=False)}
+    peak_of_form = peak_in_own_process if args.device == "cpu" else peak_on_gpu
+    return {name: peak_of_form(name, shape) for name in tqdm(names, desc=f"Memory, {shape}", leave=False)}
 
 
 def measure(shape: Shape, peaks: dict[str, float], args: argparse.Namespace) -> dict[str, Any]:
     """Return times, their ratios to the reference, and peaks of every form that fits."""
     names = list(peaks)
-    times = time_forms(shape, names, max(2, args.rounds if shape[2] < 4096 else args.rounds // 3))
+    rounds = args.rounds if shape[2] < 4096 or args.device == "cuda" else args.rounds // 3
+    times = time_forms(shape, names, max(2, rounds), args.device)
     reference = times[REFERENCE]
     return {
         "shape": dict(zip(("batch", "heads", "length", "size", "causal"), shape, strict=True)),
@@ -177,12 +205,15 @@ def main() -> None:
     """Print the figures as JSON, and write them and the plot if asked to."""
     args = parse_arguments()
     torch.set_num_threads(1)
-    shapes = [*(SHAPES[name] for name in args.shapes), *((1, args.heads, length, 64, True) for length in args.lengths)]
+    rows, heads = (1, 2) if args.device == "cpu" else (4, 12)
+    shapes = [*(SHAPES[name] for name in args.shapes), *((rows, heads, length, 64, True) for length in args.lengths)]
     # All peaks before all times: a process inherits what its parent has allocated and freed, and would use that.
-    peaks = [peaks_of(shape, args) for shape in shapes]
-    runs = [measure(*each, args) for each in zip(shapes, peaks, strict=True)]
+    with sdpa_kernel(BACKENDS[args.device]):
+        peaks = [peaks_of(shape, args) for shape in shapes]
+        runs = [measure(*each, args) for each in zip(shapes, peaks, strict=True)]
+    machine = f"{platform.machine()}, 1 thread" if args.device == "cpu" else torch.cuda.get_device_name()
     figures = {
-        "machine": f"{platform.machine()}, 1 thread, float32, torch {torch.__version__}, nothing compiled",
+        "machine": f"{machine}, {DTYPES[args.device]}, torch {torch.__version__}, nothing compiled",
         "shapes": dict(zip(args.shapes, runs, strict=False)),
         "lengths": runs[len(args.shapes) :],
     }

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hf_memoria.modules import PFU, ForgettingReLU, lwpf_attention, lwpf_attention_naive, lwpf_tiles
+from hf_memoria.modules import PFU, ForgettingReLU, lwpf_attention, lwpf_attention_naive, lwpf_blocks, lwpf_tiles
 from hf_memoria.modules.lwpf import has_fast_form
 from hf_memoria.modules.lwpf_blocks import Inputs, attend, attend_backward
 from hf_memoria.modules.lwpf_tiles import Rule
@@ -36,6 +36,13 @@ def small_blocks(monkeypatch):
     """Blocks of a few rows, so that small examples have many of them."""
     monkeypatch.setitem(lwpf_tiles.BLOCK_ELEMENTS, "cpu", 64)
     monkeypatch.setattr(lwpf_tiles, "LEAST_ROWS", 3)
+
+
+@pytest.fixture(params=["of few rows", "of several batch rows"])
+def any_blocks(request):
+    """Small blocks, or one that holds all of a small example."""
+    if request.param == "of few rows":
+        request.getfixturevalue("small_blocks")
 
 
 def states(batch=2, heads=4, groups=4, queries=11, keys=11, size=6, width=6, dtype=torch.float64, scale=1.0):
@@ -73,7 +80,7 @@ def test_without_a_forgetting_function_it_is_ordinary_attention():
     assert_same(got, expected, (query, key, value))
 
 
-@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.usefixtures("any_blocks")
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
 def test_fast_is_naive(unit, causal):
@@ -108,7 +115,7 @@ MASKS = {
 }
 
 
-@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.usefixtures("any_blocks")
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("unit", ["relu", "median", "mean", "bias"])
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
@@ -225,7 +232,7 @@ def test_others_are_computed_as_they_say(unit):
     assert_same(got, (D.softmax(-1) * kept) @ inputs[2], inputs)
 
 
-@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.usefixtures("any_blocks")
 def test_dropout_drops_weights_and_the_backward_knows_which():
     query, key, value = states(batch=1, heads=2, groups=2, queries=5, keys=5, size=3, width=5)
     # With one-hot values the output is the weights.
@@ -254,6 +261,20 @@ def test_noise_moves_the_threshold_of_the_fast_form_too():
         outs.append(form(*inputs, unit))
     assert_same(*outs, inputs)
     assert not torch.allclose(outs[0], lwpf_attention(*inputs, unit.eval()))
+
+
+def test_several_batch_rows_share_a_block_where_they_are_small(monkeypatch):
+    inputs = states(batch=6, heads=2, groups=2)
+    seen = []
+    blocks_of_scores = lwpf_blocks.blocks_of_scores
+    monkeypatch.setattr(
+        lwpf_blocks, "blocks_of_scores", lambda *x: seen.append(list(blocks_of_scores(*x))) or iter(seen[-1])
+    )
+    lwpf_attention(*inputs, ForgettingReLU()).sum().backward()
+    assert [sum(map(len, blocks)) for blocks in seen] == [1, 1]
+    monkeypatch.setitem(lwpf_tiles.BLOCK_ELEMENTS, "cpu", 2 * 11 * 11)
+    lwpf_attention(*inputs, ForgettingReLU())
+    assert sum(map(len, seen[-1])) == 6
 
 
 def test_it_compiles_in_one_piece():
