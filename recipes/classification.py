@@ -20,6 +20,7 @@ import torch
 from common.arms import format_arms, parse_seeds
 from common.config import parse_arguments
 from common.labelled import Fold, folds, load_labelled
+from common.memory_arms import scale_reads
 from common.report import versions, write_json
 from common.segment_classifier import SegmentedDocuments, predict, train
 from common.sign_test import measure, sign_test
@@ -73,6 +74,7 @@ class Arguments:
     num_reminded_ltm: int = field(metadata={"help": "Long-term engrams reminded for a segment."})
     initial_lifespan: int = field(metadata={"help": "Steps that an engram lives if nothing reminds of it."})
     gate: Literal["none", "tanh"] = field(metadata={"help": "tanh: reads grow from zero, for pretrained encoders."})
+    read_scale: float = field(metadata={"help": "Factor on the first weights of what is read, the last layer's."})
 
     segment_length: int = field(metadata={"help": "Tokens of a segment."})
     most_segments: int = field(metadata={"help": "Longer documents are cut off there."})
@@ -133,7 +135,7 @@ def run_fold(texts: list[str], labels: np.ndarray, fold: Fold, seed: int, args: 
             for places in (fold.train, fold.test)
         ]
         torch.manual_seed(seed)
-        model = wrap(backbone, memory=args.memory(arm))
+        model = scale_reads(wrap(backbone, memory=args.memory(arm)), args.read_scale)
         train(model, parts[0], args.predict_from, args.epochs, args.batch_size, args.learning_rate, seed)
         predicted = predict(model, parts[1], args.predict_from, args.batch_size)
         found[arm] = {

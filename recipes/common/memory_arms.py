@@ -4,7 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from transformers import PreTrainedModel
+
 from hf_memoria import TokenMemoryConfig
+from hf_memoria.modules.memory_attention import MemoryAttention
 
 
 @dataclass(frozen=True)
@@ -64,3 +68,16 @@ def check_arms(names: list[str], arms: Mapping[str, Arm] = ARMS) -> None:
     unknown = sorted(set(names) - set(arms))
     if unknown:
         raise ValueError(f"arms must be among {', '.join(arms)}; got {unknown}.")
+
+
+@torch.no_grad()
+def scale_reads(model: PreTrainedModel, factor: float) -> PreTrainedModel:
+    """Multiply the first weights of the last layer of what is read from engrams.
+
+    Reads are the same at every position, and with weights as large as a small backbone's own they are larger than what
+    tells positions apart: all that a segment leaves is then one and the same vector. So they start smaller.
+    """
+    for module in model.modules():
+        if isinstance(module, MemoryAttention):
+            module.output.weight.mul_(factor)
+    return model

@@ -5,15 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from transformers import PreTrainedModel
 
 from hf_memoria import EngramMemoryConfig, wrap
-from hf_memoria.modules.memory_attention import MemoryAttention
 
 from .arms import Run, compare_arms, kept_runs, parse_seeds
 from .documents import Learner, Task, accuracy, learn
-from .memory_arms import ARMS, check_arms
+from .memory_arms import ARMS, check_arms, scale_reads
 from .report import timed, write_json
 from .sweep import plot_sweep, print_sweep
 
@@ -59,17 +57,8 @@ class MemoryArguments:
 
 
 def with_memory(backbone: PreTrainedModel, arm: str, args: MemoryArguments) -> PreTrainedModel:
-    """Return a backbone with the memory of an arm.
-
-    Reads are the same at every position, and with weights as large as a small backbone's own they are larger than what
-    tells positions apart: all that a segment leaves is then one and the same vector. So they start smaller.
-    """
-    model = wrap(backbone, memory=ARMS[arm].memory(args))
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, MemoryAttention):
-                module.output.weight.mul_(args.read_scale)
-    return model
+    """Return a backbone with the memory of an arm."""
+    return scale_reads(wrap(backbone, memory=ARMS[arm].memory(args)), args.read_scale)
 
 
 def run_task(model: PreTrainedModel, task: Task, seed: int, args: MemoryArguments) -> Run:
