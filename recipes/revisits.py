@@ -1,59 +1,102 @@
-"""Documents that come back to old topics: does what is reminded belong to the topic?
+"""Topics that come back after long: does what a memory is reminded of belong to the topic? Nothing is trained.
 
-    python recipes/revisits.py                                # many more engrams than are read; some minutes an arm
+    python recipes/revisits.py                                   # four ways of calling up, five seeds, some minutes
+    python recipes/revisits.py --stm_capacity 64 --visit 4       # what you want to know
+    python recipes/revisits.py --topics 32 --segments 2000
 
-A segment visits a topic and names its value, the same each time. The last segment but one names a topic that has not
-been visited for `distance` segments, and the last one asks for its value: the youngest engrams do not hold it, and of
-engrams drawn by lot few do. This is where a search by content, and a graph of what fired together, should be worth
-something. Settings are the fields of `Arguments`; their values are in configs/revisits/base.yaml.
+Segments visit topics in an order drawn by lot. A segment leaves vectors near its topic's direction, and when a visit
+begins the memory is asked. All arms read at most as many engrams, many fewer than they hold; those that are of the
+topic are of earlier visits. `stm_capacity` is how many engrams are short-term, those that a walk on the graph starts
+from. Settings are the fields of `Arguments`; their values are in configs/revisits/base.yaml.
 """
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.arms import Run
-from common.config import parse_arguments
-from common.memory_comparison import MemoryArguments, compare_over, run_task, with_memory
-from common.revisits import RevisitTask
-from common.training import small_gpt2
-from transformers import set_seed
+import torch
+from common.arms import compare_arms, parse_seeds
+from common.config import WrongSettingError, check_positive, parse_arguments
+from common.memory_arms import ARMS, check_arms
+from common.report import write_json
+from common.revisits import TopicStream, measure
+from common.sweep import plot_sweep, print_sweep
+
+from hf_memoria import EngramMemoryConfig
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "revisits"
+RETRIEVALS = {name: ARMS[name] for name in ("graph", "fifo", "random", "similarity")}
+MEASURES = {
+    "found": "segments that found some",
+    "precision": "share of what was read",
+    "long_term_precision": "share of long-term read",
+    "read": "engrams read",
+    "long_term_read": "long-term of them",
+    "held": "engrams held",
+}
 
 
 @dataclass(kw_only=True)
-class Arguments(MemoryArguments):
+class Arguments:
     """The settings; all have their values in base.yaml."""
 
+    arms: list[str] = field(metadata={"help": "How engrams are called up: graph, fifo, random, similarity."})
+    seeds: list[str] = field(metadata={"help": "One or more, as 0,1,2."})
+    output_dir: Path = field(metadata={"help": "Where results and plots go."})
+
     topics: int = field(metadata={"help": "How many there are."})
-    values: int = field(metadata={"help": "Values that a topic may have."})
-    filler: int = field(metadata={"help": "Other words."})
-    segments: int = field(metadata={"help": "Segments of a document."})
-    distance: list[int] = field(metadata={"help": "Segments without the topic before it is asked for, or several."})
-    segment_length: int = field(metadata={"help": "Words that the model sees at once."})
+    visit: int = field(metadata={"help": "Segments that a topic lasts."})
+    segments: int = field(metadata={"help": "Segments that are read; the second half counts."})
+    noise: float = field(metadata={"help": "Length of a vector's noise; a topic's direction has length 1."})
+    hidden_size: int = field(metadata={"help": "Numbers of a vector."})
+    rows: int = field(metadata={"help": "Streams of a seed."})
+
+    num_memories: int = field(metadata={"help": "Vectors that a segment leaves."})
+    stm_capacity: list[int] = field(metadata={"help": "Short-term engrams, one or more numbers to run one by one."})
+    num_reminded_stm: int = field(metadata={"help": "Short-term engrams reminded for a segment."})
+    num_reminded_ltm: int = field(metadata={"help": "Long-term engrams reminded for a segment."})
+    ltm_search_depth: int = field(metadata={"help": "Steps of a walk on the co-fire graph."})
+    initial_lifespan: int = field(metadata={"help": "Steps that an engram lives if nothing reminds of it."})
+    lifespan_extend_scale: float = field(metadata={"help": "Steps that a reminded engram earns on average."})
+
+    def __post_init__(self) -> None:
+        check_arms(self.arms, RETRIEVALS)
+        check_positive(self, "visit", "segments", "hidden_size", "rows", "num_memories")
+        if self.topics < 2:
+            raise WrongSettingError("topics", "2 or more", self.topics)
+
+    def stream(self) -> TopicStream:
+        """Return what is read."""
+        return TopicStream(self.topics, self.visit, self.segments, self.noise, self.num_memories, self.hidden_size)
+
+    def memory(self, stm_capacity: int, retrieval: str) -> EngramMemoryConfig:
+        """Return the settings of a memory."""
+        names = ("num_memories", "num_reminded_stm", "num_reminded_ltm", "ltm_search_depth")
+        names += ("initial_lifespan", "lifespan_extend_scale")
+        settings = {name: getattr(self, name) for name in names}
+        return EngramMemoryConfig(**settings, stm_capacity=stm_capacity, retrieval=retrieval)
 
 
 def main(args: Arguments) -> dict[int, Any]:
-    """Run every distance, arm and seed; return (and write) the results."""
-    return compare_over("distance", args.distance, lambda arm, seed, distance: run(arm, seed, distance, args), args)
+    """Run every size of short-term memory, arm and seed; return (and write) the results."""
+    torch.set_num_threads(1)  # the tensors are small
+    labels = {name: RETRIEVALS[name].label for name in args.arms}
+    found = {}
+    for capacity in args.stm_capacity:
+        print(f"\n{capacity} short-term engrams, at most {args.num_reminded_stm} + {args.num_reminded_ltm} read")
 
+        def run(arm: str, seed: int, capacity: int = capacity) -> dict[str, Any]:
+            measured = measure(args.stream(), args.memory(capacity, arm), args.rows, seed)
+            return {**measured, "curves": {}}
 
-def run(arm: str, seed: int, distance: int, args: Arguments) -> Run:
-    """Train one arm and measure it."""
-    task = RevisitTask(args.topics, args.values, args.filler, args.segments, distance, args.segment_length)
-    set_seed(seed)
-    backbone = small_gpt2(
-        vocabulary=task.vocabulary,
-        end_of_text=0,
-        positions=args.segment_length,
-        layers=args.layers,
-        hidden_size=args.hidden_size,
-        heads=args.heads,
-        dropout=0.0,
-        initializer_range=args.initializer_range,
-    )
-    return run_task(with_memory(backbone, arm, args), task, seed, args)
+        folder = args.output_dir / f"stm_capacity_{capacity}"
+        results = compare_arms(labels, parse_seeds(args.seeds), run, MEASURES, None, folder, args)
+        found[capacity] = results["summary"]
+    write_json({"by_stm_capacity": found}, args.output_dir / "results.json")
+    for name in ("precision", "long_term_precision"):
+        print_sweep(labels, found, name, "short-term")
+        plot_sweep(labels, found, name, "stm_capacity", args.output_dir / f"{name}.png", guessing=1 / args.topics)
+    return found
 
 
 if __name__ == "__main__":

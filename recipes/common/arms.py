@@ -33,7 +33,7 @@ def compare_arms(
     seeds: list[int],
     run: Callable[[str, int], Run],
     measures: Mapping[str, str],
-    curve: tuple[str, str, str],
+    curve: tuple[str, str, str] | None,
     output_dir: Path,
     settings: Any,
 ) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def compare_arms(
         seeds: every arm gets the same ones.
         run: makes one run.
         measures: what each is called in the table.
-        curve: name of the curve to draw, and the labels of its axes.
+        curve: name of the curve to draw and the labels of its axes, if there is one.
         output_dir: where the files go.
         settings: a dataclass, written beside the results.
     """
@@ -59,9 +59,10 @@ def compare_arms(
     }
     results = {"summary": summary, "runs": runs, "arguments": asdict(settings), "versions": versions()}
     write_json(results, output_dir / "results.json")
-    plot_curves(arms, runs, curve, output_dir / "results.png")
+    if curve is not None:
+        plot_curves(arms, runs, curve, output_dir / "results.png")
     print(f"\nMean over seeds {seeds} ± standard deviation of a seed\n{format_arms(arms, summary, measures)}")
-    print(f"Results and plot are in {output_dir}")
+    print(f"Results are in {output_dir}")
     return results
 
 

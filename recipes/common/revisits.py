@@ -1,66 +1,121 @@
-"""Documents that come back to old topics: what is asked for was said when its topic was visited last, long ago."""
+"""Topics that come back: what a memory is reminded of, and whether it belongs to the topic."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from .documents import score_last_tokens, token_segments
+from hf_memoria import EngramMemoryConfig
+from hf_memoria.memory import EngramKind, EngramState, Reminded, memorize, remind
 
 
 @dataclass(frozen=True)
-class RevisitTask:
-    """Each segment visits a topic and names its value; the one before the last names a topic alone, and that is asked.
+class TopicStream:
+    """Segments that visit topics: each leaves vectors that are its topic's direction and noise.
 
-    A topic keeps its value within a document. Ids: 0 asks, then topics, then values, then filler. The topic that is
-    asked for was not visited in the last `distance` segments before it is named, and was before.
+    Attributes:
+        topics: directions, drawn at random for each row.
+        visit: segments that a topic lasts; the next one is drawn among the others.
+        segments: of a row.
+        noise: length of a vector's noise, where a direction has length 1.
+        vectors: that a segment leaves.
+        hidden_size: D.
     """
 
     topics: int
-    values: int
-    filler: int
-    num_segments: int
-    distance: int
-    segment_length: int
+    visit: int
+    segments: int
+    noise: float
+    vectors: int
+    hidden_size: int
 
-    def __post_init__(self) -> None:
-        if not 0 < self.distance < self.num_segments - 2:
-            raise ValueError(
-                f"distance must be from 1 to num_segments - 3 = {self.num_segments - 3}; got {self.distance}."
-            )
-        if self.topics < 2 or self.segment_length < 3:
-            raise ValueError("topics must be at least 2 and segment_length at least 3.")
+    def draw(self, rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return vectors `[S, rows, W, D]`, about as long as those of a layer norm, and topics `[S, rows]`."""
 
-    @property
-    def vocabulary(self) -> int:
-        """Number of ids."""
-        return 1 + self.topics + self.values + self.filler
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, self.hidden_size, generator=generator)
 
-    def draw(self, count: int, generator: torch.Generator, test: bool = False) -> Tensor:
-        """Return documents, int64 `[count, num_segments * segment_length]`, whose last id is the value asked for."""
+        steps = 1 + torch.randint(self.topics - 1, (-(-self.segments // self.visit), rows), generator=generator)
+        topics = (steps.cumsum(0) % self.topics).repeat_interleave(self.visit, dim=0)[: self.segments]
+        directions = F.normalize(normal(rows, self.topics), dim=-1)[torch.arange(rows), topics].unsqueeze(2)
+        noise = self.noise * normal(self.segments, rows, self.vectors) / self.hidden_size**0.5
+        return (directions + noise) * self.hidden_size**0.5, topics
 
-        def among(number: int, *shape: int) -> Tensor:
-            return torch.randint(number, shape, generator=generator)
 
-        visits, early = self.num_segments - 2, self.num_segments - 2 - self.distance
-        value = among(self.values, count, self.topics)
-        asked = among(self.topics, count)
-        # Of the last segments none is of the topic; one of the early ones is, at least.
-        other = (asked.unsqueeze(1) + 1 + among(self.topics - 1, count, visits)) % self.topics
-        topic = torch.where(torch.arange(visits) < early, among(self.topics, count, visits), other)
-        topic[torch.arange(count), among(early, count)] = asked
-        ids = 1 + self.topics + self.values + among(self.filler, count, self.num_segments, self.segment_length)
-        ids[:, :visits, 0] = 1 + topic
-        ids[:, :visits, 1] = 1 + self.topics + value.gather(1, topic)
-        ids[:, -2, 0] = 1 + asked
-        ids[:, -1, -2] = 0
-        ids[:, -1, -1] = 1 + self.topics + value[torch.arange(count), asked]
-        return ids.flatten(1)
+@dataclass
+class Found:
+    """What was read in the segments that count, one number for each row and segment."""
 
-    def segments(self, documents: Tensor) -> list[dict[str, Tensor]]:
-        """Cut documents into the inputs of forwards."""
-        return token_segments(documents, self.segment_length)
+    read: list[Tensor] = field(default_factory=list)
+    right: list[Tensor] = field(default_factory=list)
+    long_term: list[Tensor] = field(default_factory=list)
+    right_long_term: list[Tensor] = field(default_factory=list)
 
-    def score(self, logits: Tensor, documents: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss of the values asked for, and which are right."""
-        return score_last_tokens(logits, documents[:, -1:])
+    def measures(self) -> dict[str, float]:
+        """Return shares over all rows and segments; of nothing read, 0."""
+        read, right, long_term, right_long_term = (
+            torch.stack(counts).double() for counts in (self.read, self.right, self.long_term, self.right_long_term)
+        )
+        return {
+            "found": float((right > 0).double().mean()),
+            "precision": float(right.sum() / read.sum().clamp(min=1)),
+            "long_term_precision": float(right_long_term.sum() / long_term.sum().clamp(min=1)),
+            "read": float(read.mean()),
+            "long_term_read": float(long_term.mean()),
+        }
+
+
+def measure(stream: TopicStream, memory: EngramMemoryConfig, rows: int, seed: int) -> dict[str, float]:
+    """Let a memory read a stream; return what it was reminded of when a visit began, in the second half.
+
+    Engrams of the visit itself, which there are none of when it begins, do not count. What earns an engram its life is
+    the attention that the mean vector of the segment pays it.
+    """
+    vectors, topics = stream.draw(rows, torch.Generator().manual_seed(seed))
+    found = Found()
+    for segment, (state, reminded) in enumerate(read(vectors, memory)):
+        if segment >= stream.segments // 2 and segment % stream.visit == 0:
+            made = state.created.gather(1, reminded.index)
+            right = reminded.mask & (topics.T.gather(1, made) == topics[segment].unsqueeze(1))
+            long_term = reminded.mask & (state.kind.gather(1, reminded.index) == EngramKind.LONG_TERM)
+            found.read.append(reminded.mask.sum(1))
+            found.right.append(right.sum(1))
+            found.long_term.append(long_term.sum(1))
+            found.right_long_term.append((right & long_term).sum(1))
+    return {**found.measures(), "held": float((state.num_short_term + state.num_long_term).double().mean())}
+
+
+def read(vectors: Tensor, memory: EngramMemoryConfig) -> Iterator[tuple[EngramState, Reminded]]:
+    """Yield the state before each segment of `[S, B, W, D]`, and what it was reminded of."""
+    _, rows, count, size = vectors.shape
+    state, real = EngramState.empty(rows, size), torch.ones(rows, count, dtype=torch.bool)
+    for working in vectors:
+        reminded = remind(
+            state,
+            working,
+            real,
+            num_reminded_stm=memory.num_reminded_stm,
+            num_reminded_ltm=memory.num_reminded_ltm,
+            ltm_search_depth=memory.ltm_search_depth,
+            retrieval=memory.retrieval,
+        )
+        yield state, reminded
+        state = memorize(
+            state,
+            working,
+            real,
+            reminded,
+            _attention(working, reminded),
+            cue=working,
+            cue_mask=real,
+            initial_lifespan=memory.initial_lifespan,
+            lifespan_extend_scale=memory.lifespan_extend_scale,
+            stm_capacity=memory.stm_capacity,
+        )
+
+
+def _attention(working: Tensor, reminded: Reminded) -> Tensor:
+    scores = (reminded.data @ working.mean(1).unsqueeze(-1)).squeeze(-1) / working.shape[-1] ** 0.5
+    return torch.where(reminded.mask, scores, -torch.inf).softmax(-1).nan_to_num()

@@ -7,13 +7,11 @@ import image_streams
 import long_qa
 import numpy as np
 import pytest
-import revisits
 import torch
 import yaml
 from common.config import parse_arguments
 from common.images import load_images
 from common.labelled import LONGFORMER_SPLITS, folds, generated_documents, load_labelled, published_split
-from common.revisits import RevisitTask
 from common.segment_classifier import SegmentedDocuments, learn_from, predict
 from common.sign_test import measure, sign_test
 from common.stories import Story, StoryTask, Vocabulary, generated_stories, read_stories, words
@@ -23,7 +21,6 @@ from transformers import BertConfig, BertForSequenceClassification
 from hf_memoria import wrap
 
 RECIPES = {"long_qa": long_qa, "image_streams": image_streams, "classification": classification}
-RECIPES["revisits"] = revisits
 TINY = ("--layers", 1, "--hidden_size", 16, "--heads", 2, "--num_memories", 2)
 STEPS = ("--steps", 2, "--batch_size", 4, "--evaluations", 1, "--test_documents", 8)
 
@@ -86,26 +83,6 @@ def test_rare_words_of_the_other_text_are_one():
     vocabulary = Vocabulary([Story(("a b .",), "b ?", "a")], ["x", "x", "y", "z", ".", "a"], size=6)
     assert vocabulary.words == ["<other>", ".", "?", "a", "b", "x"]
     assert vocabulary.encode(["x", "y", "b"]) == [5, 0, 4]
-
-
-# Revisits
-
-
-def test_a_topic_keeps_its_value_and_was_not_visited_lately():
-    task = RevisitTask(topics=4, values=5, filler=3, num_segments=9, distance=3, segment_length=4)
-    documents = task.draw(60, torch.Generator().manual_seed(0)).view(60, 9, 4)
-    assert int(documents.max()) < task.vocabulary == 13
-    for document in documents.tolist():
-        told = [(segment[0], segment[1]) for segment in document[:7]]
-        asked, answer = document[7][0], document[8][3]
-        assert document[8][2] == 0
-        assert all(1 <= topic <= 4 < value <= 9 for topic, value in told)
-        assert len(set(told)) == len({topic for topic, _ in told})
-        assert (asked, answer) in told[:4]
-        assert asked not in [topic for topic, _ in told[4:]]
-        assert min(document[7][1:]) > 9
-    with pytest.raises(ValueError, match="distance must be from 1 to num_segments - 3 = 6; got 7"):
-        RevisitTask(4, 5, 3, num_segments=9, distance=7, segment_length=4)
 
 
 # Image streams
@@ -229,7 +206,6 @@ def test_labels_are_counted_from_zero(tmp_path):
 SMALL = {
     "long_qa": (*TINY, *STEPS, "--context", 0, 40, "--stories", 20),
     "image_streams": (*TINY, *STEPS, "--distance", 1, 3),
-    "revisits": (*TINY, *STEPS, "--distance", 1, 3, "--segments", 6),
     "classification": (*TINY, "--folds", 2, "--epochs", 1, "--most_segments", 2, "--batch_size", 64),
 }
 

@@ -1,0 +1,81 @@
+"""Topics that come back: the stream, what is counted as found, and a run."""
+
+import json
+
+import pytest
+import revisits
+import torch
+from common.config import parse_arguments
+from common.revisits import TopicStream, measure, read
+from torch.nn import functional as F
+
+SMALL = ("--segments", 40, "--rows", 2, "--hidden_size", 16, "--seeds", "0,1", "--stm_capacity", 8, 16)
+
+
+def arguments(*flags):
+    return parse_arguments(revisits.Arguments, revisits.CONFIGS, list(map(str, flags)))
+
+
+def test_a_visit_lasts_and_the_next_topic_is_another():
+    stream = TopicStream(topics=3, visit=4, segments=18, noise=0.0, vectors=2, hidden_size=32)
+    vectors, topics = stream.draw(5, torch.Generator().manual_seed(0))
+    assert vectors.shape == (18, 5, 2, 32)
+    assert topics.shape == (18, 5)
+    visits = topics[::4]
+    assert topics.equal(visits.repeat_interleave(4, dim=0)[:18])
+    assert (visits[1:] != visits[:-1]).all()
+    # Without noise the vectors of a topic are one, and those of a row's topics are several.
+    for row in range(5):
+        same = F.cosine_similarity(vectors[:, None, row, 0], vectors[None, :, row, 1], dim=-1) > 0.999
+        assert same.equal(topics[:, None, row] == topics[None, :, row])
+
+
+@pytest.mark.parametrize("retrieval", list(revisits.RETRIEVALS))
+def test_what_was_found_is_counted_as_a_loop_over_engrams_counts_it(retrieval):
+    args = arguments("--segments", 60, "--visit", 2, "--stm_capacity", 16, "--rows", 3)
+    stream, memory = args.stream(), args.memory(16, retrieval)
+    vectors, topics = stream.draw(3, torch.Generator().manual_seed(7))
+    right = read_in_all = with_some = asked = 0
+    for segment, (state, reminded) in enumerate(read(vectors, memory)):
+        if segment < 30 or segment % 2:
+            continue
+        for row in range(3):
+            slots = reminded.index[row][reminded.mask[row]].tolist()
+            hits = [int(topics[int(state.created[row, slot]), row]) == int(topics[segment, row]) for slot in slots]
+            right, read_in_all, asked = right + sum(hits), read_in_all + len(hits), asked + 1
+            with_some += any(hits)
+    found = measure(stream, memory, 3, 7)
+    assert found["precision"] == pytest.approx(right / read_in_all)
+    assert found["found"] == pytest.approx(with_some / asked)
+    assert found["read"] == pytest.approx(read_in_all / asked)
+
+
+def test_a_search_by_content_finds_topics_and_a_lottery_does_as_often_as_they_are():
+    args = arguments("--rows", 2, "--segments", 200)
+    by_content, by_lot = (measure(args.stream(), args.memory(64, arm), 2, 0) for arm in ("similarity", "random"))
+    assert by_content["precision"] > 0.4
+    assert by_lot["precision"] == pytest.approx(1 / 8, abs=0.05)
+    assert by_content["read"] == 20
+
+
+def test_a_run_compares_its_arms(tmp_path, capsys):
+    revisits.main(arguments(*SMALL, "--output_dir", tmp_path))
+    by_size = json.loads((tmp_path / "results.json").read_text())["by_stm_capacity"]
+    assert [list(summary) for summary in by_size.values()] == [["graph", "fifo", "random", "similarity"]] * 2
+    assert (tmp_path / "precision.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "stm_capacity_8" / "results.json").is_file()
+    assert "first in, first out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--arms", "token"), "arms must be among graph, fifo, random, similarity; got ['token']"),
+        (("--topics", 1), "--topics"),
+        (("--visit", 0), "--visit"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(flags, told, capsys):
+    with pytest.raises(SystemExit):
+        arguments(*flags)
+    assert told in capsys.readouterr().err
