@@ -1,13 +1,15 @@
 """Topics that come back after long: does what a memory is reminded of belong to the topic? Nothing is trained.
 
-    python recipes/revisits.py                                   # four ways of calling up, five seeds, some minutes
-    python recipes/revisits.py --stm_capacity 64 --visit 4       # what you want to know
+    python recipes/revisits.py                                   # five ways of calling up, five seeds, some minutes
+    python recipes/revisits.py --num_reminded_ltm 8 --visit 4    # what you want to know
     python recipes/revisits.py --topics 32 --segments 2000
 
 Segments visit topics in an order drawn by lot. A segment leaves vectors near its topic's direction, and when a visit
-begins the memory is asked. All arms read at most as many engrams, many fewer than they hold; those that are of the
-topic are of earlier visits. `stm_capacity` is how many engrams are short-term, those that a walk on the graph starts
-from. Settings are the fields of `Arguments`; their values are in configs/revisits/base.yaml.
+begins the memory is asked: what it is reminded of is of earlier visits. All arms read at most as many engrams, many
+fewer than they hold. The graph's long-term engrams are the nearest of those that its walks reached; `lottery` takes
+the nearest of as many drawn by lot, so that the difference of the two is what walking is worth. The more are read, the
+less is chosen: with all that walks reach, it is their own worth alone. Settings are the fields of `Arguments`; their
+values are in configs/revisits/base.yaml.
 """
 
 from dataclasses import dataclass, field
@@ -19,13 +21,18 @@ from common.arms import compare_arms, parse_seeds
 from common.config import WrongSettingError, check_positive, parse_arguments
 from common.memory_arms import ARMS, check_arms
 from common.report import write_json
-from common.revisits import TopicStream, measure
+from common.revisits import TopicStream, best_of_a_lottery, calling_up, measure
 from common.sweep import plot_sweep, print_sweep
 
 from hf_memoria import EngramMemoryConfig
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "revisits"
-RETRIEVALS = {name: ARMS[name] for name in ("graph", "fifo", "random", "similarity")}
+LIBRARY = ("graph", "fifo", "random", "similarity")
+LABELS = {
+    **{name: ARMS[name].label for name in LIBRARY},
+    "lottery": "nearest of as many by lot as walks reach",
+}
+CALL_UP = {**{name: calling_up(name) for name in LIBRARY}, "lottery": best_of_a_lottery}
 MEASURES = {
     "found": "segments that found some",
     "precision": "share of what was read",
@@ -40,7 +47,7 @@ MEASURES = {
 class Arguments:
     """The settings; all have their values in base.yaml."""
 
-    arms: list[str] = field(metadata={"help": "How engrams are called up: graph, fifo, random, similarity."})
+    arms: list[str] = field(metadata={"help": "How engrams are called up: graph, lottery, fifo, random, similarity."})
     seeds: list[str] = field(metadata={"help": "One or more, as 0,1,2."})
     output_dir: Path = field(metadata={"help": "Where results and plots go."})
 
@@ -52,15 +59,15 @@ class Arguments:
     rows: int = field(metadata={"help": "Streams of a seed."})
 
     num_memories: int = field(metadata={"help": "Vectors that a segment leaves."})
-    stm_capacity: list[int] = field(metadata={"help": "Short-term engrams, one or more numbers to run one by one."})
+    stm_capacity: int = field(metadata={"help": "Short-term engrams before the oldest become long-term."})
     num_reminded_stm: int = field(metadata={"help": "Short-term engrams reminded for a segment."})
-    num_reminded_ltm: int = field(metadata={"help": "Long-term engrams reminded for a segment."})
+    num_reminded_ltm: list[int] = field(metadata={"help": "Long-term engrams reminded, one or more numbers."})
     ltm_search_depth: int = field(metadata={"help": "Steps of a walk on the co-fire graph."})
     initial_lifespan: int = field(metadata={"help": "Steps that an engram lives if nothing reminds of it."})
     lifespan_extend_scale: float = field(metadata={"help": "Steps that a reminded engram earns on average."})
 
     def __post_init__(self) -> None:
-        check_arms(self.arms, RETRIEVALS)
+        check_arms(self.arms, LABELS)
         check_positive(self, "visit", "segments", "hidden_size", "rows", "num_memories")
         if self.topics < 2:
             raise WrongSettingError("topics", "2 or more", self.topics)
@@ -69,33 +76,31 @@ class Arguments:
         """Return what is read."""
         return TopicStream(self.topics, self.visit, self.segments, self.noise, self.num_memories, self.hidden_size)
 
-    def memory(self, stm_capacity: int, retrieval: str) -> EngramMemoryConfig:
-        """Return the settings of a memory."""
-        names = ("num_memories", "num_reminded_stm", "num_reminded_ltm", "ltm_search_depth")
+    def memory(self, num_reminded_ltm: int) -> EngramMemoryConfig:
+        """Return the settings of the memory."""
+        names = ("num_memories", "stm_capacity", "num_reminded_stm", "ltm_search_depth")
         names += ("initial_lifespan", "lifespan_extend_scale")
-        settings = {name: getattr(self, name) for name in names}
-        return EngramMemoryConfig(**settings, stm_capacity=stm_capacity, retrieval=retrieval)
+        return EngramMemoryConfig(**{name: getattr(self, name) for name in names}, num_reminded_ltm=num_reminded_ltm)
 
 
 def main(args: Arguments) -> dict[int, Any]:
-    """Run every size of short-term memory, arm and seed; return (and write) the results."""
+    """Run every number of long-term engrams, arm and seed; return (and write) the results."""
     torch.set_num_threads(1)  # the tensors are small
-    labels = {name: RETRIEVALS[name].label for name in args.arms}
-    found = {}
-    for capacity in args.stm_capacity:
-        print(f"\n{capacity} short-term engrams, at most {args.num_reminded_stm} + {args.num_reminded_ltm} read")
+    labels, found = {name: LABELS[name] for name in args.arms}, {}
+    for number in args.num_reminded_ltm:
+        print(f"\nAt most {args.num_reminded_stm} short-term and {number} long-term engrams are read")
 
-        def run(arm: str, seed: int, capacity: int = capacity) -> dict[str, Any]:
-            measured = measure(args.stream(), args.memory(capacity, arm), args.rows, seed)
+        def run(arm: str, seed: int, number: int = number) -> dict[str, Any]:
+            measured = measure(args.stream(), args.memory(number), CALL_UP[arm], args.rows, seed)
             return {**measured, "curves": {}}
 
-        folder = args.output_dir / f"stm_capacity_{capacity}"
+        folder = args.output_dir / f"num_reminded_ltm_{number}"
         results = compare_arms(labels, parse_seeds(args.seeds), run, MEASURES, None, folder, args)
-        found[capacity] = results["summary"]
-    write_json({"by_stm_capacity": found}, args.output_dir / "results.json")
+        found[number] = results["summary"]
+    write_json({"by_num_reminded_ltm": found}, args.output_dir / "results.json")
     for name in ("precision", "long_term_precision"):
-        print_sweep(labels, found, name, "short-term")
-        plot_sweep(labels, found, name, "stm_capacity", args.output_dir / f"{name}.png", guessing=1 / args.topics)
+        print_sweep(labels, found, name, "long-term")
+        plot_sweep(labels, found, name, "num_reminded_ltm", args.output_dir / f"{name}.png", guessing=1 / args.topics)
     return found
 
 

@@ -1,6 +1,6 @@
 """Topics that come back: what a memory is reminded of, and whether it belongs to the topic."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -9,6 +9,10 @@ from torch.nn import functional as F
 
 from hf_memoria import EngramMemoryConfig
 from hf_memoria.memory import EngramKind, EngramState, Reminded, memorize, remind
+from hf_memoria.memory.similarity import correlation
+
+CallUp = Callable[[EngramState, Tensor, EngramMemoryConfig], Reminded]
+"""Calls up engrams of a state for working memories `[B, W, D]`."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +71,16 @@ class Found:
         }
 
 
-def measure(stream: TopicStream, memory: EngramMemoryConfig, rows: int, seed: int) -> dict[str, float]:
+def measure(
+    stream: TopicStream, memory: EngramMemoryConfig, call_up: CallUp, rows: int, seed: int
+) -> dict[str, float]:
     """Let a memory read a stream; return what it was reminded of when a visit began, in the second half.
 
-    Engrams of the visit itself, which there are none of when it begins, do not count. What earns an engram its life is
-    the attention that the mean vector of the segment pays it.
+    What earns an engram its life is the attention that the mean vector of the segment pays it.
     """
     vectors, topics = stream.draw(rows, torch.Generator().manual_seed(seed))
     found = Found()
-    for segment, (state, reminded) in enumerate(read(vectors, memory)):
+    for segment, (state, reminded) in enumerate(read(vectors, memory, call_up)):
         if segment >= stream.segments // 2 and segment % stream.visit == 0:
             made = state.created.gather(1, reminded.index)
             right = reminded.mask & (topics.T.gather(1, made) == topics[segment].unsqueeze(1))
@@ -87,20 +92,12 @@ def measure(stream: TopicStream, memory: EngramMemoryConfig, rows: int, seed: in
     return {**found.measures(), "held": float((state.num_short_term + state.num_long_term).double().mean())}
 
 
-def read(vectors: Tensor, memory: EngramMemoryConfig) -> Iterator[tuple[EngramState, Reminded]]:
+def read(vectors: Tensor, memory: EngramMemoryConfig, call_up: CallUp) -> Iterator[tuple[EngramState, Reminded]]:
     """Yield the state before each segment of `[S, B, W, D]`, and what it was reminded of."""
     _, rows, count, size = vectors.shape
     state, real = EngramState.empty(rows, size), torch.ones(rows, count, dtype=torch.bool)
     for working in vectors:
-        reminded = remind(
-            state,
-            working,
-            real,
-            num_reminded_stm=memory.num_reminded_stm,
-            num_reminded_ltm=memory.num_reminded_ltm,
-            ltm_search_depth=memory.ltm_search_depth,
-            retrieval=memory.retrieval,
-        )
+        reminded = call_up(state, working, memory)
         yield state, reminded
         state = memorize(
             state,
@@ -114,6 +111,51 @@ def read(vectors: Tensor, memory: EngramMemoryConfig) -> Iterator[tuple[EngramSt
             lifespan_extend_scale=memory.lifespan_extend_scale,
             stm_capacity=memory.stm_capacity,
         )
+
+
+def calling_up(retrieval: str) -> CallUp:
+    """Return what calls engrams up in a way that the library has."""
+
+    def call_up(state: EngramState, working: Tensor, memory: EngramMemoryConfig) -> Reminded:
+        return _remind(state, working, memory, retrieval, memory.num_reminded_stm, memory.num_reminded_ltm)
+
+    return call_up
+
+
+def best_of_a_lottery(state: EngramState, working: Tensor, memory: EngramMemoryConfig) -> Reminded:
+    """Draw as many long-term engrams by lot as walks on the graph may reach, and take the nearest of them.
+
+    Short-term engrams are found as the graph's are, by content.
+    """
+    reach = memory.num_reminded_stm * (memory.ltm_search_depth + 1)
+    short = _remind(state, working, memory, "similarity", memory.num_reminded_stm, 0)
+    drawn = _remind(state, working, memory, "random", 0, reach)
+    nearness = correlation(working, torch.ones(working.shape[:2], dtype=torch.bool), drawn.data)
+    nearest = (
+        nearness.masked_fill(~drawn.mask, -torch.inf).topk(min(memory.num_reminded_ltm, nearness.shape[1])).indices
+    )
+    index, mask = (
+        torch.cat([of_short, of_drawn.gather(1, nearest)], dim=1)
+        for of_short, of_drawn in ((short.index, drawn.index), (short.mask, drawn.mask))
+    )
+    data = torch.cat(
+        [short.data, drawn.data.gather(1, nearest.unsqueeze(-1).expand(-1, -1, working.shape[-1]))], dim=1
+    )
+    return Reminded(index, mask, data, short.origin)
+
+
+def _remind(
+    state: EngramState, working: Tensor, memory: EngramMemoryConfig, retrieval: str, short_term: int, long_term: int
+) -> Reminded:
+    return remind(
+        state,
+        working,
+        torch.ones(working.shape[:2], dtype=torch.bool),
+        num_reminded_stm=short_term,
+        num_reminded_ltm=long_term,
+        ltm_search_depth=memory.ltm_search_depth,
+        retrieval=retrieval,
+    )
 
 
 def _attention(working: Tensor, reminded: Reminded) -> Tensor:

@@ -9,7 +9,9 @@ from common.config import parse_arguments
 from common.revisits import TopicStream, measure, read
 from torch.nn import functional as F
 
-SMALL = ("--segments", 40, "--rows", 2, "--hidden_size", 16, "--seeds", "0,1", "--stm_capacity", 8, 16)
+from hf_memoria.memory import remind
+
+SMALL = ("--segments", 40, "--rows", 2, "--hidden_size", 16, "--seeds", "0,1", "--num_reminded_ltm", 2, 8)
 
 
 def arguments(*flags):
@@ -30,13 +32,13 @@ def test_a_visit_lasts_and_the_next_topic_is_another():
         assert same.equal(topics[:, None, row] == topics[None, :, row])
 
 
-@pytest.mark.parametrize("retrieval", list(revisits.RETRIEVALS))
+@pytest.mark.parametrize("retrieval", list(revisits.CALL_UP))
 def test_what_was_found_is_counted_as_a_loop_over_engrams_counts_it(retrieval):
     args = arguments("--segments", 60, "--visit", 2, "--stm_capacity", 16, "--rows", 3)
-    stream, memory = args.stream(), args.memory(16, retrieval)
+    stream, memory, call_up = args.stream(), args.memory(8), revisits.CALL_UP[retrieval]
     vectors, topics = stream.draw(3, torch.Generator().manual_seed(7))
     right = read_in_all = with_some = asked = 0
-    for segment, (state, reminded) in enumerate(read(vectors, memory)):
+    for segment, (state, reminded) in enumerate(read(vectors, memory, call_up)):
         if segment < 30 or segment % 2:
             continue
         for row in range(3):
@@ -44,7 +46,7 @@ def test_what_was_found_is_counted_as_a_loop_over_engrams_counts_it(retrieval):
             hits = [int(topics[int(state.created[row, slot]), row]) == int(topics[segment, row]) for slot in slots]
             right, read_in_all, asked = right + sum(hits), read_in_all + len(hits), asked + 1
             with_some += any(hits)
-    found = measure(stream, memory, 3, 7)
+    found = measure(stream, memory, call_up, 3, 7)
     assert found["precision"] == pytest.approx(right / read_in_all)
     assert found["found"] == pytest.approx(with_some / asked)
     assert found["read"] == pytest.approx(read_in_all / asked)
@@ -52,25 +54,44 @@ def test_what_was_found_is_counted_as_a_loop_over_engrams_counts_it(retrieval):
 
 def test_a_search_by_content_finds_topics_and_a_lottery_does_as_often_as_they_are():
     args = arguments("--rows", 2, "--segments", 200)
-    by_content, by_lot = (measure(args.stream(), args.memory(64, arm), 2, 0) for arm in ("similarity", "random"))
-    assert by_content["precision"] > 0.4
+    by_content, by_lot, best_of_lot = (
+        measure(args.stream(), args.memory(4), revisits.CALL_UP[arm], 2, 0)
+        for arm in ("similarity", "random", "lottery")
+    )
+    assert by_content["long_term_precision"] > best_of_lot["long_term_precision"] > 0.4
     assert by_lot["precision"] == pytest.approx(1 / 8, abs=0.05)
-    assert by_content["read"] == 20
+    assert by_content["read"] == best_of_lot["read"] == 8
+
+
+def test_the_best_of_a_lottery_are_the_nearest_of_what_was_drawn():
+    args = arguments("--segments", 60, "--rows", 2, "--stm_capacity", 8)
+    vectors, _ = args.stream().draw(2, torch.Generator().manual_seed(0))
+    memory = args.memory(5)
+    *_, (state, reminded) = read(vectors, memory, revisits.CALL_UP["lottery"])
+    everything = {"num_reminded_stm": 0, "num_reminded_ltm": 44, "ltm_search_depth": 1, "retrieval": "random"}
+    drawn = remind(state, vectors[-1], torch.ones(2, 4, dtype=torch.bool), **everything)
+    for row in range(2):
+        distance = torch.cdist(vectors[-1][row].double(), drawn.data[row].double()).square()
+        nearest = distance.neg().logsumexp(0).topk(5).indices
+        assert sorted(reminded.index[row, -5:].tolist()) == sorted(drawn.index[row, nearest].tolist())
+        assert reminded.data[row].equal(state.data[row, reminded.index[row]])
 
 
 def test_a_run_compares_its_arms(tmp_path, capsys):
     revisits.main(arguments(*SMALL, "--output_dir", tmp_path))
-    by_size = json.loads((tmp_path / "results.json").read_text())["by_stm_capacity"]
-    assert [list(summary) for summary in by_size.values()] == [["graph", "fifo", "random", "similarity"]] * 2
+    by_size = json.loads((tmp_path / "results.json").read_text())["by_num_reminded_ltm"]
+    assert [list(summary) for summary in by_size.values()] == [
+        ["graph", "lottery", "similarity", "random", "fifo"]
+    ] * 2
     assert (tmp_path / "precision.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "stm_capacity_8" / "results.json").is_file()
+    assert (tmp_path / "num_reminded_ltm_8" / "results.json").is_file()
     assert "first in, first out" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (("--arms", "token"), "arms must be among graph, fifo, random, similarity; got ['token']"),
+        (("--arms", "token"), "arms must be among graph, fifo, random, similarity, lottery; got ['token']"),
         (("--topics", 1), "--topics"),
         (("--visit", 0), "--visit"),
     ],
