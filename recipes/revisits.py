@@ -7,9 +7,9 @@
 Segments visit topics in an order drawn by lot. A segment leaves vectors near its topic's direction, and when a visit
 begins the memory is asked: what it is reminded of is of earlier visits. All arms read at most as many engrams, many
 fewer than they hold. The graph's long-term engrams are the nearest of those that its walks reached; `lottery` takes
-the nearest of as many drawn by lot, so that the difference of the two is what walking is worth. The more are read, the
-less is chosen: with all that walks reach, it is their own worth alone. Settings are the fields of `Arguments`; their
-values are in configs/revisits/base.yaml.
+the nearest of as many of the same memory, drawn by lot, so that the difference of the two is what walking is worth.
+The more are read, the less is chosen: with all that walks reach, it is their own worth alone. Settings are the fields
+of `Arguments`; their values are in configs/revisits/base.yaml.
 """
 
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from common.arms import compare_arms, parse_seeds
 from common.config import WrongSettingError, check_positive, parse_arguments
 from common.memory_arms import ARMS, check_arms
 from common.report import write_json
-from common.revisits import TopicStream, best_of_a_lottery, calling_up, measure
+from common.revisits import Retrieval, TopicStream, best_of_a_lottery, calling_up, measure
 from common.sweep import plot_sweep, print_sweep
 
 from hf_memoria import EngramMemoryConfig
@@ -32,7 +32,8 @@ LABELS = {
     **{name: ARMS[name].label for name in LIBRARY},
     "lottery": "nearest of as many by lot as walks reach",
 }
-CALL_UP = {**{name: calling_up(name) for name in LIBRARY}, "lottery": best_of_a_lottery}
+RETRIEVALS = {name: Retrieval(calling_up(name)) for name in LIBRARY}
+RETRIEVALS["lottery"] = Retrieval(calling_up("graph"), best_of_a_lottery)
 MEASURES = {
     "found": "segments that found some",
     "precision": "share of what was read",
@@ -91,7 +92,7 @@ def main(args: Arguments) -> dict[int, Any]:
         print(f"\nAt most {args.num_reminded_stm} short-term and {number} long-term engrams are read")
 
         def run(arm: str, seed: int, number: int = number) -> dict[str, Any]:
-            measured = measure(args.stream(), args.memory(number), CALL_UP[arm], args.rows, seed)
+            measured = measure(args.stream(), args.memory(number), RETRIEVALS[arm], args.rows, seed)
             return {**measured, "curves": {}}
 
         folder = args.output_dir / f"num_reminded_ltm_{number}"

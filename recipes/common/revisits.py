@@ -16,6 +16,14 @@ CallUp = Callable[[EngramState, Tensor, EngramMemoryConfig], Reminded]
 
 
 @dataclass(frozen=True)
+class Retrieval:
+    """How the engrams are called up that are read and live on, and how those that are counted, if otherwise."""
+
+    lives_by: CallUp
+    asked_by: CallUp | None = None
+
+
+@dataclass(frozen=True)
 class TopicStream:
     """Segments that visit topics: each leaves vectors that are its topic's direction and noise.
 
@@ -71,17 +79,17 @@ class Found:
         }
 
 
-def measure(
-    stream: TopicStream, memory: EngramMemoryConfig, call_up: CallUp, rows: int, seed: int
-) -> dict[str, float]:
+def measure(stream: TopicStream, memory: EngramMemoryConfig, arm: Retrieval, rows: int, seed: int) -> dict[str, float]:
     """Let a memory read a stream; return what it was reminded of when a visit began, in the second half.
 
     What earns an engram its life is the attention that the mean vector of the segment pays it.
     """
     vectors, topics = stream.draw(rows, torch.Generator().manual_seed(seed))
     found = Found()
-    for segment, (state, reminded) in enumerate(read(vectors, memory, call_up)):
+    for segment, (state, reminded) in enumerate(read(vectors, memory, arm.lives_by)):
         if segment >= stream.segments // 2 and segment % stream.visit == 0:
+            if arm.asked_by is not None:
+                reminded = arm.asked_by(state, vectors[segment], memory)
             made = state.created.gather(1, reminded.index)
             right = reminded.mask & (topics.T.gather(1, made) == topics[segment].unsqueeze(1))
             long_term = reminded.mask & (state.kind.gather(1, reminded.index) == EngramKind.LONG_TERM)
@@ -123,25 +131,22 @@ def calling_up(retrieval: str) -> CallUp:
 
 
 def best_of_a_lottery(state: EngramState, working: Tensor, memory: EngramMemoryConfig) -> Reminded:
-    """Draw as many long-term engrams by lot as walks on the graph may reach, and take the nearest of them.
+    """Draw as many long-term engrams by lot as walks on this graph reach, and take the nearest of them.
 
-    Short-term engrams are found as the graph's are, by content.
+    Short-term engrams are called up as the graph's are, by content.
     """
     reach = memory.num_reminded_stm * (memory.ltm_search_depth + 1)
-    short = _remind(state, working, memory, "similarity", memory.num_reminded_stm, 0)
+    walked = _remind(state, working, memory, "graph", memory.num_reminded_stm, reach)
+    counts = walked.mask[:, memory.num_reminded_stm :].sum(1, keepdim=True)
+    short = _remind(state, working, memory, "graph", memory.num_reminded_stm, 0)
     drawn = _remind(state, working, memory, "random", 0, reach)
+    mask = drawn.mask & (torch.arange(drawn.mask.shape[1]) < counts)
     nearness = correlation(working, torch.ones(working.shape[:2], dtype=torch.bool), drawn.data)
-    nearest = (
-        nearness.masked_fill(~drawn.mask, -torch.inf).topk(min(memory.num_reminded_ltm, nearness.shape[1])).indices
-    )
-    index, mask = (
-        torch.cat([of_short, of_drawn.gather(1, nearest)], dim=1)
-        for of_short, of_drawn in ((short.index, drawn.index), (short.mask, drawn.mask))
-    )
-    data = torch.cat(
-        [short.data, drawn.data.gather(1, nearest.unsqueeze(-1).expand(-1, -1, working.shape[-1]))], dim=1
-    )
-    return Reminded(index, mask, data, short.origin)
+    nearest = nearness.masked_fill(~mask, -torch.inf).topk(min(memory.num_reminded_ltm, mask.shape[1])).indices
+    index = torch.cat([short.index, drawn.index.gather(1, nearest)], dim=1)
+    mask = torch.cat([short.mask, mask.gather(1, nearest)], dim=1)
+    vectors = state.data.gather(1, index.unsqueeze(-1).expand(-1, -1, state.hidden_size))
+    return Reminded(index, mask, vectors, short.origin)
 
 
 def _remind(
