@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+ALONE = """\
+note: several of these curves look much the same for noise. Run the same with retrieval="fifo" and retrieval="random",
+and inspect the folder that holds the three: measures.png then shows them side by side."""
+
 
 def trace_folders(path: Path) -> dict[str, Path]:
     """Return where traces are in a folder, by the name of the run; none in a file."""
@@ -45,4 +49,6 @@ def traces_as_text(shown: dict[str, Any]) -> str:
         lines.append(f"  engrams {told}; retrieval {run['retrieval']!r}")
         if run["full_at_step"] is not None:
             lines.append(f"  full at step {run['full_at_step']}: nothing after it is recorded (most_bytes)")
+    if not {"fifo", "random"} <= {run["retrieval"] for run in shown["runs"].values()}:
+        lines.append(ALONE)
     return "\n".join([*lines, *(f"wrote {file}" for file in shown["written"])])

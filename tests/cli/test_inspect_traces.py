@@ -13,7 +13,9 @@ from transformers import Trainer, TrainingArguments
 
 from hf_memoria import MemoriaCallback, save_memory, segment_documents
 from hf_memoria.analysis import TraceCallback, engram_lives, read_traces
+from hf_memoria.analysis.trace_files import EVENTS
 from hf_memoria.cli import main
+from hf_memoria.cli.inspect_traces import traces_as_text
 
 FILES = ["life_table.csv", "lives.csv", "lives.png", "measures.png", "memory.html"]
 
@@ -65,6 +67,7 @@ def test_a_run_is_shown_in_its_own_folder(capsys, runs):
     made = len(engram_lives(read_traces(runs / "graph" / "traces")))
     assert f"engrams {made} created, " in out
     assert "retrieval 'graph'" in out
+    assert 'Run the same with retrieval="fifo" and retrieval="random"' in out
 
 
 def test_traces_themselves_can_be_named(capsys, runs, tmp_path):
@@ -85,6 +88,16 @@ def test_runs_in_a_folder_are_held_against_one_another(capsys, runs, tmp_path):
         assert run["full_at_step"] is None
     assert sorted(shown["written"]) == [str(tmp_path / file) for file in names(tmp_path)]
     assert {"measures.png", "graph/memory.html", "fifo/memory.html"} <= set(names(tmp_path))
+
+
+def test_beside_fifo_and_random_nothing_is_missing():
+    run = {"lanes": 1, "documents": 1, "segments": 2, "full_at_step": 1} | dict.fromkeys(EVENTS, 0)
+    runs = {name: run | {"retrieval": name} for name in ("graph", "fifo", "random")}
+    told = traces_as_text({"runs": runs, "written": ["measures.png"]})
+    assert "Run the same" not in told
+    assert "full at step 1" in told
+    del runs["random"]
+    assert "Run the same" in traces_as_text({"runs": runs, "written": []})
 
 
 def test_one_row_is_a_lane(capsys, runs, tmp_path):
