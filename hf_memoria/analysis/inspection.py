@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hf_memoria.analysis.engram_lives import DOCUMENT, engram_lives, life_table
 from hf_memoria.analysis.memory_page import write_memory_page
 from hf_memoria.analysis.memory_plots import plot_lives, plot_memory_measures
-from hf_memoria.analysis.trace_files import Traces, read_traces
+from hf_memoria.analysis.trace_files import EVENTS, Traces, read_traces
 
 
 def inspect_run(folder: str | Path, output: str | Path) -> list[Path]:
     """Write tables, plots and a page of what a run's memory held; return the files.
 
-    `measures.png` holds the paper's measures of all traces that are found, one beside the other. For each of them
-    there are `lives.csv` (a row an engram), `life_table.csv`, `lives.png` (the longest document) and `memory.html`, in
-    a folder of their own if there are several.
-
     Args:
         folder: of a run: traces themselves, a folder `traces`, or several runs with one each.
-        output: where to write to.
+        output: where to write to; see `inspect_traces`.
 
     Raises:
         FileNotFoundError: if there are no traces in the folder.
         ImportError: without matplotlib or plotly.
     """
-    found = find_traces(folder)
+    return inspect_traces(find_traces(folder), output)
+
+
+def inspect_traces(found: Mapping[str, Traces], output: str | Path) -> list[Path]:
+    """Write tables, plots and a page of traces; return the files.
+
+    `measures.png` holds the paper's measures of all of them, one beside the other. For each there are `lives.csv` (a
+    row an engram), `life_table.csv`, `lives.png` (the longest document) and `memory.html`, in a folder of their own if
+    there are several.
+
+    Args:
+        found: traces by the name of the run.
+        output: where to write to.
+
+    Raises:
+        ImportError: without matplotlib or plotly; nothing is written then.
+        ValueError: if one holds no segment.
+    """
+    check_drawing()
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     plot_memory_measures(found, output / "measures.png")
@@ -40,7 +57,18 @@ def find_traces(folder: str | Path) -> dict[str, Traces]:
 
     Raises:
         FileNotFoundError: if there are none.
+        ValueError: if a file cannot be read.
     """
+    found = trace_folders(folder)
+    if not found:
+        raise FileNotFoundError(
+            f"folder must hold traces of a run, as TraceCallback and TraceRecorder write them; {folder} has none."
+        )
+    return {name: read_traces(place) for name, place in found.items()}
+
+
+def trace_folders(folder: str | Path) -> dict[str, Path]:
+    """Return where traces are in a folder, by the name of the run; nothing is read."""
     folder = Path(folder)
     places = {folder.resolve().name: folder} | {path.name: path for path in sorted(folder.glob("*")) if path.is_dir()}
     found: dict[Path, str] = {}
@@ -49,11 +77,33 @@ def find_traces(folder: str | Path) -> dict[str, Traces]:
             # A folder `traces` is the run's own, not a run by that name.
             if (traces / "settings.json").is_file() and list(traces.glob("segments-*.parquet")):
                 found.setdefault(traces.resolve(), name)
-    if not found:
-        raise FileNotFoundError(
-            f"folder must hold traces of a run, as TraceCallback and TraceRecorder write them; {folder} has none."
-        )
-    return {name: read_traces(traces) for traces, name in found.items()}
+    return {name: traces for traces, name in found.items()}
+
+
+def describe_traces(traces: Traces) -> dict[str, Any]:
+    """Return how much traces hold, as plain JSON: steps, lanes, documents, segments, and how often each event is."""
+    segments, memory = traces.segments, traces.settings["memory"]
+    return {
+        "retrieval": memory.get("retrieval", "graph"),
+        "lanes": int(segments.lane.nunique()),
+        "documents": len(segments.groupby(DOCUMENT)),
+        "segments": len(segments),
+        **{event: int((traces.events.event == event).sum()) for event in EVENTS},
+        "full_at_step": traces.settings["full_at_step"],
+    }
+
+
+def check_drawing() -> None:
+    """Check that there is what draws plots and pages.
+
+    Raises:
+        ImportError: naming what is missing, and the extra that has it.
+    """
+    for library in ("matplotlib", "plotly"):
+        try:
+            importlib.import_module(library)
+        except ImportError as error:
+            raise ImportError(f"{library} must be installed to draw; pip install 'hf-memoria[analysis]'.") from error
 
 
 def _inspect(traces: Traces, output: Path, name: str) -> list[Path]:

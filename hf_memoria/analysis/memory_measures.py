@@ -85,12 +85,13 @@ def firing_autocorrelation(traces: Traces, lags: int = 20, tier: str | None = No
 
     Returns:
         `lag` and `autocorrelation`: of the series of 0 and 1 of each engram from the step after its creation to its
-        end, less its mean; sums over engrams, divided by those at lag 0. NaN where no series varies.
+        end, less its mean; sums over engrams, divided by those at lag 0. NaN where no series varies, or none is so
+        long.
     """
     lives = engram_lives(traces)
     events = traces.events[traces.events.event == "reminded"]
     times = events.groupby(["lane", "document", "id"]).time.apply(np.array).to_dict()
-    products = np.zeros(lags + 1)
+    products, longest = np.zeros(lags + 1), 0
     for life in lives.itertuples():
         first, last = _span(life, tier)
         series = np.zeros(max(last - first + 1, 0))
@@ -98,9 +99,11 @@ def firing_autocorrelation(traces: Traces, lags: int = 20, tier: str | None = No
         series[fired[(fired >= first) & (fired <= last)] - first] = 1
         if len(series):
             series -= series.mean()
+        longest = max(longest, len(series))
         for lag in range(min(lags + 1, len(series))):
             products[lag] += series[lag:] @ series[: len(series) - lag]
     found = products / products[0] if products[0] > 0 else np.full(lags + 1, np.nan)
+    found[longest:] = np.nan
     return pd.DataFrame({"lag": np.arange(lags + 1), "autocorrelation": found})
 
 

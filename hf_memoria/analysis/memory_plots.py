@@ -69,9 +69,12 @@ def plot_lives(traces: Traces, lane: int, document: int, path: str | Path | None
         is_one = ~np.isnan(first)
         axes.hlines(lives.id[is_one], first[is_one], last[is_one], colors=color, linewidth=1.2, label=tier)
     reminded = one.events[one.events.event == "reminded"]
-    sizes = 3 + 20 * reminded.credit / max(float(reminded.credit.max() or 0), 1e-9)
-    axes.scatter(reminded.time, reminded.id, sizes, color="black", linewidths=0, alpha=0.6, label="reminded", zorder=3)
-    _label(axes, "time in the document (segments)", "engram", f"Lane {lane}, document {document}")
+    # Where many engrams share the height, dots are small, or they would hide one another.
+    sizes = 2 + min(20.0, 1000 / max(len(lives), 1)) * reminded.credit / max(float(reminded.credit.max() or 0), 1e-9)
+    axes.scatter(
+        reminded.time + 0.5, reminded.id, sizes, color="black", linewidths=0, alpha=0.6, label="reminded", zorder=3
+    )
+    _label(axes, "time in the document (segments)", "engram", f"Lane {lane}, document {document}", legend="upper left")
     return _finish(figure, path)
 
 
@@ -85,14 +88,16 @@ def spans(lives: Any, tier: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _line(axes: Axes, found: Any, x: str, y: str, name: str) -> None:
-    axes.plot(found[x], found[y], marker=".", label=name)
+    axes.plot(found[x], found[y], marker=".", markersize=4, label=name if found[y].notna().any() else f"{name} (none)")
 
 
-def _label(axes: Axes, x: str, y: str, title: str) -> None:
+def _label(axes: Axes, x: str, y: str, title: str, legend: str = "best") -> None:
     axes.set(xlabel=x, ylabel=y, title=title)
     axes.grid(alpha=0.3)
+    if x.endswith("(segments)"):
+        axes.xaxis.get_major_locator().set_params(integer=True)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small", loc=legend)
 
 
 def _figure(size: tuple[float, float]) -> Figure:

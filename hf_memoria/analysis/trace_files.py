@@ -73,6 +73,17 @@ class Traces:
         """Segments between an engram and what it was made of: 1, or 0 where the cue is of the same segment."""
         return 1 if self.settings["memory"].get("cue_layer") is None else 0
 
+    def of_lane(self, lane: int) -> Traces:
+        """Return what belongs to a lane.
+
+        Raises:
+            ValueError: if nothing of it is recorded.
+        """
+        if not (self.segments.lane == lane).any():
+            lanes = ", ".join(map(str, sorted(set(self.segments.lane))))
+            raise ValueError(f"row must be one that is recorded, of {lanes or 'none'}; got {lane}.")
+        return Traces(self.events[self.events.lane == lane], self.segments[self.segments.lane == lane], self.settings)
+
     def of_document(self, lane: int, document: int) -> Traces:
         """Return what belongs to one document of a lane."""
         events, segments = (
@@ -103,8 +114,18 @@ def read_traces(folder: str | Path) -> Traces:
 
 
 def _read_table(folder: Path, table: str) -> pa.Table:
-    parts = [pq.read_table(part, schema=TABLES[table]) for part in _parts(folder, table)]
+    parts = [_read_part(part, TABLES[table]) for part in _parts(folder, table)]
     return pa.concat_tables([TABLES[table].empty_table(), *parts]).sort_by([("step", "ascending")])
+
+
+def _read_part(part: Path, schema: pa.Schema) -> pa.Table:
+    try:
+        return pq.read_table(part, schema=schema)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{part} must be a whole Parquet file; it cannot be read ({error}). Copy it again, or do without its "
+            "steps: delete it."
+        ) from error
 
 
 def _parts(folder: Path, table: str, process: int | None = None) -> list[Path]:

@@ -1,4 +1,4 @@
-"""`hf-memoria inspect`: what a memory file, or a checkpoint of Trainer, holds."""
+"""`hf-memoria inspect`: what a memory file or a checkpoint of Trainer holds, and what a run's memory held."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_memoria.cli.command import Command
+from hf_memoria.cli.inspect_traces import inspect_traces, trace_folders, traces_as_text
 from hf_memoria.memory import EngramState
 from hf_memoria.models.outputs import MemoryState
 from hf_memoria.models.state_files import read_state
@@ -16,6 +17,9 @@ from hf_memoria.token_memory import TokenState
 EXAMPLES = """\
   hf-memoria inspect memory.safetensors
   hf-memoria inspect out/checkpoint-500           # the lanes of every process
+  hf-memoria inspect out                          # of traces: measures, plots and a page, into out/inspection
+  hf-memoria inspect runs --output_dir shown      # several runs in a folder, one beside the other
+  hf-memoria inspect out --row 0                  # one lane alone
   hf-memoria inspect memory.safetensors --json"""
 
 ROW_COLUMNS = ("row", "segments", "short_term", "long_term", "lifespan", "age", "fired", "refused")
@@ -24,32 +28,48 @@ ROW_COLUMNS = ("row", "segments", "short_term", "long_term", "lifespan", "age", 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("path", type=Path, metavar="PATH", help="a memory file, or a folder with some")
+    told = "a memory file; or a folder with some, with traces of TraceCallback, or with runs that have traces"
+    parser.add_argument("path", type=Path, metavar="PATH", help=told)
+    told = "where plots, tables and page of traces go (default: `inspection` in PATH)"
+    parser.add_argument("--output_dir", type=Path, metavar="DIR", help=told)
+    parser.add_argument("--row", type=int, help="only this row of a batch, which is a lane of a run")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a table for each file."""
-    summaries = {str(path): summarise(*read_state(path)) for path in memory_files(args.path)}
+    """Print a table for each memory file, and write and name what can be shown of traces."""
+    traces = trace_folders(args.path)
+    summaries = {str(path): _of_row(summarise(*read_state(path)), args.row) for path in _memory_files(args, traces)}
+    shown = inspect_traces(traces, args.path, args.output_dir or args.path / "inspection", args.row) if traces else {}
     if args.json:
-        print(json.dumps(summaries, indent=2))
-    else:
-        print("\n\n".join(f"{path}\n{as_text(summary)}" for path, summary in summaries.items()))
+        print(json.dumps({**summaries, **shown}, indent=2))
+        return 0
+    parts = [f"{path}\n{as_text(summary)}" for path, summary in summaries.items()]
+    print("\n\n".join([*parts, *(traces_as_text(one) for one in shown.values())]))
     return 0
 
 
-def memory_files(path: Path) -> list[Path]:
-    """Return the memory file that is meant, or those of a folder.
-
-    Raises:
-        FileNotFoundError: if there is none.
-    """
-    if not path.is_dir():
-        return [path]
-    found = sorted(path.glob("memory*.safetensors"))
-    if not found:
-        raise FileNotFoundError(f"PATH must be a memory file, or hold memory*.safetensors; {path} holds none.")
+def _memory_files(args: argparse.Namespace, traces: dict[str, Path]) -> list[Path]:
+    if not args.path.is_dir():
+        if args.output_dir is not None:
+            raise ValueError(f"--output_dir is for a folder with traces; PATH is {args.path}.")
+        return [args.path]
+    found = sorted(args.path.glob("memory*.safetensors"))
+    if not found and not traces:
+        raise FileNotFoundError(
+            f"PATH must be a memory file, or hold memory*.safetensors or traces of TraceCallback; {args.path} holds "
+            "none."
+        )
     return found
+
+
+def _of_row(summary: dict[str, Any], row: int | None) -> dict[str, Any]:
+    rows = summary["rows"]
+    if row is None:
+        return summary
+    if not 0 <= row < len(rows):
+        raise ValueError(f"--row must be from 0 to {len(rows) - 1}; got {row}.")
+    return {**summary, "rows": [rows[row]]}
 
 
 def summarise(state: MemoryState, made_with: dict[str, Any] | None) -> dict[str, Any]:
@@ -112,4 +132,4 @@ def _cell(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-COMMAND = Command("inspect", "show what a memory holds", EXAMPLES, add_arguments, run)
+COMMAND = Command("inspect", "show what a memory holds, and what it held in a run", EXAMPLES, add_arguments, run)

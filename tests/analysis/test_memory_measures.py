@@ -96,6 +96,8 @@ def test_autocorrelation_of_firing_in_turns():
     found = firing_autocorrelation(history("\n".join(lines), length=41), lags=4)
     # Forty entries of plus and minus a half.
     assert found.autocorrelation.tolist() == pytest.approx([1, -39 / 40, 38 / 40, -37 / 40, 36 / 40])
+    long = firing_autocorrelation(history("\n".join(lines), length=41), lags=45).autocorrelation
+    assert long.notna().tolist() == [True] * 40 + [False] * 6
     never = firing_autocorrelation(history("0 created 0", length=9), lags=2)
     assert never.autocorrelation.isna().all()
     halves = history("\n".join([*lines, "20 promoted 0 long-term"]), length=41)
