@@ -9,11 +9,12 @@ import io
 import os
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 from trace_models import read, tiny_model
 
 from hf_memoria.analysis import (
@@ -26,6 +27,7 @@ from hf_memoria.analysis import (
     read_traces,
     write_memory_page,
 )
+from hf_memoria.analysis.memory_plots import TIER_COLORS
 from hf_memoria.analysis.trace_contents import png_of
 
 NASTY = "</script><script>document.title = 'broken'</script> {{data}} & \u2028 <b>bold</b>"
@@ -170,6 +172,34 @@ def test_a_click_on_an_engram_shows_where_it_comes_from_and_what_it_is_wired_to(
         if other in counts:
             assert counts[other] == graph.edges[life.id, other]["count"]
     assert set(counts) & set(graph.neighbors(life.id))
+
+
+def test_time_and_engrams_are_the_axes_and_tiers_are_colours(opened, traces):
+    assert opened.text_content("#plot .xtitle") == "time in the document (segments)"
+    assert opened.text_content("#plot .ytitle") == "engram"
+    lines = opened.evaluate("plot.data.slice(0, 2).map(({name, line, x, y}) => ({name, color: line.color, x, y}))")
+    assert {line["name"]: line["color"] for line in lines} == TIER_COLORS
+    lives = engram_lives(traces.of_document(0, 0))
+    drawn = [(x, y) for line in lines for x, y in zip(line["x"], line["y"], strict=True) if x is not None]
+    for life in lives.itertuples():
+        times = [x for x, y in drawn if y == life.id]
+        assert (min(times), max(times)) == (life.created, life.end + 1)
+    seen = Image.open(io.BytesIO(opened.locator("#plot").screenshot())).convert("RGB")
+    colors = {color for count, color in seen.getcolors(2**20) if count > 50}
+    assert {ImageColor.getrgb(color) for color in TIER_COLORS.values()} <= colors
+
+
+def test_a_click_shows_the_image_that_an_engram_was_made_of(browser, traces, tmp_path):
+    picture = png_of(torch.arange(48.0).view(1, 6, 8))
+    segments = traces.segments.assign(image=[picture] * len(traces.segments))
+    page = write_memory_page(replace(traces, segments=segments), tmp_path / "memory.html")
+    tab = browser.new_page(viewport={"width": 1300, "height": 900})
+    tab.goto(page.as_uri())
+    tab.wait_for_selector("#plot .main-svg")
+    click(tab, 1.2, 0)
+    tab.wait_for_selector("#detail img")
+    assert tab.evaluate("(image => [image.naturalWidth, image.naturalHeight])(document.images[0])") == [8, 6]
+    tab.close()
 
 
 def test_what_it_is_wired_to_can_be_followed(opened):
