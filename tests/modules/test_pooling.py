@@ -111,3 +111,13 @@ def test_hopfield_pooling_begins_as_hflayers_does():
 def test_sizes_that_make_no_sense_are_errors():
     with pytest.raises(ValueError, match="quantity must be at least 1; got 0"):
         HopfieldPooling(6, quantity=0)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_scores_do_not_begin_where_all_is_forgotten(seed):
+    torch.manual_seed(seed)
+    pooling = AttentionPooling(32, forgetting=ForgettingReLU())
+    pooled, weights = pooling(torch.randn(4, 50, 32))
+    pooled.square().sum().backward()
+    assert (weights > 0).float().mean() > 0.5
+    assert all(parameter.grad.any() for parameter in pooling.parameters())
