@@ -185,6 +185,7 @@ def run(
         print(format_sliding_window(sliding))
     results = {
         "seed": seed,
+        "error": "standard error over documents",
         "cases": cases,
         "sliding_window": sliding,
         "corpus": corpus,
