@@ -116,8 +116,9 @@ class Arguments:
             raise WrongSettingError("arms", "memory, or memory and plain", " ".join(self.arms))
         try:
             self.memory_config()
-        except ValueError as error:
-            raise WrongSettingError("memory", "JSON of a memory's settings and its kind", self.memory) from error
+        except (TypeError, ValueError) as error:
+            expected = f"JSON of a memory's settings and its kind ({error})"
+            raise WrongSettingError("memory", expected, self.memory) from error
 
     def memory_config(self) -> EngramMemoryConfig | TokenMemoryConfig:
         """Return the settings of the memory."""
@@ -184,6 +185,7 @@ def run(
         print(format_sliding_window(sliding))
     results = {
         "seed": seed,
+        "error": "standard error over documents",
         "cases": cases,
         "sliding_window": sliding,
         "corpus": corpus,

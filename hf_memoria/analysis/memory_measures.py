@@ -124,7 +124,10 @@ def cofire_graph(traces: Traces, lane: int, document: int, time: int | None = No
         ImportError: without networkx.
         ValueError: if nothing of the document is recorded.
     """
-    import networkx
+    try:
+        import networkx
+    except ImportError as error:
+        raise ImportError("networkx must be installed for graphs; pip install 'hf-memoria[analysis]'.") from error
 
     of_it = traces.of_document(lane, document)
     if not len(of_it.segments):

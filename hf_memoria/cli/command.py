@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,25 @@ class Command:
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
     takes_more: bool = False
+
+
+@contextmanager
+def finding(word: str, name: str) -> Iterator[None]:
+    """While a checkpoint is read: if there is none in the folder, or no folder, say so before what else is said.
+
+    Raises:
+        FileNotFoundError: if there is neither such a folder nor such a repository within reach.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if (Path(name) / "config.json").is_file():
+            raise
+        nothing = f"no config.json in the folder {name}"
+        if not Path(name).is_dir():
+            nothing = f"no folder {name}, and from the Hub it was not to be had"
+        told = f"{word} must be a checkpoint's folder or its name on the Hub; there is {nothing}: {error}"
+        raise FileNotFoundError(told) from error
 
 
 def settings_from(words: list[str] | None, option: str) -> dict[str, object] | None:

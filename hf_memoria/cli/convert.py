@@ -9,13 +9,14 @@ from typing import Any
 import transformers
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
-from hf_memoria.cli.command import Command, settings_from
+from hf_memoria.cli.command import Command, finding, settings_from
 from hf_memoria.models import convert_reference_checkpoint, wrap
 from hf_memoria.models.convert_rules import REFERENCE_MODELS
 from hf_memoria.models.families import MEMORIA_CLASSES
 
 EXAMPLES = """\
   hf-memoria convert openai-community/gpt2 gpt2-memory --memory gate=tanh segment_length=150
+  hf-memoria convert openai-community/gpt2 gpt2-tokens --memory kind=token num_tokens=16
   hf-memoria convert google/vit-base-patch16-224 vit-lwpf --attention kind=lwpf forgetting=relu
   hf-memoria convert memoria-pytorch-checkpoint/ out/   # found out by its config.json"""
 
@@ -24,10 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("source", metavar="SOURCE", help="a checkpoint's folder, or its name on the Hub")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the new checkpoint goes; it must be empty")
-    for name, what in (("memory", "EngramMemoryConfig"), ("attention", "LwpfAttentionConfig or SdmAttentionConfig")):
-        parser.add_argument(
-            f"--{name}", nargs="*", metavar="FIELD=VALUE", help=f"settings of a {what}, by kind= where there are more"
-        )
+    for name, what in (
+        ("memory", "an EngramMemoryConfig, or with kind=token of a TokenMemoryConfig"),
+        ("attention", "an LwpfAttentionConfig (kind=lwpf) or an SdmAttentionConfig (kind=sdm)"),
+    ):
+        parser.add_argument(f"--{name}", nargs="*", metavar="FIELD=VALUE", help=f"settings of {what}")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,7 +45,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _converted(args: argparse.Namespace) -> PreTrainedModel:
     memory, attention = settings_from(args.memory, "--memory"), settings_from(args.attention, "--attention")
-    found, _ = PreTrainedConfig.get_config_dict(args.source)
+    with finding("SOURCE", args.source):
+        found, _ = PreTrainedConfig.get_config_dict(args.source)
+        if not found:  # which is what a name without a config gives
+            raise FileNotFoundError("it has no config.json.")
     if found.get("model_type") in REFERENCE_MODELS:
         if memory is not None or attention is not None:
             raise ValueError("--memory and --attention must be left out for memoria-pytorch's; its config has them.")

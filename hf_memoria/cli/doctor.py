@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 import shutil
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
@@ -15,11 +16,16 @@ from packaging.requirements import Requirement
 from hf_memoria.cli.command import Command
 from hf_memoria.compatibility import INTERFACES, check_interfaces
 
+EXTRA = re.compile(r"""extra == ['"]([\w-]+)""")
 EXAMPLES = """\
   hf-memoria doctor
   hf-memoria doctor --json    # for a bug report"""
 
-OPTIONAL = ("peft", "trl", "bitsandbytes", "matplotlib", "ninja", "memoria-pytorch")
+BESIDE = ("huggingface-hub", "tokenizers", "peft", "trl", "bitsandbytes", "memoria-pytorch")
+"""What is not required, and matters all the same."""
+
+MODULES = {"scikit-learn": "sklearn", "pillow": "PIL", "pyyaml": "yaml"}
+"""Packages of the extras that are imported by another name."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,13 +42,14 @@ def run(args: argparse.Namespace) -> int:
 
 def examine() -> dict[str, Any]:
     """Return versions, devices and problems, as plain JSON."""
-    packages = {name: _version(name) for name in ("hf-memoria", *_required(), *OPTIONAL)}
+    packages = {name: _version(name) for name in ("hf-memoria", *_required(), *BESIDE)}
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": packages,
+        "extras": {extra: _lacking(extra) for extra in _extras()},
         "devices": devices(),
-        "native_kernels": "can be built" if shutil.which("c++") and packages["ninja"] else "no compiler or no ninja",
+        "native_kernels": "can be built" if shutil.which("c++") and _version("ninja") else "no compiler or no ninja",
         "interfaces": len(INTERFACES),
         "problems": _wrong_versions() | check_interfaces(),
     }
@@ -58,12 +65,43 @@ def devices() -> list[str]:
     return found
 
 
-def _requirements() -> list[Requirement]:
+def extra_with(module: str) -> str | None:
+    """Return the first extra of this package that brings a module; None if none does."""
+    return next((extra for extra in _extras() for need in _needs_of(extra) if _module(need.name) == module), None)
+
+
+def _module(package: str) -> str:
+    return MODULES.get(package, package.replace("-", "_"))
+
+
+def _extras() -> list[str]:
+    names = {value for need in _told() for value in EXTRA.findall(str(need.marker or ""))}
+    return sorted(names - {"test"})
+
+
+def _needs_of(extra: str) -> list[Requirement]:
+    found = [need for need in _told() if extra in EXTRA.findall(str(need.marker or ""))]
+    return [need for need in found if need.name != "hf-memoria"]
+
+
+def _lacking(extra: str) -> list[str]:
+    return [need.name for need in _needs_of(extra) if not _fits(need)]
+
+
+def _fits(need: Requirement) -> bool:
+    got = _version(need.name)
+    return got is not None and need.specifier.contains(got, prereleases=True)
+
+
+def _told() -> list[Requirement]:
     try:
-        told = requires("hf-memoria") or []
+        return list(map(Requirement, requires("hf-memoria") or []))
     except PackageNotFoundError:  # run from a folder that was never installed
         return []
-    return [need for need in map(Requirement, told) if need.marker is None or need.marker.evaluate({"extra": ""})]
+
+
+def _requirements() -> list[Requirement]:
+    return [need for need in _told() if need.marker is None or need.marker.evaluate({"extra": ""})]
 
 
 def _required() -> list[str]:
@@ -74,7 +112,7 @@ def _wrong_versions() -> dict[str, str]:
     wrong = {}
     for need in _requirements():
         got = _version(need.name)
-        if got is None or not need.specifier.contains(got, prereleases=True):
+        if not _fits(need):
             wrong[need.name] = f"{need.name} must be {need.specifier}; got {got or 'none'}."
     return wrong
 
@@ -90,11 +128,16 @@ def as_text(found: dict[str, Any]) -> str:
     """Return what was found for people."""
     lines = [f"python {found['python']} on {found['platform']}"]
     lines += [f"{name:16} {got or 'not installed'}" for name, got in found["packages"].items()]
+    lines += [f"extra {extra:10} {_told_of(lacking)}" for extra, lacking in found["extras"].items()]
     lines += [f"devices          {', '.join(found['devices'])}", f"native kernels   {found['native_kernels']}"]
     problems = found["problems"]
     lines.append(f"interfaces       {found['interfaces']} of other packages checked, {len(problems)} problems")
     lines += [f"  {name}: {problem}" for name, problem in problems.items()]
     return "\n".join(lines)
+
+
+def _told_of(lacking: list[str]) -> str:
+    return f"lacks {', '.join(lacking)}" if lacking else "installed"
 
 
 COMMAND = Command("doctor", "look at what is installed, and whether it fits", EXAMPLES, add_arguments, run)

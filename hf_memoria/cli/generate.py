@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer, set_seed
 
-from hf_memoria.cli.command import Command
+from hf_memoria.cli.command import Command, finding
 from hf_memoria.models import MemoriaMixin, load_memory, save_memory
 
 EXAMPLES = """\
@@ -23,25 +23,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("model", metavar="MODEL", help="a checkpoint's folder, or its name on the Hub")
     prompt = parser.add_mutually_exclusive_group()
-    prompt.add_argument("--prompt", help="text to go on from; else standard input")
+    prompt.add_argument("--prompt", metavar="TEXT", help="text to go on from; else standard input")
     prompt.add_argument("--prompt-file", type=Path, metavar="FILE", help="a file that holds it")
     parser.add_argument("--max-new-tokens", type=int, default=100, metavar="N", help="tokens at most (100)")
     parser.add_argument("--memory", type=Path, metavar="FILE", help="start from what this memory file holds")
     parser.add_argument("--save-memory", type=Path, metavar="FILE", help="keep what is remembered in the end")
     parser.add_argument("--sample", action="store_true", help="sample instead of taking the likeliest token")
-    parser.add_argument("--temperature", type=float, help="of sampling")
-    parser.add_argument("--top-p", type=float, help="of sampling")
-    parser.add_argument("--seed", type=int, help="of sampling")
+    parser.add_argument("--temperature", type=float, metavar="T", help="of sampling")
+    parser.add_argument("--top-p", type=float, metavar="P", help="of sampling")
+    parser.add_argument("--seed", type=int, metavar="N", help="of sampling")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps, ... (cpu)")
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that the checkpoint brings")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the continuation as it is made."""
+    _check(args)
     prompt = _prompt(args)
     trust = {"trust_remote_code": args.trust_remote_code}
+    with finding("MODEL", args.model):
+        model = AutoModelForCausalLM.from_pretrained(args.model, **trust).to(args.device).eval()
     tokenizer = AutoTokenizer.from_pretrained(args.model, **trust)
-    model = AutoModelForCausalLM.from_pretrained(args.model, **trust).to(args.device).eval()
     if (args.memory or args.save_memory) and not isinstance(model, MemoriaMixin):
         raise TypeError(f"MODEL must be a model of hf_memoria to remember; got {type(model).__name__}.")
     inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
@@ -54,6 +56,12 @@ def run(args: argparse.Namespace) -> int:
         save_memory(output.memory, args.save_memory, model.config)
         print(f"what is remembered is in {args.save_memory}: {output.memory}", file=sys.stderr)
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name in ("temperature", "top_p"):
+        if getattr(args, name) is not None and not args.sample:
+            raise ValueError(f"--{name.replace('_', '-')} must come with --sample; the likeliest token needs neither.")
 
 
 def _prompt(args: argparse.Namespace) -> str:

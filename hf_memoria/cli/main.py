@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+import hf_memoria
 from hf_memoria.cli import convert, doctor, generate, inspect, train
 from hf_memoria.cli.command import Command
 
@@ -15,6 +16,14 @@ COMMANDS = (train.COMMAND, generate.COMMAND, inspect.COMMAND, convert.COMMAND, d
 FAILED = 1
 INTERRUPTED = 130
 """Exit statuses; argparse exits with 2 by itself."""
+
+EXAMPLES = """\
+examples:
+  hf-memoria convert openai-community/gpt2 gpt2-memory --memory gate=tanh segment_length=150
+  hf-memoria generate gpt2-memory --prompt "Once upon a time" --save-memory told.safetensors
+  hf-memoria inspect told.safetensors
+
+hf-memoria COMMAND --help shows the words of a command, and more examples."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,12 +53,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _told(name: str, error: Exception, with_traceback: bool) -> str:
     hint = "" if with_traceback else "\n(--traceback shows where)"
     kind = "" if isinstance(error, (ValueError, TypeError, OSError)) else f"{type(error).__name__}: "
-    return f"hf-memoria {name}: error: {kind}{error}{hint}"
+    return f"hf-memoria {name}: error: {kind}{error}{_install_hint(error)}{hint}"
+
+
+def _install_hint(error: Exception) -> str:
+    missing = str(error.name).partition(".")[0] if isinstance(error, ModuleNotFoundError) else None
+    extra = doctor.extra_with(missing) if missing else None
+    return f". To have it: pip install 'hf-memoria[{extra}]'" if extra else ""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    parser = argparse.ArgumentParser("hf-memoria", description="Memory for the models you already have.")
+    parser = argparse.ArgumentParser(
+        "hf-memoria",
+        description="Memory for the models you already have.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"hf-memoria {hf_memoria.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         sub = commands.add_parser(

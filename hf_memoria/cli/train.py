@@ -65,12 +65,19 @@ def find_config(named: str, recipes: Path | None = None) -> Path:
     inside = path if len(path.parts) > 1 else path / "base"
     found = folder / "configs" / inside.with_suffix(".yaml")
     if not found.is_file():
-        known = sorted(entry.parent.name for entry in folder.glob("configs/*/base.yaml"))
         raise FileNotFoundError(
-            f"CONFIG must be a YAML file, or RECIPE or RECIPE/VARIANT with RECIPE one of {', '.join(known)}; got "
+            f"CONFIG must be a YAML file, or RECIPE or RECIPE/VARIANT with {_known(folder, inside.parent)}; got "
             f"{named!r}, and there is no {found}."
         )
     return found
+
+
+def _known(folder: Path, recipe: Path) -> str:
+    variants = sorted(entry.stem for entry in (folder / "configs" / recipe).glob("*.yaml"))
+    if variants:
+        return f"VARIANT one of {', '.join(variants)}"
+    recipes = sorted(entry.parent.name for entry in folder.glob("configs/*/base.yaml"))
+    return f"RECIPE one of {', '.join(recipes)}"
 
 
 def find_recipe(config: Path, recipes: Path | None = None) -> Path:
@@ -79,6 +86,7 @@ def find_recipe(config: Path, recipes: Path | None = None) -> Path:
     Raises:
         FileNotFoundError: if it is not there.
         TypeError: if the key `recipe` is not text.
+        ValueError: if it is no YAML.
     """
     named = _named_recipe(config)
     if named.endswith(".py"):
@@ -101,7 +109,10 @@ def find_recipe(config: Path, recipes: Path | None = None) -> Path:
 def _named_recipe(config: Path) -> str:
     import yaml  # huggingface_hub needs it anyway
 
-    settings = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+    try:
+        settings = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{config} must be YAML: {error}") from error
     named = settings.get("recipe", config.parent.name) if isinstance(settings, dict) else config.parent.name
     if not isinstance(named, str):
         raise TypeError(f"recipe must be a name or a file in {config}; got {named!r}.")

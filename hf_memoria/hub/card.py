@@ -38,6 +38,12 @@ PRIVACY = (
     "last segments themselves. Whoever has the file has that: share it as you would share the text."
 )
 
+READING = """\
+`out = model(**inputs, memory=memory)` reads a segment, the first one with `memory=None`; `out.memory` goes into the
+next call. The model keeps nothing between calls by itself."""
+
+INSTALLED = "With hf_memoria installed (`pip install hf-memoria`):"
+
 LOADING = """\
 ```python
 {imports}from transformers import {auto}
@@ -108,7 +114,7 @@ def _what_it_is(model: Any, origin: Origin) -> str:
     parts = [SOURCES.get(part.kind, part.kind) for part in (config.memory, config.attention) if part is not None]
     made_from = f", made from [{origin.base_model}](https://huggingface.co/{origin.base_model})"
     return (
-        f"A {config.backbone_type} with {' and '.join(parts) or 'neither memory nor another attention'}"
+        f"A {config.backbone_type} model with {' and '.join(parts) or 'neither memory nor another attention'}"
         f"{made_from if origin.base_model else ''}: `{type(model).__name__}` of "
         f"hf_memoria, {config.num_hidden_layers} blocks of width {config.hidden_size}, "
         f"{model.num_parameters():,} parameters."
@@ -119,10 +125,11 @@ def _how_to_load(model: Any, contents: CardContents) -> str:
     end = next(end for end in AUTO_CLASSES if type(model).__name__.endswith(end))
     auto = AUTO_CLASSES[end].__name__
     plain = LOADING.format(imports="import hf_memoria\n", auto=auto, name=contents.name, trust="")
+    reading = [] if model.config.memory is None else [READING]
     if not contents.brings_code:
-        return f"With hf_memoria installed:\n\n{plain}"
+        return "\n\n".join([INSTALLED, plain, *reading])
     trusting = LOADING.format(imports="", auto=auto, name=contents.name, trust=", trust_remote_code=True")
-    return f"With hf_memoria installed:\n\n{plain}\n\nWithout it, by the code in this repository:\n\n{trusting}"
+    return "\n\n".join([INSTALLED, plain, "Without it, by the code in this repository:", trusting, *reading])
 
 
 def _settings(config: Any) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,10 @@ def read_results(results: Mapping[str, Any] | str | Path | None) -> Mapping[str,
 
 
 def evaluation_table(results: Mapping[str, Any]) -> str | None:
-    """Return the numbers as a Markdown table, with memory on and off as its rows; None if there are none."""
+    """Return the numbers as a Markdown table, with memory on and off as its rows; None if there are none.
+
+    Under it stands what was read and what the errors are, if the results say so (`corpus`, `error`).
+    """
     cases = next((results[name] for name in TABLES if isinstance(results.get(name), Mapping)), None)
     if cases is None:
         return _metrics_table(results)
@@ -47,19 +51,40 @@ def evaluation_table(results: Mapping[str, Any]) -> str | None:
     measures = list(dict.fromkeys(measure for numbers in rows.values() for measure in numbers))
     if not measures:
         return None
-    heads = [measure.replace("_", " ") for measure in measures]
+    heads = [measure.replace("_", " ").replace("minus memory", "minus that of memory on") for measure in measures]
     lines = [_line(["case", *heads]), _line(["---"] * (1 + len(measures)))]
     lines += [_line([case, *(numbers.get(measure, "n/a") for measure in measures)]) for case, numbers in rows.items()]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_caption(results)])
+
+
+def _caption(results: Mapping[str, Any]) -> list[str]:
+    corpus = results.get("corpus")
+    read = corpus.get("validation") if isinstance(corpus, Mapping) else None
+    told = []
+    if isinstance(read, Mapping) and {"documents", "tokens"} <= set(read):
+        told.append(f"Measured on {read['documents']:,} documents with {read['tokens']:,} tokens.")
+    if isinstance(results.get("error"), str):
+        told.append(f"± is the {results['error']}.")
+    return ["", " ".join(told)] if told else []
 
 
 def _numbers(numbers: Mapping[str, Any]) -> dict[str, str]:
     """Return those that are a value with an error."""
     return {
-        measure: f"{number['value']:.4g} ± {number['error']:.2g}"
+        measure: _estimate(number["value"], number["error"])
         for measure, number in numbers.items()
         if isinstance(number, Mapping) and {"value", "error"} <= set(number)
     }
+
+
+def _estimate(value: float, error: float | None) -> str:
+    """Return a value to two digits of its error; nothing for what was compared with itself."""
+    if error is None:
+        return f"{value:.4g}"
+    if not error:
+        return f"{value:.4g} ± 0" if value else ""
+    decimals = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{decimals}f} ± {error:.{decimals}f}"
 
 
 def _metrics_table(metrics: Mapping[str, Any]) -> str | None:

@@ -99,5 +99,6 @@ def _register_shapes() -> None:
     )
 
 
-if os.environ.get("HF_MEMORIA_NATIVE") == "1":
+# Code that a checkpoint brought along has no kernels.
+if os.environ.get("HF_MEMORIA_NATIVE") == "1" and SOURCE.is_file():
     use_native_kernels()

@@ -114,7 +114,7 @@ def memory_config_from(value: MemoryConfig | Mapping[str, Any] | None) -> Memory
     if unknown:
         raise ValueError(
             f"memory must hold fields of {KINDS[kind].__name__}; got {unknown}, which this version does not know. "
-            "Was it written by a newer version?"
+            f"Was it written by a newer version? This one knows {', '.join(sorted(known))}."
         )
     return KINDS[kind](**given)
 

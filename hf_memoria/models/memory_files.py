@@ -76,6 +76,8 @@ def load_memory(
 def _check_fits(path: str | Path, expected: dict[str, Any], made_with: dict[str, Any]) -> None:
     # A file that was saved without a config, as Trainer's checkpoints are, has only its shapes to be held against.
     differing = [name for name in made_with if name not in BOOKKEEPING and expected.get(name) != made_with[name]]
+    if "kind" in differing:  # then no other setting can be compared
+        differing = ["kind"]
     if differing:
         told = "; ".join(f"{name} is {made_with[name]!r}, the model's {expected.get(name)!r}" for name in differing)
         raise ValueError(

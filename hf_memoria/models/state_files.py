@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hf_memoria.memory import io as engram_io
-from hf_memoria.memory.files import check, read_header
+from hf_memoria.memory.files import read_header
 from hf_memoria.models.outputs import MemoryState
 from hf_memoria.token_memory import TokenState
 from hf_memoria.token_memory import io as token_io
@@ -41,5 +41,6 @@ def read_state(
     """
     kind = read_header(path).get("format")
     if kind not in READERS:
-        check(Path(path), "format", " or ".join(READERS), kind)
+        known = " or ".join(map(repr, READERS))
+        raise ValueError(f"format of the memory file {path} must be {known}; got {kind!r}.")
     return READERS[str(kind)](path, device)

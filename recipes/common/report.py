@@ -71,7 +71,8 @@ def seeds_summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
             cases[case] = None
             continue
         cases[case] = {name: asdict(mean_and_spread([case[name]["value"] for case in measured])) for name in names}
-    return {"seeds": [run["seed"] for run in runs], "cases": cases}
+    error = "standard deviation of a seed over seeds"
+    return {"seeds": [run["seed"] for run in runs], "error": error, "cases": cases}
 
 
 def format_table(cases: Mapping[str, Any]) -> str:

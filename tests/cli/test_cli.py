@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import small_memory, stock_config, tiny_model, tiny_segments
+from families import small_memory, small_tokens, stock_config, tiny_model, tiny_segments
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import hf_memoria
-from hf_memoria.cli import main
+from hf_memoria.cli import doctor, main
 from hf_memoria.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,6 +91,26 @@ def test_doctor_tells_people_the_same(capsys):
     assert status == 0
     assert "transformers" in out
     assert "0 problems" in out
+    assert "extra recipes    installed" in out
+
+
+def test_doctor_says_what_an_extra_lacks(capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "scikit-learn" else "99")
+    assert "extra recipes    lacks scikit-learn" in call(capsys, "doctor")[1]
+    assert doctor.examine()["extras"]["docs"] == []
+
+
+def test_a_module_that_is_missing_is_told_with_the_extra_that_brings_it(capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    config = write_recipe(tmp_path, "import sklearn")
+    status, _, err = call(capsys, "train", config)
+    assert status == 1
+    assert "pip install 'hf-memoria[recipes]'" in err
+    sys.modules.pop("beside")
+
+
+def test_the_version_is_the_packages(capsys):
+    assert exit_of(capsys, "--version") == (0, f"hf-memoria {hf_memoria.__version__}\n")
 
 
 def write_recipe(folder, body="print('ran', sys.argv[1:], __file__)"):
@@ -132,6 +152,8 @@ def test_a_config_elsewhere_names_its_recipe(capsys, tmp_path, named):
     [
         (["none.yaml"], "CONFIG must be a file"),
         (["none"], "RECIPE one of mine"),
+        (["mine/none"], "VARIANT one of base"),
+        (["{folder}/torn.yaml"], "torn.yaml must be YAML"),
         (["{folder}/lost.yaml"], "must name its recipe"),
         (["{folder}/wrong.yaml"], "recipe must be a file"),
         (["{folder}/odd.yaml"], "recipe must be a name"),
@@ -143,6 +165,7 @@ def test_train_says_what_is_not_there(capsys, tmp_path, words, told):
     (tmp_path / "lost.yaml").write_text("steps: 2\n")
     (tmp_path / "wrong.yaml").write_text("recipe: gone.py\n")
     (tmp_path / "odd.yaml").write_text("recipe: 3\n")
+    (tmp_path / "torn.yaml").write_text("recipe: [\n")
     words = [word.format(folder=tmp_path) for word in words]
     more = [] if "--recipes" in words else ["--recipes", tmp_path]
     status, _, err = call(capsys, "train", *words, *more)
@@ -208,12 +231,37 @@ def test_sampling_follows_its_seed(capsys, checkpoint):
         (["--prompt", ""], "at least one token"),
         (["--prompt", "a", "--memory", "none.safetensors"], "path must be a memory file"),
         (["--prompt-file", "none.txt"], "none.txt"),
+        (["--prompt", "a", "--top-p", "0.9"], "--top-p must come with --sample"),
     ],
 )
 def test_generate_says_what_is_wrong(capsys, checkpoint, words, told):
     status, _, err = call(capsys, "generate", checkpoint, *words)
     assert status == 1
     assert told in err
+
+
+@pytest.mark.parametrize("command", [["generate", "--prompt", "a"], ["convert", "--memory"]])
+def test_a_checkpoint_that_is_not_there_is_told_before_the_hub(capsys, tmp_path, command):
+    (tmp_path / "empty").mkdir()
+    for source, told in ((tmp_path / "none", "there is no folder"), (tmp_path / "empty", "no config.json in")):
+        name, *more = command
+        status, _, err = call(capsys, name, source, *([tmp_path / "new"] if name == "convert" else []), *more)
+        assert status == 1
+        assert "must be a checkpoint's folder or its name on the Hub" in err
+        assert told in err
+
+
+def test_inspect_tells_of_memory_tokens_and_what_is_no_memory(capsys, tmp_path):
+    model = tiny_model("GPT2", "Model", small_tokens())
+    state = model(**tiny_segments("GPT2", steps=1)[0]).memory
+    hf_memoria.save_memory(state, tmp_path / "memory.safetensors", model.config)
+    status, out, _ = call(capsys, "inspect", tmp_path / "memory.safetensors")
+    assert status == 0
+    assert "kind='token'" in out
+    model.save_pretrained(tmp_path / "model")
+    status, _, err = call(capsys, "inspect", tmp_path / "model" / "model.safetensors")
+    assert status == 1
+    assert "must be 'hf_memoria.engram_state' or 'hf_memoria.token_state'; got 'pt'" in err
 
 
 def test_inspect_tells_what_a_file_holds(capsys, tmp_path):
@@ -265,6 +313,14 @@ def test_convert_gives_a_plain_checkpoint_a_memory(capsys, checkpoint, tmp_path)
     status, _, err = call(capsys, *words)
     assert status == 1
     assert "must be empty" in err
+
+
+def test_convert_gives_memory_tokens_too(capsys, tmp_path):
+    GPT2LMHeadModel(stock_config("GPT2")).save_pretrained(tmp_path / "plain")
+    words = ("convert", tmp_path / "plain", tmp_path / "new", "--memory", "kind=token", "num_tokens=4")
+    assert call(capsys, *words)[0] == 0
+    model = hf_memoria.MemoriaGPT2ForCausalLM.from_pretrained(tmp_path / "new")
+    assert model.config.memory.num_tokens == 4
 
 
 def test_convert_knows_memoria_pytorchs_checkpoints(capsys, tmp_path):

@@ -142,24 +142,35 @@ def run(kills, steps, seed):
         began = time.monotonic()
         assert os.waitstatus_to_exitcode(os.waitpid(start(rows, alone, steps), 0)[1]) == 0
         seconds = time.monotonic() - began
-        attempts, torn = [], 0
+        attempts = []
         while len(attempts) < kills:
-            while_saving = len(attempts) % 2 == 1
-            child = start(rows, killed, steps)
-            if not kill(child, killed, random.uniform(0, 1.5 * seconds / max(kills, 4)), while_saving):
-                raise SystemExit(f"the run was through after {len(attempts)} kills; give it more --steps.")
-            newest = max(checkpoints(killed), key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-            torn += newest is not None and last_checkpoint(killed) != str(newest)
-            attempts.append({"while_saving": while_saving, "goes_on_from": _step_of(last_checkpoint(killed))})
+            attempts.append(attempt(rows, killed, steps, seconds, len(attempts), kills))
         assert os.waitstatus_to_exitcode(os.waitpid(start(rows, killed, steps), 0)[1]) == 0
         first, second = end_of(alone, steps), end_of(killed, steps)
     assert first.keys() == second.keys()
     differing = [name for name, value in first.items() if not torch.equal(value, second[name])]
+    torn = sum(told["torn"] for told in attempts)
     return {"kills": kills, "torn_checkpoints": torn, "steps": steps, "seconds_alone": round(seconds, 1)} | {
         "tensors": len(first),
         "differing": differing,
         "attempts": attempts,
     }
+
+
+def attempt(rows, folder, steps, seconds, number, kills):
+    """Go on with the training in a process that is killed; return what it left.
+
+    Moments are drawn so that the kills are spread over the whole run, `seconds` long.
+    """
+    share_left = 1 - _step_of(last_checkpoint(folder)) / steps if folder.exists() else 1.0
+    moment, while_saving = random.uniform(0, 2 * seconds * share_left / (kills - number + 1)), number % 2 == 1
+    began = time.time()
+    if not kill(start(rows, folder, steps), folder, moment, while_saving):
+        raise SystemExit(f"the run was through after {number} kills; give it more --steps.")
+    newest = max(checkpoints(folder), key=lambda path: _step_of(str(path)), default=None)
+    whole = last_checkpoint(folder) if folder.exists() else None
+    torn = newest is not None and whole != str(newest) and newest.stat().st_mtime >= began
+    return {"while_saving": while_saving, "moment": round(moment, 2), "torn": torn, "goes_on_from": _step_of(whole)}
 
 
 def _step_of(checkpoint):

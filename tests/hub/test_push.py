@@ -39,8 +39,11 @@ model = hf_memoria.MemoriaGPT2ForCausalLM.from_pretrained(base).eval()
 memory = None
 for inputs in tiny_segments("GPT2", steps=4):
     memory = model(**inputs, memory=memory).memory
-case = {"perplexity": {"value": 72.9, "error": 0.3}}
-(work / "results.json").write_text(json.dumps({"cases": {"memory": case, "memory_off": None, "plain": case}}))
+case = {"perplexity": {"value": 72.9, "error": 0.3}, "perplexity_minus_memory": {"value": 0.0, "error": 0.0}}
+alone = {"perplexity": {"value": 75.04582, "error": 0.0511}, "perplexity_minus_memory": {"value": 2.5, "error": None}}
+told = {"cases": {"memory": case, "memory_off": None, "plain": alone}, "error": "standard error over documents"}
+told["corpus"] = {"validation": {"documents": 35, "tokens": 127680}}
+(work / "results.json").write_text(json.dumps(told))
 (work / "results.png").write_bytes(b"a picture")
 told = dict(processor=tokenizer, results=work / "results.json", plot=work / "results.png")
 print(hf_memoria.push_to_hub(model, "user/with-memory", memory=memory, remote_code=True, **told))
@@ -131,8 +134,12 @@ def test_the_card_says_what_it_is(pushed):
     assert set(data["tags"]) == {"hf_memoria", "memory", "engram", "custom_code"}
     assert "an engram memory" in body
     assert "| `num_memories` | 3 |" in body
-    assert "| memory on | 72.9 ± 0.3 |" in body
-    assert "| memory off | n/a |" in body
+    assert "| case | perplexity | perplexity minus that of memory on |" in body
+    assert "| memory on | 72.90 ± 0.30 |  |" in body
+    assert "| memory off | n/a | n/a |" in body
+    assert "| backbone without memory | 75.046 ± 0.051 | 2.5 |" in body
+    assert "\n\nMeasured on 35 documents with 127,680 tokens. ± is the standard error over documents.\n\n" in body
+    assert "`out.memory` goes into the" in body
     assert "![What was measured](results.png)" in body
     assert 'from_pretrained("user/with-memory", trust_remote_code=True)' in body
     assert "representations of the text that was read" in body
