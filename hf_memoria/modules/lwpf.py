@@ -6,6 +6,7 @@ is a Triton kernel where `uses_kernel` says so, and blocks of torch everywhere e
 
 import importlib
 import importlib.util
+import re
 from typing import Any
 
 import torch
@@ -17,6 +18,9 @@ from hf_memoria.modules.lwpf_blocks import Attended, Inputs
 from hf_memoria.modules.lwpf_naive import check_causal, lwpf_attention_naive, repeat_heads
 from hf_memoria.modules.lwpf_probe import kernels_work
 from hf_memoria.modules.lwpf_tiles import Rule
+
+OPERATORS = re.sub(r"\W", "_", __name__)
+"""Namespace of the operators: code that another checkpoint brought along has one of its own, and takes none away."""
 
 
 def lwpf_attention(
@@ -136,7 +140,7 @@ def _inputs(
     return Inputs(*states, allowed, Rule(threshold, *others), offset, int(seed))  # type: ignore[arg-type]
 
 
-@torch.library.custom_op("hf_memoria::lwpf_attention", mutates_args=())
+@torch.library.custom_op(f"{OPERATORS}::attention", mutates_args=())
 def _attend(
     query: Tensor,
     key: Tensor,
@@ -167,7 +171,7 @@ def _attend_shapes(
     return shapes.output.to(query.dtype), shapes.inverse, shapes.threshold, shapes.shift
 
 
-@torch.library.custom_op("hf_memoria::lwpf_attention_backward", mutates_args=())
+@torch.library.custom_op(f"{OPERATORS}::attention_backward", mutates_args=())
 def _attend_backward(
     grad: Tensor,
     query: Tensor,

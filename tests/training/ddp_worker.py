@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from checkpointing import CHECKPOINTING
 from datasets import load_from_disk
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
@@ -21,7 +22,7 @@ SAVED_AT = 6
 # What is trained, by the name that its files get.
 RUNS: dict[str, dict[str, Any]] = {
     "plain": {"eval_strategy": "steps", "eval_steps": 7},
-    "checkpointing": {"activation_checkpointing": True, "gradient_accumulation_steps": 2},
+    "checkpointing": {**CHECKPOINTING, "gradient_accumulation_steps": 2},
     "dropout": {"dropout": 0.1, "optim": "adamw_torch", "learning_rate": 0.01},
     "memory tokens": {
         "model": "token model",

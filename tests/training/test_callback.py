@@ -5,6 +5,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from checkpointing import CHECKPOINTING
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback, TrainingArguments
 
@@ -18,7 +19,7 @@ WAYS = {
     "plain": {},
     "accumulated over 2": {"gradient_accumulation_steps": 2},
     "accumulated over 3": {"gradient_accumulation_steps": 3},
-    "activation checkpointing": {"activation_checkpointing": True},
+    "activation checkpointing": CHECKPOINTING,
 }
 
 
