@@ -7,6 +7,7 @@ is a Triton kernel where `uses_kernel` says so, and blocks of torch everywhere e
 import importlib
 import importlib.util
 import re
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from hf_memoria.modules.lwpf_blocks import Attended, Inputs
 from hf_memoria.modules.lwpf_naive import check_causal, lwpf_attention_naive, repeat_heads
 from hf_memoria.modules.lwpf_probe import kernels_work
 from hf_memoria.modules.lwpf_tiles import Rule
+
+KERNELS = "hf_memoria.modules.lwpf_triton"
 
 OPERATORS = re.sub(r"\W", "_", __name__)
 """Namespace of the operators: code that another checkpoint brought along has one of its own, and takes none away."""
@@ -82,7 +85,7 @@ def has_kernel(query: Tensor, value: Tensor, mu: str, dropout: float) -> bool:
 
     PFU, dropout and other sizes are computed in blocks, as is everything where triton is not installed.
     """
-    if not query.is_cuda or mu != "zero" or dropout or importlib.util.find_spec("triton") is None:
+    if not query.is_cuda or mu != "zero" or dropout or not _can_import(KERNELS, "triton"):
         return False
     kernels = _kernels()
     return (
@@ -100,8 +103,16 @@ def uses_kernel(query: Tensor, value: Tensor, allowed: Tensor | None, mu: str, c
     )
 
 
+@cache
+def _can_import(*modules: str) -> bool:
+    try:
+        return all(importlib.util.find_spec(module) is not None for module in modules)
+    except ModuleNotFoundError:  # not even the package: this is code that a checkpoint brought along, without kernels
+        return False
+
+
 def _kernels() -> Any:
-    return importlib.import_module("hf_memoria.modules.lwpf_triton")
+    return importlib.import_module(KERNELS)
 
 
 def _threshold_settings(forgetting: Any) -> tuple[str, float, float | None]:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hf_memoria.modules import PFU, ForgettingReLU, lwpf_attention, lwpf_attention_naive, lwpf_blocks, lwpf_tiles
+from hf_memoria.modules import PFU, ForgettingReLU, lwpf, lwpf_attention, lwpf_attention_naive, lwpf_blocks, lwpf_tiles
 from hf_memoria.modules.lwpf import has_fast_form
 from hf_memoria.modules.lwpf_blocks import Inputs, attend, attend_backward
 from hf_memoria.modules.lwpf_tiles import Rule
@@ -304,3 +304,9 @@ def test_memory_is_linear_in_the_number_of_keys(monkeypatch):
         done = attend(inputs)
         attend_backward(done.output, inputs, done)
     assert largest == 32 * 288  # of 90,000 scores; the block of the last rows has fewer
+
+
+def test_kernels_are_left_out_where_they_or_triton_are_not_installed():
+    assert lwpf._can_import("torch", "hf_memoria.modules.lwpf_triton")
+    assert not lwpf._can_import("torch", "hf_memoria.modules.not_there")
+    assert not lwpf._can_import("not_there.modules.lwpf_triton")
