@@ -71,7 +71,7 @@ from hf_memoria.training import (
     segment_images,
 )
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 __all__ = [
     "BackboneSpec",
