@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -91,11 +91,11 @@ def _line(axes: Axes, found: Any, x: str, y: str, name: str) -> None:
     axes.plot(found[x], found[y], marker=".", markersize=4, label=name if found[y].notna().any() else f"{name} (none)")
 
 
-def _label(axes: Axes, x: str, y: str, title: str, legend: str = "best") -> None:
+def _label(axes: Axes, x: str, y: str, title: str, legend: Literal["best", "upper left"] = "best") -> None:
     axes.set(xlabel=x, ylabel=y, title=title)
     axes.grid(alpha=0.3)
     if x.endswith("(segments)"):
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="x", integer=True)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize="small", loc=legend)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -66,8 +67,7 @@ def _differences(inputs: Inputs, grad: Tensor) -> Iterator[float]:
     kernels = importlib.import_module("hf_memoria.modules.lwpf_triton")
     done = kernels.attend(inputs)
     found = done.output, *kernels.attend_backward(grad, inputs, done)
-    states = (states.float() for states in (inputs.query, inputs.key, inputs.value))
-    precise = Inputs(*states, inputs.allowed, inputs.rule, inputs.offset, inputs.seed)
+    precise = replace(inputs, query=inputs.query.float(), key=inputs.key.float(), value=inputs.value.float())
     expected_done = lwpf_blocks.attend(precise)
     expected = expected_done.output, *lwpf_blocks.attend_backward(grad.float(), precise, expected_done)
     for one, other in zip(found, expected, strict=True):

@@ -134,10 +134,11 @@ class AttentionPooling(nn.Module):
         super().__init__()
         widths = [input_size, *[hidden_size] * num_layers]
         layers = [(nn.Linear(size, after), nn.SELU()) for size, after in itertools.pairwise(widths)]
-        self.network = nn.Sequential(*itertools.chain(*layers), nn.Linear(widths[-1], 1))
+        score = nn.Linear(widths[-1], 1)
         # Scores start around one. Below zero ReLU forgets, and a network that begins by forgetting every instance gets
         # no gradient, ever. A number added to all scores means nothing to softmax, or to a threshold of the row.
-        nn.init.ones_(self.network[-1].bias)
+        nn.init.ones_(score.bias)
+        self.network = nn.Sequential(*itertools.chain(*layers), score)
         self.forgetting = forgetting
 
     def forward(self, instances: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
