@@ -21,7 +21,7 @@ def outside_autocast(step: Step) -> Step:
     @functools.wraps(step)
     def run(state: Any, *args: Any, **kwargs: Any) -> Any:
         device = state.data.device.type
-        if not torch.amp.is_autocast_available(device):
+        if not _has_autocast(device):
             return step(state, *args, **kwargs)
         with torch.autocast(device, enabled=False):
             return step(state, *args, **kwargs)
@@ -49,3 +49,8 @@ def in_type(name: str, vectors: Tensor, mask: Tensor, dtype: torch.dtype) -> Ten
                 "as torch.float32."
             )
     return converted
+
+
+@torch.compiler.assume_constant_result  # torch 2.11 cannot trace the question
+def _has_autocast(device: str) -> bool:
+    return bool(torch.amp.is_autocast_available(device))
