@@ -70,8 +70,9 @@ from hf_memoria.training import (
     segment_documents,
     segment_images,
 )
+from hf_memoria.version import VERSION
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "BackboneSpec",

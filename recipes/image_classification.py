@@ -19,13 +19,12 @@ from common.arms import Run, compare_arms, parse_seeds
 from common.config import check_positive, parse_arguments
 from common.forgetting import ATTENTIONS, attention_config, check_forgetting
 from common.images import Images, load_images
+from common.training import small_vit
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
     Trainer,
     TrainingArguments,
-    ViTConfig,
-    ViTForImageClassification,
     set_seed,
 )
 
@@ -95,18 +94,10 @@ def main(args: Arguments) -> dict[str, Any]:
 def build(arm: str, seed: int, images: Images, args: Arguments) -> PreTrainedModel:
     """Return a ViT whose weights are those of every other arm of the seed."""
     set_seed(seed)
-    _, channels, size, _ = images.pixels.shape
-    config = ViTConfig(
-        image_size=size,
-        patch_size=args.patch_size,
-        num_channels=channels,
-        num_labels=int(images.labels.max()) + 1,
-        num_hidden_layers=args.layers,
-        hidden_size=args.hidden_size,
-        intermediate_size=2 * args.hidden_size,
-        num_attention_heads=args.heads,
+    backbone = small_vit(
+        images, patch_size=args.patch_size, layers=args.layers, hidden_size=args.hidden_size, heads=args.heads
     )
-    return wrap(ViTForImageClassification(config), attention=attention_config(arm, args.mu, args.sigma))
+    return wrap(backbone, attention=attention_config(arm, args.mu, args.sigma))
 
 
 def train_arm(model: PreTrainedModel, train: Images, validation: Images, seed: int, args: Arguments) -> Run:

@@ -18,9 +18,10 @@ from common.arms import Run
 from common.config import parse_arguments
 from common.images import Images, load_images
 from common.memory_comparison import MemoryArguments, compare_over, run_task, with_memory
+from common.training import small_vit
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import ViTConfig, ViTForImageClassification, set_seed
+from transformers import ViTForImageClassification, set_seed
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "image_streams"
 
@@ -80,19 +81,14 @@ def main(args: Arguments) -> dict[int, Any]:
 
 def backbone(images: Images, args: Arguments) -> ViTForImageClassification:
     """Return a ViT with random weights."""
-    _, channels, size, _ = images.pixels.shape
-    config = ViTConfig(
-        image_size=size,
+    return small_vit(
+        images,
         patch_size=args.patch_size,
-        num_channels=channels,
-        num_labels=int(images.labels.max()) + 1,
-        num_hidden_layers=args.layers,
+        layers=args.layers,
         hidden_size=args.hidden_size,
-        intermediate_size=2 * args.hidden_size,
-        num_attention_heads=args.heads,
+        heads=args.heads,
         initializer_range=args.initializer_range,
     )
-    return ViTForImageClassification(config)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,8 @@ from typing import Any
 from common.arms import Run
 from common.config import parse_arguments
 from common.corpus import python_documentation, read_files
-from common.memory_comparison import MemoryArguments, compare_over, run_task, with_memory
+from common.memory_comparison import MemoryArguments, compare_over, gpt2_of, run_task, with_memory
 from common.stories import StoryTask, Vocabulary, generated_stories, read_stories, words
-from common.training import small_gpt2
 from transformers import set_seed
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "long_qa"
@@ -54,16 +53,7 @@ def main(args: Arguments) -> dict[int, Any]:
     def run(arm: str, seed: int, context: int) -> Run:
         task = StoryTask(train, test, filler, vocabulary, context, args.segment_length)
         set_seed(seed)
-        backbone = small_gpt2(
-            vocabulary=len(vocabulary),
-            end_of_text=0,
-            positions=args.segment_length,
-            layers=args.layers,
-            hidden_size=args.hidden_size,
-            heads=args.heads,
-            dropout=0.0,
-            initializer_range=args.initializer_range,
-        )
+        backbone = gpt2_of(args, len(vocabulary), end_of_text=0, positions=args.segment_length)
         return run_task(with_memory(backbone, arm, args), task, seed, args)
 
     return compare_over("context", args.context, run, args)

@@ -17,9 +17,8 @@ from typing import Any
 
 from common.arms import Run
 from common.config import parse_arguments
-from common.memory_comparison import MemoryArguments, compare_over, run_task, with_memory
+from common.memory_comparison import MemoryArguments, compare_over, gpt2_of, run_task, with_memory
 from common.sorting import SortingTask
-from common.training import small_gpt2
 from transformers import set_seed
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "sorting"
@@ -43,16 +42,7 @@ def run(arm: str, seed: int, segments: int, args: Arguments) -> Run:
     """Train one arm and measure it."""
     task = SortingTask(args.symbols, segments, args.segment_length)
     set_seed(seed)
-    backbone = small_gpt2(
-        vocabulary=task.vocabulary,
-        end_of_text=args.symbols,
-        positions=args.segment_length,
-        layers=args.layers,
-        hidden_size=args.hidden_size,
-        heads=args.heads,
-        dropout=0.0,
-        initializer_range=args.initializer_range,
-    )
+    backbone = gpt2_of(args, task.vocabulary, end_of_text=args.symbols, positions=args.segment_length)
     return run_task(with_memory(backbone, arm, args), task, seed, args)
 
 

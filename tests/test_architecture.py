@@ -4,6 +4,9 @@ import ast
 from pathlib import Path
 
 import pytest
+import tomllib
+
+from hf_memoria.version import VERSION
 
 PACKAGE = Path(__file__).resolve().parents[1] / "hf_memoria"
 
@@ -53,6 +56,18 @@ def imported_folders(path):
 
 def folders_above(folder):
     return set(LAYERS[: LAYERS.index(folder) + 1])
+
+
+def test_no_folder_but_the_command_line_imports_the_package_that_imports_it():
+    for path in MODULES:
+        if folder_of(path) not in (None, "cli"):
+            tops = [name for name in imports_of(path) if name.startswith("hf_memoria.") and name.count(".") == 1]
+            assert all((PACKAGE / top.split(".")[1]).exists() or top == "hf_memoria.version" for top in tops), path
+
+
+def test_the_version_is_that_of_the_distribution():
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == VERSION
 
 
 def test_every_folder_has_its_place():

@@ -12,6 +12,7 @@ from transformers import CONFIG_MAPPING
 from hf_memoria.hub.flattening import PACKAGE, flat_name, flatten
 from hf_memoria.models.config import MemoriaConfigMixin
 from hf_memoria.models.families import AUTO_CLASSES, MEMORIA_CLASSES
+from hf_memoria.version import VERSION
 
 STUB = "memoria_remote"
 """The file that Transformers is told of: it takes the installed package where there is one."""
@@ -95,10 +96,7 @@ def _stub(config_class: type) -> str:
 
 
 def _header() -> str:
-    # Local: the version is the package's, whose __init__ imports this module.
-    from hf_memoria import __version__
-
-    return HEADER.format(version=__version__)
+    return HEADER.format(version=VERSION)
 
 
 def _write(path: Path, text: str) -> Path:

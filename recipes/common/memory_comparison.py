@@ -14,6 +14,7 @@ from .documents import Learner, Task, accuracy, learn
 from .memory_arms import ARMS, check_arms, scale_reads
 from .report import timed, write_json
 from .sweep import plot_sweep, print_sweep
+from .training import small_gpt2
 
 MEASURES = {"accuracy": "accuracy", "loss": "loss", "engrams": "engrams held", "seconds": "seconds"}
 
@@ -59,6 +60,20 @@ class MemoryArguments:
 def with_memory(backbone: PreTrainedModel, arm: str, args: MemoryArguments) -> PreTrainedModel:
     """Return a backbone with the memory of an arm."""
     return scale_reads(wrap(backbone, memory=ARMS[arm].memory(args)), args.read_scale)
+
+
+def gpt2_of(args: MemoryArguments, vocabulary: int, end_of_text: int, positions: int) -> PreTrainedModel:
+    """Return the backbone of a recipe on tokens."""
+    return small_gpt2(
+        vocabulary=vocabulary,
+        end_of_text=end_of_text,
+        positions=positions,
+        layers=args.layers,
+        hidden_size=args.hidden_size,
+        heads=args.heads,
+        dropout=0.0,
+        initializer_range=args.initializer_range,
+    )
 
 
 def run_task(model: PreTrainedModel, task: Task, seed: int, args: MemoryArguments) -> Run:

@@ -1,7 +1,9 @@
 """What is trained, and with which optimizer?"""
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, ViTConfig, ViTForImageClassification
+
+from .images import Images
 
 
 def small_gpt2(
@@ -32,6 +34,32 @@ def small_gpt2(
             initializer_range=initializer_range,
             bos_token_id=end_of_text,
             eos_token_id=end_of_text,
+        )
+    )
+
+
+def small_vit(
+    images: Images,
+    *,
+    patch_size: int,
+    layers: int,
+    hidden_size: int,
+    heads: int,
+    initializer_range: float = 0.02,
+) -> ViTForImageClassification:
+    """Return a ViT with random weights, for images of this size and their labels."""
+    _, channels, size, _ = images.pixels.shape
+    return ViTForImageClassification(
+        ViTConfig(
+            image_size=size,
+            patch_size=patch_size,
+            num_channels=channels,
+            num_labels=int(images.labels.max()) + 1,
+            num_hidden_layers=layers,
+            hidden_size=hidden_size,
+            intermediate_size=2 * hidden_size,
+            num_attention_heads=heads,
+            initializer_range=initializer_range,
         )
     )
 
