@@ -4,7 +4,7 @@
     python recipes/image_streams.py --train_file train.parquet --validation_file test.parquet --patch_size 7
 
 A stream is a marked image (black and white changed over), others, and a blank one: which was the marked? A ViT reads
-one image after another, so that without a memory nobody can know. `distances` are how many images after the marked one
+one image after another, so that without a memory nobody can know. `distance` is how many images after the marked one
 the question comes. By default on the digits that ship with scikit-learn. Settings are the fields of `Arguments`; their
 values are in configs/image_streams/base.yaml.
 """

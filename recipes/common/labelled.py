@@ -31,7 +31,7 @@ class Fold:
 def load_labelled(file: str | None, dataset_name: str | None) -> tuple[list[str], np.ndarray]:
     """Return texts and labels from 0: a file's or a data set's (columns text and label), or generated ones."""
     if file is None and dataset_name is None:
-        return generated_documents(400, seed=0)
+        return generated_documents(800, seed=0)
     if file is not None:
         documents = load_dataset(READERS[Path(file).suffix.lower()], data_files=file, split="train")
     else:
@@ -44,20 +44,18 @@ def load_labelled(file: str | None, dataset_name: str | None) -> tuple[list[str]
 
 
 def generated_documents(count: int, seed: int, sentences: int = 24) -> tuple[list[str], np.ndarray]:
-    """Return documents whose first and last sentence name a colour each; the label is whether it is the same.
+    """Return documents whose first and last sentence name a colour each; the label is how many of the two are red.
 
-    No part of a document tells the label alone.
+    Either sentence alone leaves two labels, equally likely.
     """
     draw, texts, labels = random.Random(seed), [], []
     things = ["the house", "a ship", "the old man", "some bread", "a letter", "the river", "her brother", "a clock"]
     verbs = ["was seen by", "came before", "stood beside", "is older than", "waited for", "turned into"]
     for place in range(count):
-        first = draw.choice(["red", "blue"])
-        same = place % 2 == 0
-        last = first if same else {"red": "blue", "blue": "red"}[first]
+        first, last = ("red" if place % 4 in reds else "blue" for reds in ((0, 1), (0, 2)))
         middle = [f"{draw.choice(things)} {draw.choice(verbs)} {draw.choice(things)} ." for _ in range(sentences)]
         texts.append(" ".join([f"it began {first} .", *middle, f"it ended {last} ."]))
-        labels.append(int(same))
+        labels.append((first, last).count("red"))
     return texts, np.array(labels)
 
 
