@@ -29,7 +29,7 @@ def check_sizes(**sizes: Any) -> None:
 def check_numbers(**numbers: Any) -> None:
     """Refuse numbers that are negative or not finite."""
     for name, number in numbers.items():
-        if not math.isfinite(number) or number < 0:
+        if not 0 <= number < math.inf:  # a comparison, since dynamic shapes make numbers symbolic
             raise ValueError(f"{name} must be a finite number of at least 0; got {number!r}.")
 
 

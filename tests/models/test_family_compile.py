@@ -65,3 +65,11 @@ def test_compiled_from_the_first_segment_on_it_gives_the_same():
     model = few_blocks("GPT2", "ForCausalLM")
     segments = tiny_segments("GPT2", steps=2)
     check_same(read_all(torch.compile(model, backend="eager"), segments), read_all(model, segments))
+
+
+@torch.no_grad()
+def test_compiled_for_shapes_that_may_change_it_gives_the_same():
+    model = few_blocks("GPT2", "ForCausalLM")
+    memory, segments = read_before(model, "GPT2", "ForCausalLM", steps=2)
+    compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=True)
+    check_same(read_all(compiled, segments, memory), read_all(model, segments, memory))
