@@ -6,9 +6,10 @@
 
 Arms: an encoder with memory that predicts from the last segment (`--predict_from last`) or the mean of all; the same
 encoder without memory; and the usual baseline, the first segment alone. Each fold trains every arm from the same
-weights on the same documents in the same order; the table has accuracy and F1 over folds and repetitions, and a sign
-test of each arm against the first. `--splits longformer` takes the commonly used split of Hyperpartisan, which leaks.
-Settings are the fields of `Arguments`; their values are in configs/classification/base.yaml.
+weights on the same documents in the same order; the table has accuracy and F1 over folds and repetitions (choose
+settings by the accuracy in validation), and a sign test of each arm against the first. `--splits longformer` takes
+the commonly used split of Hyperpartisan, which leaks. A fold that lies in output_dir, made with the same, is not
+repeated. Settings are the fields of `Arguments`; their values are in configs/classification/base.yaml.
 """
 
 from dataclasses import dataclass, field
@@ -17,9 +18,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from common.arms import format_arms, parse_seeds
-from common.config import parse_arguments
-from common.labelled import Fold, folds, load_labelled
+from common.arms import Run, format_arms, kept_runs, parse_seeds, plot_spread
+from common.config import WrongSettingError, check_positive, parse_arguments
+from common.labelled import Fold, check_source, folds, load_labelled
 from common.memory_arms import scale_reads
 from common.report import versions, write_json
 from common.segment_classifier import SegmentedDocuments, predict, train
@@ -45,7 +46,7 @@ ARMS = {
     "segments": "segments without memory",
     "truncated": "first segment alone",
 }
-MEASURES = {"accuracy": "accuracy", "f1": "F1"}
+MEASURES = {"accuracy": "accuracy", "f1": "F1", "validation_accuracy": "accuracy in validation"}
 
 
 @dataclass(kw_only=True)
@@ -83,6 +84,19 @@ class Arguments:
     batch_size: int = field(metadata={"help": "Documents of a step."})
     learning_rate: float = field(metadata={"help": "Peak of a linear schedule with warm-up."})
 
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.arms) - set(ARMS))
+        if unknown:
+            raise WrongSettingError("arms", f"among {', '.join(ARMS)}", unknown)
+        parse_seeds(self.seeds)
+        check_source(self.file, self.splits)
+        check_positive(self, "repeats", "vocabulary_size", "layers", "hidden_size", "heads", "initializer_range")
+        check_positive(self, "most_segments", "epochs", "batch_size", "learning_rate")
+        for name, least in (("folds", 2), ("segment_length", 3)):  # two of a segment's tokens are the tokenizer's
+            if getattr(self, name) < least:
+                raise WrongSettingError(name, f"{least} or more", getattr(self, name))
+        self.memory("memory")
+
     def memory(self, arm: str) -> EngramMemoryConfig | None:
         """Return the settings of an arm's memory."""
         if arm in ("segments", "truncated"):
@@ -95,17 +109,24 @@ class Arguments:
 
 def main(args: Arguments) -> dict[str, Any]:
     """Run every fold, arm and seed; return (and write) the results."""
-    unknown = sorted(set(args.arms) - set(ARMS))
-    if unknown:
-        raise ValueError(f"arms must be among {', '.join(ARMS)}; got {unknown}.")
     texts, labels = load_labelled(args.file, args.dataset_name)
     print(f"{len(texts)} documents, labels {np.bincount(labels).tolist()}")
-    done: dict[str, list[dict[str, Any]]] = {arm: [] for arm in args.arms}
+
+    def run(arm: str, seed: int, number: int) -> Run:
+        return run_fold(texts, labels, rounds[number], arm, seed, args)
+
+    kept = kept_runs(args.output_dir / "runs", args, run, "repeats", name="{}_{}_fold_{}")
+    done: dict[str, list[Run]] = {arm: [] for arm in args.arms}
     for seed in parse_seeds(args.seeds):
-        rounds = list(folds(labels, args.splits, args.folds, args.repeats, seed))
-        for number, fold in enumerate(tqdm(rounds, desc=f"Seed {seed}", unit="fold")):
-            for arm, found in run_fold(texts, labels, fold, seed, args).items():
-                done[arm].append({"seed": seed, "fold": number, **found})
+        rounds = list(folds(texts, labels, args.splits, args.folds, args.repeats, seed))
+        for number in tqdm(range(len(rounds)), desc=f"Seed {seed}", unit="fold"):
+            for arm in args.arms:
+                done[arm].append({"seed": seed, "fold": number, **kept(arm, seed, number)})
+    return report(done, labels, args)
+
+
+def report(done: dict[str, list[Run]], labels: np.ndarray, args: Arguments) -> dict[str, Any]:
+    """Print the tables; return (and write) the results."""
     summary = {
         arm: {name: vars(mean_and_spread([one[name] for one in found])) for name in MEASURES}
         for arm, found in done.items()
@@ -115,6 +136,7 @@ def main(args: Arguments) -> dict[str, Any]:
     results = {"summary": summary, "sign_tests": tests, "runs": done, "arguments": vars(args), "versions": versions()}
     args.output_dir.mkdir(parents=True, exist_ok=True)
     write_json(results, args.output_dir / "results.json")
+    plot_spread(ARMS, done, "accuracy", "accuracy, each fold and their mean", args.output_dir / "results.png")
     print(f"\nMean over folds ± standard deviation of a fold\n{format_arms(ARMS, summary, MEASURES)}")
     for arm, test in tests.items():
         told = "{better} documents oftener right, {worse} more seldom, p = {p_value:.3f} (two-sided sign test)"
@@ -122,27 +144,25 @@ def main(args: Arguments) -> dict[str, Any]:
     return results
 
 
-def run_fold(texts: list[str], labels: np.ndarray, fold: Fold, seed: int, args: Arguments) -> dict[str, Any]:
-    """Train every arm on a fold; return its measures and its predictions by place of the document."""
-    tokenizer, backbone = build([texts[place] for place in fold.train], int(labels.max()) + 1, seed, args)
-    found = {}
-    for arm in args.arms:
-        most = 1 if arm == "truncated" else args.most_segments
-        parts = [
-            SegmentedDocuments.of(
-                [texts[place] for place in places], labels[places], tokenizer, args.segment_length, most
-            )
-            for places in (fold.train, fold.test)
-        ]
-        torch.manual_seed(seed)
-        model = scale_reads(wrap(backbone, memory=args.memory(arm)), args.read_scale)
-        train(model, parts[0], args.predict_from, args.epochs, args.batch_size, args.learning_rate, seed)
-        predicted = predict(model, parts[1], args.predict_from, args.batch_size)
-        found[arm] = {
-            **measure(predicted, labels[fold.test]),
-            "predicted": dict(zip(map(str, fold.test), predicted.tolist(), strict=True)),
-        }
-    return found
+def run_fold(texts: list[str], labels: np.ndarray, fold: Fold, arm: str, seed: int, args: Arguments) -> Run:
+    """Train an arm on a fold; return its measures, and its predictions by place of the document."""
+    num_labels = int(labels.max()) + 1
+    tokenizer, backbone = build([texts[place] for place in fold.train], num_labels, seed, args)
+    most = 1 if arm == "truncated" else args.most_segments
+    train_part, validation_part, test_part = (
+        SegmentedDocuments.of([texts[place] for place in places], labels[places], tokenizer, args.segment_length, most)
+        for places in (fold.train, fold.validation, fold.test)
+    )
+    torch.manual_seed(seed)
+    model = scale_reads(wrap(backbone, memory=args.memory(arm)), args.read_scale)
+    train(model, train_part, args.predict_from, args.epochs, args.batch_size, args.learning_rate, seed)
+    predicted = predict(model, test_part, args.predict_from, args.batch_size)
+    validated = predict(model, validation_part, args.predict_from, args.batch_size)
+    return {
+        **measure(predicted, labels[fold.test], num_labels),
+        "validation_accuracy": measure(validated, labels[fold.validation], num_labels)["accuracy"],
+        "predicted": dict(zip(map(str, fold.test), predicted.tolist(), strict=True)),
+    }
 
 
 def build(texts: list[str], num_labels: int, seed: int, args: Arguments) -> tuple[Any, PreTrainedModel]:

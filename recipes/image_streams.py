@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from common.arms import Run
-from common.config import parse_arguments
+from common.config import check_list, check_positive, parse_arguments
 from common.images import Images, load_images
 from common.memory_comparison import MemoryArguments, compare_over, run_task, with_memory
 from common.training import small_vit
@@ -35,6 +35,11 @@ class Arguments(MemoryArguments):
     dataset_name: str | None = field(default=None, metadata={"help": "Data set with images and labels."})
     distance: list[int] = field(metadata={"help": "Images from the marked one to the question, one or more numbers."})
     patch_size: int = field(metadata={"help": "Pixels of a patch's side."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_list(self, "distance", least=1)
+        check_positive(self, "patch_size")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.arms import Run
-from common.config import parse_arguments
+from common.config import WrongSettingError, check_list, check_positive, parse_arguments
 from common.corpus import python_documentation, read_files
 from common.memory_comparison import MemoryArguments, compare_over, gpt2_of, run_task, with_memory
 from common.stories import StoryTask, Vocabulary, generated_stories, read_stories, words
@@ -37,11 +37,20 @@ class Arguments(MemoryArguments):
     context: list[int] = field(metadata={"help": "Words of other text around the facts, one or more lengths."})
     segment_length: int = field(metadata={"help": "Words that the model sees at once."})
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_list(self, "context", least=0)
+        check_positive(self, "stories", "facts", "text_words", "vocabulary_size", "segment_length")
+        if (self.story_train is None) != (self.story_test is None):
+            raise WrongSettingError("story_train and --story_test", "given both, or neither", "one")
+        for name in ("story_train", "story_test"):
+            path = getattr(self, name)
+            if path is not None and not Path(path).is_file():
+                raise WrongSettingError(name, "a file that is there", path)
+
 
 def main(args: Arguments) -> dict[int, Any]:
     """Run every length, arm and seed; return (and write) the results."""
-    if (args.story_train is None) != (args.story_test is None):
-        raise ValueError("story_train and story_test must be given both, or neither; got one.")
     if args.story_train:
         train, test = read_stories(args.story_train), read_stories(args.story_test)
     else:

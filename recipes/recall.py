@@ -74,6 +74,7 @@ class Arguments:
     test_documents: int = field(metadata={"help": "To measure on after the last step."})
 
     def __post_init__(self) -> None:
+        check_arms(self.arms, tuple(RECALL_ARMS))
         parse_seeds(self.seeds)
         check_positive(self, "segments", "pairs", "lags", "values", "fillers", "layers", "hidden_size", "heads")
         check_positive(self, "steps", "lanes", "learning_rate", "memory_learning_rate", "logs", "test_documents")
@@ -100,7 +101,6 @@ class Arguments:
 
 def main(args: Arguments) -> dict[str, Any]:
     """Run every arm and seed; return (and write) the results."""
-    check_arms(args.arms, RECALL_ARMS)
     labels = {name: RECALL_ARMS[name].label for name in args.arms}
     lags = range(1, args.lags + 1)
     results = compare_arms(

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from common.arms import compare_arms, parse_seeds
-from common.config import WrongSettingError, check_positive, parse_arguments
+from common.config import WrongSettingError, check_list, check_positive, parse_arguments
 from common.memory_arms import ARMS, check_arms
 from common.report import write_json
 from common.revisits import Retrieval, TopicStream, best_of_a_lottery, calling_up, measure
@@ -69,7 +69,13 @@ class Arguments:
 
     def __post_init__(self) -> None:
         check_arms(self.arms, LABELS)
-        check_positive(self, "visit", "segments", "hidden_size", "rows", "num_memories")
+        parse_seeds(self.seeds)
+        check_positive(self, "visit", "hidden_size", "rows", "num_memories", "noise")
+        check_list(self, "num_reminded_ltm", least=1)
+        if self.segments < 2 * self.visit:
+            expected = f"at least two visits ({2 * self.visit}): the second half counts"
+            raise WrongSettingError("segments", expected, self.segments)
+        self.memory(self.num_reminded_ltm[0])
         if self.topics < 2:
             raise WrongSettingError("topics", "2 or more", self.topics)
 

@@ -2,11 +2,12 @@
 
     python recipes/sorting.py                                                         # 8 segments, some minutes an arm
     python recipes/sorting.py --config recipes/configs/sorting/lengths.yaml           # 4, 8 and 16 segments
-    python recipes/sorting.py --arms graph fifo --segments 32 --segment_length 1024   # the paper's size
+    python recipes/sorting.py --config recipes/configs/sorting/paper.yaml             # the paper's size; for a GPU
 
 The task of Martins et al., as in the paper of Memoria (section 4.1): frequencies drift along the sequence, the answer
-is the order of all symbols. Segments of the prompt are read without gradient, the loss is that of the answer only, and
-the accuracy that of its symbols, each predicted after the right ones before it. Every arm of a seed starts from the
+is the order of all symbols. The loss is that of the answer only, and the accuracy that of its symbols, each predicted
+after the right ones before it. Engrams take segments of the prompt without gradient; memory tokens learn from each by
+losses of their own, a recurrent memory transformer from the answer, through all segments. Every arm of a seed starts from the
 same backbone and reads the same sequences, new ones at every step. A run that lies in output_dir with the same
 settings is not repeated. Settings are the fields of `Arguments`; their values are in configs/sorting/base.yaml.
 """
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from common.arms import Run
-from common.config import parse_arguments
+from common.config import WrongSettingError, check_list, check_positive, parse_arguments
 from common.memory_comparison import MemoryArguments, compare_over, gpt2_of, run_task, with_memory
 from common.sorting import SortingTask
 from transformers import set_seed
@@ -31,6 +32,13 @@ class Arguments(MemoryArguments):
     segments: list[int] = field(metadata={"help": "Segments of a sequence, one or more numbers to run one by one."})
     segment_length: int = field(metadata={"help": "Symbols that the model sees at once."})
     symbols: int = field(metadata={"help": "How many different ones there are."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_list(self, "segments", least=1)
+        check_positive(self, "symbols")
+        if self.segment_length <= self.symbols + 1:
+            raise WrongSettingError("segment_length", f"above symbols + 1 ({self.symbols + 1})", self.segment_length)
 
 
 def main(args: Arguments) -> dict[int, Any]:

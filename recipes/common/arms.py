@@ -1,5 +1,6 @@
 """Several arms, several seeds: run them, and say how they differ."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -67,29 +68,50 @@ def compare_arms(
 
 
 def kept_runs(
-    folder: Path, settings: Any, run: Callable[[str, int], Run], varied: str | None = None
-) -> Callable[[str, int], Run]:
-    """Return `run` with its results kept as files, and taken from there if they were made with the same settings.
+    folder: Path, settings: Any, run: Callable[..., Run], *apart: str, name: str = "{}_{}"
+) -> Callable[..., Run]:
+    """Return `run` with its results kept as files, and taken from there if they were made with the same.
 
-    Arms, seeds, folder and what is varied, if a folder is for one value of it, may differ: they say which runs there
-    are, not what one is.
+    The same are settings, the contents of files that settings name, and the versions of the packages. Arms, seeds, the
+    folder and what else is named in `apart` may differ: they say which runs there are, not what one is.
+
+    Args:
+        folder: where the results lie.
+        settings: a dataclass.
+        run: makes one run, of an arm with a seed (and whatever else tells runs apart).
+        apart: settings that may differ.
+        name: of a run's file, from what `run` is called with.
     """
-    apart = ("arms", "seeds", "output_dir", varied)
-    made_with = {name: value for name, value in asdict(settings).items() if name not in apart}
+    made_with = {
+        "arguments": {
+            name: value
+            for name, value in asdict(settings).items()
+            if name not in ("arms", "seeds", "output_dir", *apart)
+        },
+        "files": _digests(settings),
+        "versions": {name: version for name, version in versions().items() if name not in ("machine", "threads")},
+    }
     made_with = json.loads(json.dumps(made_with, default=str))
 
-    def kept(arm: str, seed: int) -> Run:
-        path = folder / f"{arm}_{seed}.json"
+    def kept(*which: Any) -> Run:
+        path = folder / f"{name.format(*which)}.json"
         if path.exists():
             found = json.loads(path.read_text(encoding="utf-8"))
-            if found["arguments"] == made_with:
+            if all(found.get(key) == value for key, value in made_with.items()):
                 return found["run"]
-        result = run(arm, seed)
+        result = run(*which)
         folder.mkdir(parents=True, exist_ok=True)
-        write_json({"arguments": made_with, "run": result}, path)
+        write_json({**made_with, "run": result}, path)
         return result
 
     return kept
+
+
+def _digests(settings: Any) -> dict[str, str]:
+    """Return what is in the files that settings name, as SHA-256 by path."""
+    values = [value if isinstance(value, list) else [value] for value in asdict(settings).values()]
+    paths = {str(path) for among in values for path in among if isinstance(path, str | Path) and Path(path).is_file()}
+    return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in sorted(paths)}
 
 
 def format_arms(arms: Mapping[str, str], summary: Mapping[str, Any], measures: Mapping[str, str]) -> str:
@@ -121,5 +143,25 @@ def plot_curves(
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.legend()
     axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def plot_spread(arms: Mapping[str, str], runs: Mapping[str, list[Run]], measure: str, label: str, path: Path) -> None:
+    """Draw each arm's mean as a bar, and every run as a point."""
+    import matplotlib
+
+    matplotlib.use("Agg")  # no display needed
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 0.8 + 0.6 * len(runs)), layout="constrained")
+    for place, (arm, done) in enumerate(runs.items()):
+        values = [run[measure] for run in done]
+        axes.barh(place, sum(values) / len(values), color=f"C{place}", alpha=0.4)
+        axes.plot(values, [place] * len(values), "o", color=f"C{place}")
+    axes.set_yticks(range(len(runs)), [arms[arm] for arm in runs])
+    axes.invert_yaxis()
+    axes.set_xlabel(label)
+    axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=120)
     plt.close(figure)

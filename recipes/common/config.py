@@ -58,6 +58,17 @@ def check_positive(arguments: Any, *names: str) -> None:
             raise WrongSettingError(name, "above 0", value)
 
 
+def check_list(arguments: Any, name: str, least: int) -> None:
+    """Check that a setting holds numbers, and none below the least.
+
+    Raises:
+        WrongSettingError: naming the setting.
+    """
+    values = getattr(arguments, name)
+    if not values or min(values) < least:
+        raise WrongSettingError(name, f"one or more numbers of at least {least}", values)
+
+
 def _show_in_help(parser: HfArgumentParser, settings: dict[str, Any]) -> None:
     """Let `--help` say what a setting is without its flag. The flags in front are what is read."""
     for action in parser._actions:

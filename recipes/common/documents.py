@@ -1,5 +1,7 @@
 """Learn a task whose documents are longer than a forward, and whose answer is asked for in the last segment."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -7,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, get_linear_schedule_with_warmup
+
+from hf_memoria.modules import MemoryReader
 
 from .training import adamw
 
@@ -71,19 +75,44 @@ def learn(
 
 @torch.no_grad()
 def accuracy(model: PreTrainedModel, task: Task, batch_size: int, documents: int) -> dict[str, float]:
-    """Return the share of the answers that is right, their loss, and how many engrams a document leaves."""
+    """Return the share of the answers that is right, their loss, and engrams: read for the answer, and held after it."""
     model.eval()
     generator = torch.Generator().manual_seed(TEST_SEED)
-    losses, hits, held = [], [], []
-    for start in range(0, documents, batch_size):
-        count = min(batch_size, documents - start)
-        loss, right, state = read(model, task, task.draw(count, generator, test=True))
-        hits.append(right)
-        losses.append(loss.expand(count))
-        if hasattr(state, "num_long_term"):
-            held.append((state.num_short_term + state.num_long_term).float())
-    engrams = float(torch.cat(held).mean()) if held else 0.0
-    return {"accuracy": float(torch.cat(hits).mean()), "loss": float(torch.cat(losses).mean()), "engrams": engrams}
+    losses, hits, called_up, held = [], [], [], []
+    with noticed_reads(model) as reads:
+        for start in range(0, documents, batch_size):
+            count = min(batch_size, documents - start)
+            loss, right, state = read(model, task, task.draw(count, generator, test=True))
+            hits.append(right)
+            losses.append(loss.expand(count))
+            if hasattr(state, "num_long_term"):
+                called_up.append(reads[-1])
+                held.append((state.num_short_term + state.num_long_term).float())
+            reads.clear()
+    return {
+        "accuracy": float(torch.cat(hits).mean()),
+        "loss": float(torch.cat(losses).mean()),
+        "engrams_read": float(torch.cat(called_up).mean()) if held else 0.0,
+        "engrams": float(torch.cat(held).mean()) if held else 0.0,
+    }
+
+
+@contextmanager
+def noticed_reads(model: PreTrainedModel) -> Iterator[list[Tensor]]:
+    """Notice how many reminded engrams each row of a segment reads, float `[B]`, one tensor for each forward."""
+    found: list[Tensor] = []
+
+    def notice(reader: MemoryReader, args: tuple[Any, ...]) -> None:
+        reminded_mask = args[4]
+        found.append(reminded_mask.sum(1).float())
+
+    first = next((module for module in model.modules() if isinstance(module, MemoryReader)), None)
+    handle = first.register_forward_pre_hook(notice) if first is not None else None
+    try:
+        yield found
+    finally:
+        if handle is not None:
+            handle.remove()
 
 
 def read(model: PreTrainedModel, task: Task, documents: Any) -> tuple[Tensor, Tensor, Any]:

@@ -1,6 +1,6 @@
 """Memories to compare: what each is called, and its settings from a recipe's arguments."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,8 @@ from transformers import PreTrainedModel
 
 from hf_memoria import TokenMemoryConfig
 from hf_memoria.modules.memory_attention import MemoryAttention
+
+from .config import WrongSettingError
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,15 @@ RECALL_ARMS = {
 """Token memories with and without gradient through time, with one loss less each, and engrams."""
 
 
-def check_arms(names: list[str], arms: Mapping[str, Arm] = ARMS) -> None:
-    """Refuse arms that there are not."""
+def check_arms(names: list[str], arms: Collection[str] = tuple(ARMS)) -> None:
+    """Refuse arms that there are not.
+
+    Raises:
+        WrongSettingError: naming them.
+    """
     unknown = sorted(set(names) - set(arms))
     if unknown:
-        raise ValueError(f"arms must be among {', '.join(arms)}; got {unknown}.")
+        raise WrongSettingError("arms", f"among {', '.join(arms)}", unknown)
 
 
 @torch.no_grad()

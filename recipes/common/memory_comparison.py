@@ -10,13 +10,15 @@ from transformers import PreTrainedModel
 from hf_memoria import EngramMemoryConfig, wrap
 
 from .arms import Run, compare_arms, kept_runs, parse_seeds
+from .config import WrongSettingError, check_positive
 from .documents import Learner, Task, accuracy, learn
 from .memory_arms import ARMS, check_arms, scale_reads
 from .report import timed, write_json
 from .sweep import plot_sweep, print_sweep
 from .training import small_gpt2
 
-MEASURES = {"accuracy": "accuracy", "loss": "loss", "engrams": "engrams held", "seconds": "seconds"}
+MEASURES = {"accuracy": "accuracy", "loss": "loss", "engrams_read": "engrams read", "engrams": "engrams held"}
+MEASURES |= {"seconds": "seconds"}
 
 
 @dataclass(kw_only=True)
@@ -48,6 +50,16 @@ class MemoryArguments:
     memory_learning_rate: float = field(metadata={"help": "That of the memory's parameters."})
     evaluations: int = field(metadata={"help": "Points of the plot's curve."})
     test_documents: int = field(metadata={"help": "To measure on after the last step; a quarter of them on the way."})
+
+    def __post_init__(self) -> None:
+        check_arms(self.arms)
+        parse_seeds(self.seeds)
+        check_positive(self, "layers", "hidden_size", "heads", "initializer_range", "read_scale", "num_memories")
+        check_positive(self, "steps", "batch_size", "learning_rate", "memory_learning_rate", "evaluations")
+        check_positive(self, "test_documents")
+        if self.hidden_size % self.heads:
+            raise WrongSettingError("heads", f"a divisor of hidden_size ({self.hidden_size})", self.heads)
+        self.memory()
 
     def memory(self, **changes: Any) -> EngramMemoryConfig:
         """Return the settings of the engram memory, with some changed."""
@@ -81,7 +93,7 @@ def run_task(model: PreTrainedModel, task: Task, seed: int, args: MemoryArgument
     settings = Learner(args.steps, args.batch_size, args.learning_rate, args.memory_learning_rate, args.evaluations)
     seconds: dict[str, float] = {}
     with timed(seconds, "all"):
-        curve = learn(model, task, settings, seed, args.test_documents // 4)
+        curve = learn(model, task, settings, seed, max(args.test_documents // 4, 1))
         measured = accuracy(model, task, args.batch_size, args.test_documents)
     return {**measured, "seconds": seconds["all"], "curves": {"accuracy": curve}}
 
@@ -97,7 +109,6 @@ def compare_over(
         run: makes one run, of an arm with a seed at a value.
         args: the settings.
     """
-    check_arms(args.arms)
     labels, found = {name: ARMS[name].label for name in args.arms}, {}
     for value in values:
         print(f"\n{varied}: {value}")

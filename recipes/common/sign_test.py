@@ -8,9 +8,9 @@ from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, f1_score
 
 
-def measure(predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def measure(predicted: np.ndarray, labels: np.ndarray, num_labels: int) -> dict[str, float]:
     """Return accuracy and F1: of label 1 where there are two, else the mean over labels."""
-    average = "binary" if labels.max() <= 1 else "macro"
+    average = "binary" if num_labels == 2 else "macro"
     return {
         "accuracy": float(accuracy_score(labels, predicted)),
         "f1": float(f1_score(labels, predicted, average=average, zero_division=0)),

@@ -117,7 +117,8 @@ def test_no_sentence_of_a_generated_document_tells_its_label():
 
 def test_folds_are_stratified_and_disjoint():
     labels = np.array([0] * 60 + [1] * 40)
-    found = list(folds(labels, "folds", number=5, repeats=2, seed=0))
+    texts = [f"text {place}" for place in range(100)]
+    found = list(folds(texts, labels, "folds", number=5, repeats=2, seed=0))
     assert len(found) == 10
     for fold in found:
         assert sorted(fold.train + fold.validation + fold.test) == list(range(100))
@@ -125,8 +126,15 @@ def test_folds_are_stratified_and_disjoint():
     assert sorted(place for fold in found[:5] for place in fold.test) == list(range(100))
 
 
+def test_documents_that_begin_alike_stay_in_one_part():
+    texts = [f"Copy {place % 10}: {'a long beginning ' * 20} {place}" for place in range(100)]
+    for fold in folds(texts, np.arange(100) // 5 % 2, "folds", number=5, repeats=1, seed=0):
+        kinds = [{place % 10 for place in part} for part in (fold.train, fold.validation, fold.test)]
+        assert not kinds[0] & kinds[1] | kinds[0] & kinds[2] | kinds[1] & kinds[2]
+
+
 def test_the_published_split_leaks_and_says_so(capsys):
-    (fold,) = folds(np.zeros(645), "longformer", 5, 1, 0)
+    (fold,) = folds([""] * 645, np.zeros(645), "longformer", 5, 1, 0)
     assert [len(part) for part in (fold.train, fold.validation, fold.test)] == [516, 64, 65]
     assert len(set(fold.test) & set(fold.train)) == 51
     assert "51 of the 65 documents to test on are in the training part too, and 7 in" in capsys.readouterr().out
@@ -184,7 +192,8 @@ def test_a_document_is_learned_from_and_predicted_as_if_it_were_alone(predict_fr
 
 def test_measures_and_the_sign_test():
     labels = np.array([1, 1, 0, 0, 1])
-    assert measure(np.array([1, 0, 0, 1, 1]), labels) == {"accuracy": 0.6, "f1": pytest.approx(2 / 3)}
+    assert measure(np.array([1, 0, 0, 1, 1]), labels, 2) == {"accuracy": 0.6, "f1": pytest.approx(2 / 3)}
+    assert measure(np.array([0, 2, 1]), np.array([0, 1, 1]), 3)["f1"] == pytest.approx((1 + 2 / 3) / 3)
 
     def run(*predicted):
         return {"predicted": dict(zip("01234", predicted, strict=True))}
@@ -238,8 +247,35 @@ def test_every_config_can_be_read_and_holds_only_what_differs(recipe):
             assert not {key for key, value in yaml.safe_load(config.read_text()).items() if base.get(key) == value}
 
 
-def test_arguments_that_do_not_go_together_are_refused():
-    with pytest.raises(ValueError, match="story_train and story_test must be given both"):
-        long_qa.main(arguments("long_qa", "--story_train", "some.txt"))
-    with pytest.raises(ValueError, match=r"arms must be among memory, fifo, .*; got \['best'\]"):
-        classification.main(arguments("classification", "--arms", "best"))
+WRONG = {
+    "long_qa": {
+        ("--story_train", "some.txt"): "--story_train and --story_test: must be given both, or neither",
+        ("--story_train", "none.txt", "--story_test", "none.txt"): "--story_train: must be a file that is there",
+        ("--context", -1): "--context: must be one or more numbers of at least 0; got [-1]",
+        ("--facts", 0): "--facts: must be above 0; got 0",
+        ("--heads", 3): "--heads: must be a divisor of hidden_size (64); got 3",
+        ("--num_reminded_stm", -1): "num_reminded_stm",
+    },
+    "image_streams": {
+        ("--distance", 0): "--distance: must be one or more numbers of at least 1; got [0]",
+        ("--steps", 0): "--steps: must be above 0; got 0",
+        ("--evaluations", 0): "--evaluations: must be above 0; got 0",
+        ("--test_documents", 0): "--test_documents: must be above 0; got 0",
+    },
+    "classification": {
+        ("--arms", "best"): "--arms: must be among memory, fifo, segments, truncated; got ['best']",
+        ("--file", "rows.xml"): "--file: must be a file that is there, its name ending in one of .csv, .json",
+        ("--splits", "none.json"): "--splits: must be folds, longformer, or a JSON file that is there",
+        ("--folds", 1): "--folds: must be 2 or more; got 1",
+        ("--segment_length", 2): "--segment_length: must be 3 or more; got 2",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "flags", "told"), [(recipe, *case) for recipe, cases in WRONG.items() for case in cases.items()]
+)
+def test_settings_that_cannot_be_are_refused_before_anything_runs(recipe, flags, told, capsys):
+    with pytest.raises(SystemExit):
+        arguments(recipe, *flags)
+    assert told in capsys.readouterr().err

@@ -95,7 +95,7 @@ def test_a_run_compares_its_arms(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (("--arms", "token"), "arms must be among graph, fifo, random, similarity, lottery; got ['token']"),
+        (("--arms", "token"), "--arms: must be among graph, fifo, random, similarity, lottery; got ['token']"),
         (("--topics", 1), "--topics"),
         (("--visit", 0), "--visit"),
     ],

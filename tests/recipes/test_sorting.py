@@ -2,6 +2,8 @@
 
 import json
 from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import sorting
@@ -11,10 +13,12 @@ from common.arms import kept_runs
 from common.config import parse_arguments
 from common.documents import Learner, accuracy, learn, read
 from common.memory_arms import ARMS, check_arms
+from common.memory_comparison import gpt2_of, run_task, with_memory
 from common.sorting import SortingTask, by_frequency, draw_prompts
 from common.training import small_gpt2
+from transformers import set_seed
 
-from hf_memoria import wrap
+from hf_memoria import TokenMemoryConfig, wrap
 
 SMALL = ("--segments", 3, "--segment_length", 12, "--symbols", 4, "--steps", 4, "--batch_size", 4, "--evaluations", 2)
 SMALL += ("--test_documents", 8, "--layers", 1, "--hidden_size", 16, "--heads", 2, "--num_memories", 3)
@@ -131,7 +135,7 @@ def test_a_run_compares_every_arm_at_every_length(tmp_path, capsys):
 
 
 def test_unknown_arms_are_refused():
-    with pytest.raises(ValueError, match="arms must be among none, graph"):
+    with pytest.raises(ValueError, match=r"--arms: must be among none, graph, .*; got \['graphs'\]"):
         check_arms(["graph", "graphs"])
 
 
@@ -153,14 +157,86 @@ def test_token_memories_learn_from_the_segments_of_the_prompt(arm):
     assert reached
     with torch.no_grad():
         assert read(model.eval(), task, documents)[0] > 0
-    if arm == "rmt":
-        # What the first segment wrote is learned from by the answer.
-        grown = model_for("rmt").train()
-        changed = documents.clone()
-        changed[:, :12] = 3 - changed[:, :12]
-        gradients = []
-        for one in (documents, changed):
-            grown.zero_grad()
-            read(grown, task, one)[0].backward()
-            gradients.append(grown.transformer.wte.weight.grad.clone())
-        assert not torch.equal(*gradients)
+
+
+@pytest.mark.parametrize(("bptt_segments", "learns"), [(None, True), (0, False)])
+def test_a_recurrent_memory_learns_from_the_first_segment_what_the_answer_needs(bptt_segments, learns):
+    task = SortingTask(symbols=4, num_segments=3, segment_length=12)
+    documents = task.draw(2, torch.Generator().manual_seed(0))
+    args = arguments(*SMALL)
+    memory = TokenMemoryConfig(num_tokens=3, encoder_layers=0, bptt_segments=bptt_segments)
+    model = with_memory(gpt2_of(args, 5, end_of_text=4, positions=12), "none", args)
+    model = wrap(model, memory=memory).train()
+    embedded = []
+
+    def keep(module, inputs, output):
+        if output.requires_grad and torch.equal(inputs[0], documents[:, :12]):
+            output.retain_grad()
+            embedded.append(output)
+
+    model.transformer.wte.register_forward_hook(keep)
+    read(model, task, documents)[0].backward()
+    assert any(one.grad is not None and bool(one.grad.any()) for one in embedded) is learns
+
+
+def test_every_arm_of_a_seed_starts_alike_and_reads_the_same():
+    class Noted(SortingTask):
+        def draw(self, *args, **kwargs):
+            drawn.append(super().draw(*args, **kwargs))
+            return drawn[-1]
+
+    args, starts, read_by = arguments(*SMALL), {}, {}
+    for arm in ARMS:
+        drawn = []
+        set_seed(3)
+        model = with_memory(gpt2_of(args, 5, end_of_text=4, positions=12), arm, args)
+        starts[arm] = {name: weight.clone() for name, weight in model.state_dict().items()}
+        run_task(model, Noted(symbols=4, num_segments=3, segment_length=12), 3, args)
+        read_by[arm] = torch.cat(drawn)
+    for arm in ARMS:
+        assert all(torch.equal(starts[arm][name], weight) for name, weight in starts["none"].items())
+        assert torch.equal(read_by[arm], read_by["none"])
+
+
+@pytest.mark.parametrize(("arm", "expected"), [("none", 0), ("fifo", 4), ("similarity", 4), ("random", 4)])
+def test_engrams_read_for_the_answer_are_counted(arm, expected):
+    task = SortingTask(symbols=4, num_segments=4, segment_length=12)
+    args = arguments(*SMALL, "--num_memories", 3, "--stm_capacity", 3, "--num_reminded_stm", 2, "--num_reminded_ltm", 2)
+    model = with_memory(gpt2_of(args, 5, end_of_text=4, positions=12), arm, args)
+    assert accuracy(model, task, 4, 8)["engrams_read"] == expected
+
+
+WRONG = {
+    ("--segments", 0): "--segments: must be one or more numbers of at least 1; got [0]",
+    ("--symbols", 40): "--segment_length: must be above symbols + 1 (41); got 32",
+    ("--arms", "best"): "--arms: must be among none, graph, similarity, random, fifo, token, rmt; got ['best']",
+    ("--learning_rate", 0): "--learning_rate: must be above 0; got 0.0",
+}
+
+
+@pytest.mark.parametrize(("flags", "told"), WRONG.items())
+def test_settings_that_cannot_be_are_refused_before_anything_runs(flags, told, capsys):
+    with pytest.raises(SystemExit):
+        arguments(*flags)
+    assert told in capsys.readouterr().err
+
+
+def test_a_run_is_repeated_where_a_file_has_changed(tmp_path):
+    done = []
+
+    def run(arm, seed):
+        done.append(arm)
+        return {"accuracy": 1.0}
+
+    for text, runs in (("one", 1), ("one", 1), ("two", 2)):
+        (tmp_path / "data.txt").write_text(text)
+        settings = Named(tmp_path / "data.txt")
+        kept_runs(tmp_path / "runs", settings, run)("graph", 0)
+        assert len(done) == runs
+
+
+@dataclass
+class Named:
+    """Settings that name a file."""
+
+    file: Path
