@@ -12,7 +12,10 @@ DOCUMENT = ["lane", "document"]
 
 
 def engram_lives(traces: Traces) -> pd.DataFrame:
-    """Return a row for each engram that was made.
+    """Return a row for each engram whose making was recorded.
+
+    Those that a memory held when recording began, or whose beginning is in a part that is gone, are left out: how long
+    they had lived, and with whom they had fired, is not known.
 
     Columns: `lane`, `document`, `id`, `created` (time), `promoted` (time at which it became long-term, or NaN), `end`
     (the last time at which it was there, its document's last one if it was never forgotten), `forgotten` (whether it
@@ -22,7 +25,7 @@ def engram_lives(traces: Traces) -> pd.DataFrame:
     events = traces.events
     lives = _of(events, "created").set_index(ENGRAM)[["created"]]
     lives["promoted"] = _of(events, "promoted").set_index(ENGRAM).time
-    last = traces.segments.groupby(DOCUMENT).time.max()
+    last = document_ends(traces)
     lives["end"] = _of(events, "forgotten").set_index(ENGRAM).time
     lives["forgotten"] = lives.end.notna()
     lives = lives.reset_index()
@@ -48,6 +51,27 @@ def life_table(traces: Traces) -> pd.DataFrame:
     hazard = forgotten / np.maximum(at_risk, 1)
     table = {"at_risk": at_risk, "forgotten": forgotten, "hazard": hazard, "survival": np.cumprod(1 - hazard)}
     return pd.DataFrame(table, index=pd.Index(ages, name="age"))
+
+
+def document_ends(traces: Traces) -> pd.Series:
+    """Return the last time of each document that anything is recorded of, by lane and document."""
+    return pd.concat([traces.segments, traces.events])[[*DOCUMENT, "time"]].groupby(DOCUMENT).time.max()
+
+
+def firings(traces: Traces) -> pd.DataFrame:
+    """Return the events in which an engram of `engram_lives` fired: it was made, or reminded."""
+    fired = traces.events[traces.events.event.isin(["created", "reminded"])]
+    return fired[_engrams(fired).isin(_engrams(_of(fired, "created")))]
+
+
+def unknown_engrams(traces: Traces) -> int:
+    """Return how many engrams something is recorded of, but not how they were made."""
+    known = _engrams(_of(traces.events, "created"))
+    return int((~_engrams(traces.events).unique().isin(known)).sum())
+
+
+def _engrams(events: pd.DataFrame) -> pd.MultiIndex:
+    return pd.MultiIndex.from_frame(events[ENGRAM])
 
 
 def _of(events: pd.DataFrame, event: str) -> pd.DataFrame:

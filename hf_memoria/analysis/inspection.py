@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_memoria.analysis.engram_lives import DOCUMENT, engram_lives, life_table
+from hf_memoria.analysis.engram_lives import DOCUMENT, engram_lives, life_table, unknown_engrams
 from hf_memoria.analysis.memory_page import write_memory_page
 from hf_memoria.analysis.memory_plots import plot_lives, plot_memory_measures
 from hf_memoria.analysis.trace_files import EVENTS, Traces, read_traces
@@ -81,7 +81,9 @@ def trace_folders(folder: str | Path) -> dict[str, Path]:
 
 
 def describe_traces(traces: Traces) -> dict[str, Any]:
-    """Return how much traces hold, as plain JSON: steps, lanes, documents, segments, and how often each event is."""
+    """Return how much traces hold, as plain JSON: steps, lanes, documents, segments, how often each event is.
+
+    `unknown_engrams` are those that something is recorded of, but not how they were made."""
     segments, memory = traces.segments, traces.settings["memory"]
     return {
         "retrieval": memory.get("retrieval", "graph"),
@@ -89,6 +91,7 @@ def describe_traces(traces: Traces) -> dict[str, Any]:
         "documents": len(segments.groupby(DOCUMENT)),
         "segments": len(segments),
         **{event: int((traces.events.event == event).sum()) for event in EVENTS},
+        "unknown_engrams": unknown_engrams(traces),
         "full_at_step": traces.settings["full_at_step"],
     }
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from hf_memoria.analysis.engram_lives import DOCUMENT, engram_lives
+from hf_memoria.analysis.engram_lives import DOCUMENT, document_ends, engram_lives, firings
 from hf_memoria.analysis.trace_files import Traces
 
 if TYPE_CHECKING:
@@ -24,19 +24,22 @@ def survivor_density(traces: Traces, bins: int = 10) -> pd.DataFrame:
     """Return when the engrams were made that are left at a document's end: primacy and recency.
 
     Args:
-        traces: of documents of at least `bins` segments; shorter ones are left out.
+        traces: of documents of at least `bins` segments that engrams can be made in; shorter ones are left out, and
+            those that are not recorded from their beginning.
         bins: parts that a document's time is cut into.
 
     Returns:
-        `made_at` (the middle of a part, 0 the beginning and 1 the end) and `share` of the survivors, the mean over
+        `made_at` (the middle of a part, 0 the first time at which an engram can be made and 1 the end) and `share` of the survivors, the mean over
         documents; empty without such a document.
     """
     lives = engram_lives(traces)
-    length = traces.segments.groupby(DOCUMENT).time.max() + 1
+    # Where the cue is the segment before, nothing can be made in the first.
+    length = document_ends(traces) + 1 - traces.source_lag
+    length = length[traces.segments.groupby(DOCUMENT).time.min().reindex(length.index) == 0]
     shares = []
     for document, of_it in lives[~lives.forgotten].groupby(DOCUMENT):
-        if length[document] >= bins:
-            part = (of_it.created * bins // length[document]).to_numpy()
+        if length.get(document, 0) >= bins:
+            part = ((of_it.created - traces.source_lag) * bins // length[document]).to_numpy()
             shares.append(np.bincount(part, minlength=bins) / len(part))
     middles = (np.arange(bins) + 0.5) / bins
     return pd.DataFrame(
@@ -163,8 +166,7 @@ def _span(life: pd.Series, tier: str | None) -> tuple[int, int]:
 def _firings(traces: Traces) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """For each document: who fired when `[T, M]`, when engrams were made `[M]`, and who is left at the end `[M]`."""
     lives = engram_lives(traces)
-    fired = traces.events[traces.events.event.isin(["created", "reminded"])]
-    events = dict(iter(fired.groupby(DOCUMENT)))
+    events = dict(iter(firings(traces).groupby(DOCUMENT)))
     for document, of_it in lives.groupby(DOCUMENT):
         place = {id_: at for at, id_ in enumerate(of_it.id)}
         took_part = np.zeros((int(events[document].time.max()) + 1, len(place)))

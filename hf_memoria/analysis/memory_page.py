@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hf_memoria.analysis.engram_lives import DOCUMENT, engram_lives
+from hf_memoria.analysis.engram_lives import DOCUMENT, engram_lives, firings
 from hf_memoria.analysis.memory_plots import TIER_COLORS, spans
 from hf_memoria.analysis.trace_files import Traces
 
@@ -95,7 +95,7 @@ def _engrams(one: Traces, lives: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _wired(one: Traces, lives: pd.DataFrame) -> dict[int, list[list[int]]]:
     """With whom each engram fired most, those that are forgotten by now too: `[id, count]`."""
-    events = one.events[one.events.event.isin(["created", "reminded"])]
+    events = firings(one)
     took_part = pd.crosstab(events.time, events.id).to_numpy(dtype=float)
     ids = np.sort(events.id.unique())
     counts = took_part.T @ took_part

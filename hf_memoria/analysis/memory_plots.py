@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+FIRING_TIERS = {None: "Firing", "short-term": "Firing as short-term memory", "long-term": "Firing as long-term memory"}
 TIER_COLORS = {"short-term": "#4c9be8", "long-term": "#e8833a"}
 
 
@@ -32,22 +33,22 @@ def plot_memory_measures(traces: Mapping[str, Traces], path: str | Path | None =
             are called up in other ways (`retrieval="fifo"`, `"random"`) are what to hold one against.
         path: where to save it; the suffix says as what.
     """
-    figure = _figure((15, 8))
-    panels = [figure.add_subplot(2, 3, place + 1) for place in range(6)]
+    figure = _figure((19, 8))
+    panels = [figure.add_subplot(2, 4, place + 1) for place in range(7)]
     for name, one in traces.items():
         table = life_table(one)
         panels[0].step(table.index, table.survival, where="post", label=name)
         _line(panels[1], survivor_density(one), "made_at", "share", name)
         _line(panels[2], edge_weight_by_lag(one), "lag", "weight", name)
         _line(panels[3], age_of_reminded(one), "time", "age", name)
-        _line(panels[4], firing_autocorrelation(one, tier="short-term").iloc[1:], "lag", "autocorrelation", name)
-        _line(panels[5], firing_autocorrelation(one, tier="long-term").iloc[1:], "lag", "autocorrelation", name)
+        for panel, tier in zip(panels[4:], FIRING_TIERS, strict=True):
+            _line(panel, firing_autocorrelation(one, tier=tier).iloc[1:], "lag", "autocorrelation", name)
     _label(panels[0], "age (segments)", "share that lives longer", "Survival")
     _label(panels[1], "when it was made (share of the document)", "share of survivors", "Primacy and recency")
     _label(panels[2], "made so many segments apart", "mean edge weight", "Temporal contiguity")
     _label(panels[3], "time in the document (segments)", "mean age (segments)", "Reminded long-term engrams")
-    _label(panels[4], "lag (segments)", "autocorrelation", "Firing as short-term memory")
-    _label(panels[5], "lag (segments)", "autocorrelation", "Firing as long-term memory")
+    for panel, title in zip(panels[4:], FIRING_TIERS.values(), strict=True):
+        _label(panel, "lag (segments)", "autocorrelation", title)
     return _finish(figure, path)
 
 

@@ -136,7 +136,8 @@ class TraceRecorder:
         lane = self._process * LANES_A_PROCESS + np.arange(len(time))
         for number in lane[rows][fresh[rows]].tolist():
             self._documents[number] = self._documents.get(number, -1) + 1
-        document = np.array([self._documents.get(number, 0) for number in lane.tolist()])
+        # A row that begins with a memory goes on with a document, which has a number too.
+        document = np.array([self._documents.setdefault(number, 0) for number in lane.tolist()])
         where = {"step": np.full(len(time), self.step), "lane": lane, "document": document, "time": time}
         read = rows[steps[rows] != time[rows]]
         contents = contents_of(inputs, self._model.main_input_name, self._tokenizer, read.tolist())

@@ -47,6 +47,8 @@ def traces_as_text(shown: dict[str, Any]) -> str:
         lines.append(f"{name}: {run['lanes']} lanes, {run['documents']} documents, {run['segments']} segments")
         told = ", ".join(f"{run[event]} {event}" for event in ("created", "reminded", "promoted", "forgotten"))
         lines.append(f"  engrams {told}; retrieval {run['retrieval']!r}")
+        if run["unknown_engrams"]:
+            lines.append(f"  {run['unknown_engrams']} engrams more are left out: how they were made is not recorded")
         if run["full_at_step"] is not None:
             lines.append(f"  full at step {run['full_at_step']}: nothing after it is recorded (most_bytes)")
     if not {"fifo", "random"} <= {run["retrieval"] for run in shown["runs"].values()}:

@@ -68,7 +68,7 @@ def test_a_life_table_counts_those_that_were_still_there_as_long_as_they_were_se
 
 
 def test_survivors_by_when_they_were_made():
-    traces = history("0 created 0\n 1 created 1\n 2 created 2\n 3 created 3\n 3 forgotten 1", length=4)
+    traces = history("1 created 0\n 2 created 1\n 3 created 2\n 4 created 3\n 4 forgotten 1", length=5)
     assert survivor_density(traces, bins=2).share.tolist() == pytest.approx([1 / 3, 2 / 3])
     assert survivor_density(traces, bins=2).made_at.tolist() == [0.25, 0.75]
     assert not len(survivor_density(traces, bins=5))
