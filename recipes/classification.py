@@ -139,7 +139,7 @@ def report(done: dict[str, list[Run]], labels: np.ndarray, args: Arguments) -> d
     plot_spread(ARMS, done, "accuracy", "accuracy, each fold and their mean", args.output_dir / "results.png")
     print(f"\nMean over folds ± standard deviation of a fold\n{format_arms(ARMS, summary, MEASURES)}")
     for arm, test in tests.items():
-        told = "{better} documents oftener right, {worse} more seldom, p = {p_value:.3f} (two-sided sign test)"
+        told = "{better} documents oftener right, {worse} more seldom, p = {p_value:.2g} (two-sided sign test)"
         print(f"{ARMS[first]} against {ARMS[arm]}: {told.format(**test)}")
     return results
 
