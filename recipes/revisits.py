@@ -2,7 +2,7 @@
 
     python recipes/revisits.py                                   # five ways of calling up, five seeds, some minutes
     python recipes/revisits.py --num_reminded_ltm 8 --visit 4    # what you want to know
-    python recipes/revisits.py --topics 32 --segments 2000
+    python recipes/revisits.py --config recipes/configs/revisits/long_short_term.yaml    # where walks find the topic
 
 Segments visit topics in an order drawn by lot. A segment leaves vectors near its topic's direction, and when a visit
 begins the memory is asked: what it is reminded of is of earlier visits. All arms read at most as many engrams, many
@@ -36,8 +36,8 @@ RETRIEVALS = {name: Retrieval(calling_up(name)) for name in LIBRARY}
 RETRIEVALS["lottery"] = Retrieval(calling_up("graph"), best_of_a_lottery)
 MEASURES = {
     "found": "segments that found some",
-    "precision": "share of what was read",
-    "long_term_precision": "share of long-term read",
+    "precision": "of the topic, of all read",
+    "long_term_precision": "of the topic, of long-term read",
     "read": "engrams read",
     "long_term_read": "long-term of them",
     "held": "engrams held",
@@ -107,7 +107,8 @@ def main(args: Arguments) -> dict[int, Any]:
     write_json({"by_num_reminded_ltm": found}, args.output_dir / "results.json")
     for name in ("precision", "long_term_precision"):
         print_sweep(labels, found, name, "long-term")
-        plot_sweep(labels, found, name, "num_reminded_ltm", args.output_dir / f"{name}.png", guessing=1 / args.topics)
+        path, axes_labels = args.output_dir / f"{name}.png", ("long-term engrams read, at most", MEASURES[name])
+        plot_sweep(labels, found, name, "num_reminded_ltm", path, guessing=1 / args.topics, axes_labels=axes_labels)
     return found
 
 

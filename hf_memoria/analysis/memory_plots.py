@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from hf_memoria.analysis.engram_lives import engram_lives, life_table
 from hf_memoria.analysis.memory_measures import (
@@ -39,7 +40,7 @@ def plot_memory_measures(traces: Mapping[str, Traces], path: str | Path | None =
         table = life_table(one)
         panels[0].step(table.index, table.survival, where="post", label=name)
         _line(panels[1], survivor_density(one), "made_at", "share", name)
-        _line(panels[2], edge_weight_by_lag(one), "lag", "weight", name)
+        _line(panels[2], _with_gaps(edge_weight_by_lag(one)), "lag", "weight", name)
         _line(panels[3], age_of_reminded(one), "time", "age", name)
         for panel, tier in zip(panels[4:], FIRING_TIERS, strict=True):
             _line(panel, firing_autocorrelation(one, tier=tier).iloc[1:], "lag", "autocorrelation", name)
@@ -86,6 +87,12 @@ def spans(lives: Any, tier: str) -> tuple[np.ndarray, np.ndarray]:
     if tier == "short-term":
         return lives.created.to_numpy(dtype=float), np.where(np.isnan(promoted), end + 1, promoted + 1)
     return promoted + 1, np.where(np.isnan(promoted), np.nan, end + 1)
+
+
+def _with_gaps(by_lag: pd.DataFrame) -> pd.DataFrame:
+    """Lay a row without numbers where a lag is missing, so that no line leads over it."""
+    whole = range(int(by_lag.lag.max()) + 1) if len(by_lag) else []
+    return by_lag.set_index("lag").reindex(pd.Index(whole, name="lag")).reset_index()
 
 
 def _line(axes: Axes, found: Any, x: str, y: str, name: str) -> None:

@@ -28,8 +28,12 @@ def plot_sweep(
     varied: str,
     path: Path,
     guessing: float | None = None,
+    axes_labels: tuple[str, str] | None = None,
 ) -> None:
-    """Draw a line for each arm, with the spread over seeds, and a dotted one where guessing gets."""
+    """Draw a line for each arm, with the spread over seeds, and a dotted one where guessing gets.
+
+    The axes are called as what is varied and measured, or as `axes_labels` says.
+    """
     import matplotlib
 
     matplotlib.use("Agg")  # no display needed
@@ -43,7 +47,8 @@ def plot_sweep(
         axes.errorbar(values, means, yerr=spread, marker="o", capsize=3, label=label)
     if guessing is not None:
         axes.axhline(guessing, color="grey", linestyle=":", label="guessing")
-    axes.set(xlabel=varied, ylabel=measure)
+    x_label, y_label = axes_labels or (varied, measure)
+    axes.set(xlabel=x_label, ylabel=y_label)
     if min(values) > 0:
         axes.set_xscale("log", base=2)
     axes.set_xticks(values, [str(value) for value in values])

@@ -91,7 +91,9 @@ def test_runs_in_a_folder_are_held_against_one_another(capsys, runs, tmp_path):
 
 
 def test_beside_fifo_and_random_nothing_is_missing():
-    run = {"lanes": 1, "documents": 1, "segments": 2, "full_at_step": 1, "unknown_engrams": 0} | dict.fromkeys(EVENTS, 0)
+    run = {"lanes": 1, "documents": 1, "segments": 2, "full_at_step": 1, "unknown_engrams": 0} | dict.fromkeys(
+        EVENTS, 0
+    )
     runs = {name: run | {"retrieval": name} for name in ("graph", "fifo", "random")}
     told = traces_as_text({"runs": runs, "written": ["measures.png"]})
     assert "Run the same" not in told

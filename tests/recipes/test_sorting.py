@@ -201,7 +201,9 @@ def test_every_arm_of_a_seed_starts_alike_and_reads_the_same():
 @pytest.mark.parametrize(("arm", "expected"), [("none", 0), ("fifo", 4), ("similarity", 4), ("random", 4)])
 def test_engrams_read_for_the_answer_are_counted(arm, expected):
     task = SortingTask(symbols=4, num_segments=4, segment_length=12)
-    args = arguments(*SMALL, "--num_memories", 3, "--stm_capacity", 3, "--num_reminded_stm", 2, "--num_reminded_ltm", 2)
+    args = arguments(
+        *SMALL, "--num_memories", 3, "--stm_capacity", 3, "--num_reminded_stm", 2, "--num_reminded_ltm", 2
+    )
     model = with_memory(gpt2_of(args, 5, end_of_text=4, positions=12), arm, args)
     assert accuracy(model, task, 4, 8)["engrams_read"] == expected
 
