@@ -7,9 +7,9 @@
 The task of Martins et al., as in the paper of Memoria (section 4.1): frequencies drift along the sequence, the answer
 is the order of all symbols. The loss is that of the answer only, and the accuracy that of its symbols, each predicted
 after the right ones before it. Engrams take segments of the prompt without gradient; memory tokens learn from each by
-losses of their own, a recurrent memory transformer from the answer, through all segments. Every arm of a seed starts from the
-same backbone and reads the same sequences, new ones at every step. A run that lies in output_dir with the same
-settings is not repeated. Settings are the fields of `Arguments`; their values are in configs/sorting/base.yaml.
+losses of their own, a recurrent memory transformer from the answer, through all segments. Every arm of a seed starts
+from the same backbone and reads the same sequences, new ones at every step. A run that lies in output_dir, made with
+the same, is not repeated. Settings are the fields of `Arguments`; their values are in configs/sorting/base.yaml.
 """
 
 from dataclasses import dataclass, field

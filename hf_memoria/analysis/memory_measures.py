@@ -29,7 +29,8 @@ def survivor_density(traces: Traces, bins: int = 10) -> pd.DataFrame:
         bins: parts that a document's time is cut into.
 
     Returns:
-        `made_at` (the middle of a part, 0 the first time at which an engram can be made and 1 the end) and `share` of the survivors, the mean over
+        `made_at` (the middle of a part, 0 the first time at which an engram can be made and 1 the end) and `share` of
+        the survivors, the mean over
         documents; empty without such a document.
     """
     lives = engram_lives(traces)

@@ -155,7 +155,7 @@ def plot_spread(arms: Mapping[str, str], runs: Mapping[str, list[Run]], measure:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 0.8 + 0.6 * len(runs)), layout="constrained")
-    for place, (arm, done) in enumerate(runs.items()):
+    for place, done in enumerate(runs.values()):
         values = [run[measure] for run in done]
         axes.barh(place, sum(values) / len(values), color=f"C{place}", alpha=0.4)
         axes.plot(values, [place] * len(values), "o", color=f"C{place}")

@@ -75,7 +75,7 @@ def learn(
 
 @torch.no_grad()
 def accuracy(model: PreTrainedModel, task: Task, batch_size: int, documents: int) -> dict[str, float]:
-    """Return the share of the answers that is right, their loss, and engrams: read for the answer, and held after it."""
+    """Return the share of the answers that is right, their loss, and engrams read for the answer and held after it."""
     model.eval()
     generator = torch.Generator().manual_seed(TEST_SEED)
     losses, hits, called_up, held = [], [], [], []
