@@ -30,8 +30,7 @@ def survivor_density(traces: Traces, bins: int = 10) -> pd.DataFrame:
 
     Returns:
         `made_at` (the middle of a part, 0 the first time at which an engram can be made and 1 the end) and `share` of
-        the survivors, the mean over
-        documents; empty without such a document.
+        the survivors, the mean over documents; empty without such a document.
     """
     lives = engram_lives(traces)
     # Where the cue is the segment before, nothing can be made in the first.
