@@ -2,11 +2,13 @@
 
     python recipes/long_qa.py                                                  # generated facts, in Python's own docs
     python recipes/long_qa.py --story_train babi/qa1_*_train.txt --story_test babi/qa1_*_test.txt --text books/*.txt
+    python recipes/long_qa.py --config recipes/configs/long_qa/far.yaml          # 256 words around them
     python recipes/long_qa.py --context 0 1000 8000 64000 128000 --segment_length 512 --hidden_size 512
 
 A GPT-2 reads one segment after another, and its answer, one word, is asked for in the last. Facts are spread at random
-over the last `context` words of the text. Settings are the fields of `Arguments`; their values are in
-configs/long_qa/base.yaml.
+over the last `context` words of the text. With one fact there are 120 stories, all of them in training, and the text
+around them is the same: what is measured is how far back a memory reaches, not what is understood. Settings are the
+fields of `Arguments`; their values are in configs/long_qa/base.yaml.
 """
 
 from dataclasses import dataclass, field
