@@ -128,6 +128,8 @@ def capture_attention(model: PreTrainedModel, observe: Observer) -> Iterator[Non
     token = _observer.set(observe)
     try:
         model.set_attn_implementation(CAPTURE)
+        for part, _ in before:  # Transformers 5.17 does not tell an encoder or decoder with a config of its own
+            part.set_attn_implementation(CAPTURE)
         if _implementation(model) != CAPTURE:
             raise ValueError(
                 f"model must take its attention from Transformers' AttentionInterface; {type(model).__name__} does"

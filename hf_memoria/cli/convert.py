@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"FOLDER must be empty or not there; {args.folder} holds something.")
     model = _converted(args)
     model.save_pretrained(args.folder)
-    brought = _bring_along(args.source, args.folder)
+    brought = _bring_along(args.source, args.folder, reads_images=model.main_input_name == "pixel_values")
     print(f"{type(model).__name__}, {model.num_parameters():,} parameters, {' and '.join(brought)} in {args.folder}")
     return 0
 
@@ -73,10 +73,14 @@ def _stock_class(config: PreTrainedConfig) -> Any:
     return known[named]
 
 
-def _bring_along(source: str, folder: Path) -> list[str]:
+def _bring_along(source: str, folder: Path, reads_images: bool) -> list[str]:
     """Copy what turns text or images into inputs; return what there is."""
     brought = ["model"]
-    for name, auto in (("tokenizer", AutoTokenizer), ("image processor", AutoImageProcessor)):
+    # Only where there may be one: some versions of Transformers want torchvision to look for an image processor.
+    kinds: list[tuple[str, Any]] = [("tokenizer", AutoTokenizer)]
+    if reads_images:
+        kinds.append(("image processor", AutoImageProcessor))
+    for name, auto in kinds:
         try:
             auto.from_pretrained(source).save_pretrained(folder)
         except (OSError, ValueError, KeyError):

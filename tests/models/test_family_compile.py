@@ -61,6 +61,7 @@ def test_compiled_with_a_cue_of_the_same_segment_it_gives_the_same():
     check_same(compiled, read_all(model, segments, memory))
 
 
+@pytest.mark.skipif(torch.__version__ < "2.12", reason="torch 2.11 cannot trace the making of an empty state")
 def test_compiled_from_the_first_segment_on_it_gives_the_same():
     model = few_blocks("GPT2", "ForCausalLM")
     segments = tiny_segments("GPT2", steps=2)
