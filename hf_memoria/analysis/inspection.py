@@ -83,7 +83,8 @@ def trace_folders(folder: str | Path) -> dict[str, Path]:
 def describe_traces(traces: Traces) -> dict[str, Any]:
     """Return how much traces hold, as plain JSON: steps, lanes, documents, segments, how often each event is.
 
-    `unknown_engrams` are those that something is recorded of, but not how they were made."""
+    `unknown_engrams` are those that something is recorded of, but not how they were made.
+    """
     segments, memory = traces.segments, traces.settings["memory"]
     return {
         "retrieval": memory.get("retrieval", "graph"),

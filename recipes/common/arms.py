@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +83,12 @@ def kept_runs(
         apart: settings that may differ.
         name: of a run's file, from what `run` is called with.
     """
+    arguments = {
+        name: value for name, value in asdict(settings).items() if name not in ("arms", "seeds", "output_dir", *apart)
+    }
     made_with = {
-        "arguments": {
-            name: value
-            for name, value in asdict(settings).items()
-            if name not in ("arms", "seeds", "output_dir", *apart)
-        },
-        "files": _digests(settings),
+        "arguments": arguments,
+        "files": _digests(arguments),
         "versions": {name: version for name, version in versions().items() if name not in ("machine", "threads")},
     }
     made_with = json.loads(json.dumps(made_with, default=str))
@@ -107,11 +107,12 @@ def kept_runs(
     return kept
 
 
-def _digests(settings: Any) -> dict[str, str]:
-    """Return what is in the files that settings name, as SHA-256 by path."""
-    values = [value if isinstance(value, list) else [value] for value in asdict(settings).values()]
-    paths = {str(path) for among in values for path in among if isinstance(path, str | Path) and Path(path).is_file()}
-    return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in sorted(paths)}
+def _digests(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """Return what is in the files, folders and globs that settings name, as SHA-256 by path."""
+    values = [value if isinstance(value, list) else [value] for value in arguments.values()]
+    named = [match for among in values for name in among if isinstance(name, str | Path) for match in glob(str(name))]
+    files = {file for path in map(Path, named) for file in (path.iterdir() if path.is_dir() else [path])}
+    return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files) if file.is_file()}
 
 
 def format_arms(arms: Mapping[str, str], summary: Mapping[str, Any], measures: Mapping[str, str]) -> str:

@@ -1,6 +1,7 @@
 """What did a run find? The numbers of each case, as a table, a file and a plot."""
 
 import json
+import os
 import platform
 import time
 from collections.abc import Iterator, Mapping
@@ -115,7 +116,9 @@ def versions() -> dict[str, Any]:
 
 def write_json(results: Mapping[str, Any], path: Path) -> None:
     """Write results as indented JSON; a number that is not finite is an error, not `NaN` in a file."""
-    path.write_text(json.dumps(results, indent=2, allow_nan=False, default=str) + "\n", encoding="utf-8")
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(json.dumps(results, indent=2, allow_nan=False, default=str) + "\n", encoding="utf-8")
+    os.replace(temporary, path)  # whoever stops a run finds whole files
 
 
 def plot(losses: Mapping[str, list[tuple[int, float]]], cases: Mapping[str, Any], path: Path) -> None:

@@ -39,7 +39,7 @@ def plot_sweep(
     matplotlib.use("Agg")  # no display needed
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7, 5.5), layout="constrained")
     values = list(summaries)
     for arm, label in labels.items():
         found = [summary[arm][measure] for summary in summaries.values()]
@@ -52,7 +52,7 @@ def plot_sweep(
     if min(values) > 0:
         axes.set_xscale("log", base=2)
     axes.set_xticks(values, [str(value) for value in values])
-    axes.legend()
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -108,8 +108,9 @@ def test_a_run_that_is_there_is_not_repeated(tmp_path):
         done.append((arm, seed))
         return {"accuracy": seed, "curves": {"accuracy": [[1, 0.5]]}}
 
-    args = arguments(*SMALL)
+    args = arguments(*SMALL, "--output_dir", tmp_path)
     for _ in range(2):
+        (tmp_path / "results.json").write_text(str(len(done)))  # what a run leaves is not what it was made with
         assert kept_runs(tmp_path, args, run)("graph", 1)["accuracy"] == 1
     assert done == [("graph", 1)]
     kept_runs(tmp_path, arguments(*SMALL, "--arms", "fifo", "--seeds", 3), run)("graph", 1)
@@ -223,16 +224,18 @@ def test_settings_that_cannot_be_are_refused_before_anything_runs(flags, told, c
     assert told in capsys.readouterr().err
 
 
-def test_a_run_is_repeated_where_a_file_has_changed(tmp_path):
+@pytest.mark.parametrize("named", ["data/book.txt", "data", "data/*.txt"])
+def test_a_run_is_repeated_where_a_file_has_changed(named, tmp_path):
     done = []
+    (tmp_path / "data").mkdir()
 
     def run(arm, seed):
         done.append(arm)
         return {"accuracy": 1.0}
 
     for text, runs in (("one", 1), ("one", 1), ("two", 2)):
-        (tmp_path / "data.txt").write_text(text)
-        settings = Named(tmp_path / "data.txt")
+        (tmp_path / "data" / "book.txt").write_text(text)
+        settings = Named(tmp_path / named)
         kept_runs(tmp_path / "runs", settings, run)("graph", 0)
         assert len(done) == runs
 
