@@ -5,10 +5,11 @@ Importing the package registers its configs and models with Transformers' Auto c
 .. include:: ./how_it_works.md
 """
 
-from hf_memoria.backbones import BackboneSpec
+from hf_memoria.backbones.spec import BackboneSpec
 from hf_memoria.hub import export_remote_code, push_to_hub
-from hf_memoria.memory import EngramState
-from hf_memoria.memory.native import use_native_kernels
+from hf_memoria.memories.engram.store import EngramState
+from hf_memoria.memories.engram.store.native import use_native_kernels
+from hf_memoria.memories.token import TokenState
 from hf_memoria.models import (
     EngramMemoryConfig,
     LwpfAttentionConfig,
@@ -62,7 +63,6 @@ from hf_memoria.models.vit import (
     MemoriaViTForMaskedImageModeling,
     MemoriaViTModel,
 )
-from hf_memoria.token_memory import TokenState
 from hf_memoria.training import (
     MemoriaCallback,
     MemoriaTrainerMixin,

@@ -23,7 +23,7 @@ from common.forgetting import ATTENTIONS, check_forgetting, forgetting_function
 from torch import nn
 from torch.nn import functional as F
 
-from hf_memoria.modules import HopfieldPooling
+from hf_memoria.attentions.pooling import HopfieldPooling
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "bit_patterns"
 MEASURES = {"validation_accuracy": "validation accuracy", "training_accuracy": "training accuracy"}

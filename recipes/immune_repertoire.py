@@ -34,7 +34,7 @@ from sklearn.model_selection import StratifiedKFold
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hf_memoria.modules import AttentionPooling
+from hf_memoria.attentions.pooling import AttentionPooling
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "immune_repertoire"
 MEASURES = {"auc": "AUC, cross-validation"}

@@ -49,7 +49,7 @@ from transformers import (
 )
 
 from hf_memoria import EngramMemoryConfig, MemoriaCallback, TokenMemoryConfig, segment_documents, wrap
-from hf_memoria.models.memory_config import memory_config_from
+from hf_memoria.memories.interface import memory_config_from
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "language_modeling"
 

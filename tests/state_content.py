@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from hf_memoria.memory import EngramState, compact
-from hf_memoria.token_memory import TokenState
+from hf_memoria.memories.engram.store import EngramState, compact
+from hf_memoria.memories.token import TokenState
 
 ARRANGEMENT = ("used", "recent")
 

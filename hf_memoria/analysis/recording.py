@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from threading import get_ident
 from types import TracebackType
 from typing import Any, cast
 
@@ -15,8 +16,9 @@ from transformers import PreTrainedTokenizerBase
 from hf_memoria.analysis.trace_contents import contents_of
 from hf_memoria.analysis.trace_events import emptied, events_of
 from hf_memoria.analysis.trace_files import TraceWriter
-from hf_memoria.backbones import READING, Reading, blocks_of
-from hf_memoria.memory import EngramState
+from hf_memoria.backbones import blocks_of, reading_of
+from hf_memoria.memories.engram.reading import Reading
+from hf_memoria.memories.engram.store import EngramState
 from hf_memoria.models import MemoriaCache
 from hf_memoria.training.lane_memory import find_memory_model
 
@@ -72,11 +74,12 @@ class TraceRecorder:
         self.step = resume or 0
         self.training_only = False
         self._documents = {} if resume is None else self._writer.last_documents()
-        self._process, self._reading, self._running = process, None, False
+        self._process = process
+        self._readings: dict[int, Any] = {}  # of forwards under way, by thread
         block = blocks_of(self._model.base_model, config.backbone_spec)[0]
         self._handles = [
             self._model.register_forward_pre_hook(self._begin, with_kwargs=True),
-            block.register_forward_pre_hook(self._notice, with_kwargs=True),
+            block.register_forward_pre_hook(self._notice),
             self._model.register_forward_hook(self._record, with_kwargs=True),
         ]
 
@@ -107,17 +110,18 @@ class TraceRecorder:
 
     def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         whole = not isinstance(kwargs.get("past_key_values"), MemoriaCache)
-        self._running = whole and (model.training or not self.training_only)
-        self._reading = None
+        self._readings.pop(get_ident(), None)
+        if whole and (model.training or not self.training_only):
+            self._readings[get_ident()] = None
 
-    def _notice(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        # An activation checkpoint runs blocks again in the backward, when no segment is under way.
-        if self._running:
-            self._reading = kwargs.get(READING)
+    def _notice(self, block: nn.Module, args: tuple[Any, ...]) -> None:
+        # An activation checkpoint may run blocks again in the backward, when no segment is under way.
+        if get_ident() in self._readings:
+            self._readings[get_ident()] = reading_of(self._model.base_model)
 
     def _record(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        reading, self._reading, running, self._running = self._reading, None, self._running, False
-        if not running or not isinstance(reading, Reading) or self._writer.full:
+        reading = self._readings.pop(get_ident(), None)
+        if not isinstance(reading, Reading) or self._writer.full:
             return
         # The state stands last in the tuple that return_dict=False gives.
         after = output["memory"] if isinstance(output, dict) else output[-1]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from hf_memoria.analysis.trace_files import EVENTS
-from hf_memoria.backbones import Reading
-from hf_memoria.memory import EngramKind, EngramState
-from hf_memoria.memory.plasticity import lifespan_credit
+from hf_memoria.memories.engram.reading import Reading
+from hf_memoria.memories.engram.store import EngramKind, EngramState
+from hf_memoria.memories.engram.store.plasticity import lifespan_credit
 
 Columns = dict[str, np.ndarray]
 

@@ -1,22 +1,19 @@
-"""Where memory and another attention go in a backbone, and how they are put there."""
+"""Where things are in a backbone, and what hooks on it know of the forward that is under way."""
 
-from hf_memoria.backbones.attention import install_attention, refuse_backbone, register_attention
-from hf_memoria.backbones.install import READING, blocks_of, install_engram_memory
-from hf_memoria.backbones.reading import Reading
+from hf_memoria.backbones.blocks import blocks_of, cached_length, norm_of, submodule
+from hf_memoria.backbones.calls import Call, call_of, current_call, reading_of, run_segment
 from hf_memoria.backbones.spec import SPECS, BackboneSpec
-from hf_memoria.backbones.tokens import TokenHooks, TokenReading, cached_length
 
 __all__ = [
-    "READING",
     "SPECS",
     "BackboneSpec",
-    "Reading",
-    "TokenHooks",
-    "TokenReading",
+    "Call",
     "blocks_of",
     "cached_length",
-    "install_attention",
-    "install_engram_memory",
-    "refuse_backbone",
-    "register_attention",
+    "call_of",
+    "current_call",
+    "norm_of",
+    "reading_of",
+    "run_segment",
+    "submodule",
 ]

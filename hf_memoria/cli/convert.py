@@ -10,8 +10,8 @@ import transformers
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from hf_memoria.cli.command import Command, finding, settings_from
+from hf_memoria.memoria_pytorch.rules import REFERENCE_MODELS
 from hf_memoria.models import convert_reference_checkpoint, wrap
-from hf_memoria.models.convert_rules import REFERENCE_MODELS
 from hf_memoria.models.families import MEMORIA_CLASSES
 
 EXAMPLES = """\

@@ -9,10 +9,8 @@ from typing import Any
 
 from hf_memoria.cli.command import Command
 from hf_memoria.cli.inspect_traces import inspect_traces, trace_folders, traces_as_text
-from hf_memoria.memory import EngramState
-from hf_memoria.models.outputs import MemoryState
-from hf_memoria.models.state_files import read_state
-from hf_memoria.token_memory import TokenState
+from hf_memoria.memories.interface import State, system_of_state
+from hf_memoria.memories.shared.state_files import read_state
 
 EXAMPLES = """\
   hf-memoria inspect memory.safetensors
@@ -22,7 +20,6 @@ EXAMPLES = """\
   hf-memoria inspect out --row 0                  # one lane alone
   hf-memoria inspect memory.safetensors --json"""
 
-ROW_COLUMNS = ("row", "segments", "short_term", "long_term", "lifespan", "age", "fired", "refused")
 """What is told of each row; lifespan, age and firings as least / median / most."""
 
 
@@ -72,54 +69,22 @@ def _of_row(summary: dict[str, Any], row: int | None) -> dict[str, Any]:
     return {**summary, "rows": [rows[row]]}
 
 
-def summarise(state: MemoryState, made_with: dict[str, Any] | None) -> dict[str, Any]:
+def summarise(state: State, made_with: dict[str, Any] | None) -> dict[str, Any]:
     """Return what a state holds, as plain JSON."""
     summary = {
         "made_with": made_with,
         "hidden_size": state.hidden_size,
         "dtype": str(state.data.dtype).removeprefix("torch."),
     }
-    rows = range(state.batch_size)
-    if isinstance(state, TokenState):
-        return {**summary, "rows": [_row_of_tokens(state, row) for row in rows]}
-    return {**summary, "cofire_graph": state.graph.form, "rows": [_row(state, row) for row in rows]}
-
-
-def _row_of_tokens(state: TokenState, row: int) -> dict[str, Any]:
-    return {
-        "row": row,
-        "segments": int(state.step[row]),
-        "tokens": state.num_tokens if state.step[row] else 0,
-        "norm": _spread(state.tokens[row].double().norm(dim=-1).tolist()),
-        "relived": sum(int(segment.live[row]) for segment in state.history),
-    }
-
-
-def _row(state: EngramState, row: int) -> dict[str, Any]:
-    alive = state.valid[row]
-    numbers = {"lifespan": state.lifespan, "age": state.age, "fired": state.fire_counts}
-    return {
-        "row": row,
-        "segments": int(state.step[row]),
-        "short_term": int(state.num_short_term[row]),
-        "long_term": int(state.num_long_term[row]),
-        **{name: _spread(values[row][alive].double().tolist()) for name, values in numbers.items()},
-        "refused": int(state.refused[row]),
-    }
-
-
-def _spread(values: list[float]) -> dict[str, float] | None:
-    if not values:
-        return None
-    values = sorted(values)
-    return {"least": values[0], "median": values[len(values) // 2], "most": values[-1]}
+    system = system_of_state(state)
+    return {**summary, "rows": [system.summary(state, row) for row in range(state.batch_size)]}
 
 
 def as_text(summary: dict[str, Any]) -> str:
     """Return a summary as a table for people."""
     head = f"{len(summary['rows'])} rows, hidden size {summary['hidden_size']}, {summary['dtype']}"
     made_with = ", ".join(f"{name}={value!r}" for name, value in sorted((summary["made_with"] or {}).items()))
-    columns = list(summary["rows"][0]) if summary["rows"] else list(ROW_COLUMNS)
+    columns = list(summary["rows"][0]) if summary["rows"] else []
     table = [columns, *([_cell(row[name]) for name in columns] for row in summary["rows"])]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table]

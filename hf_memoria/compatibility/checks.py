@@ -25,7 +25,7 @@ def check_implementation_of_config() -> None:
 
 
 def check_attention_modules() -> None:
-    from hf_memoria.backbones.attention import attention_modules
+    from hf_memoria.attentions.interface import attention_modules
     from hf_memoria.models.families import MEMORIA_CLASSES
 
     for stock in {cls for cls in MEMORIA_CLASSES if cls.base_model_prefix in cls.__name__.lower()}:
@@ -46,7 +46,8 @@ def _blank(cls: Any) -> Any:
 def check_blocks() -> None:
     import torch
 
-    from hf_memoria.backbones import SPECS, blocks_of
+    from hf_memoria.backbones.blocks import blocks_of
+    from hf_memoria.backbones.spec import SPECS
     from hf_memoria.models.families import MEMORIA_CLASSES
 
     for stock, ours in MEMORIA_CLASSES.items():

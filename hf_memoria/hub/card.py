@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from hf_memoria.hub.evaluation import evaluation_table
 from hf_memoria.hub.origin import Origin, origin_of
+from hf_memoria.memories.interface import system_of
 from hf_memoria.models.families import AUTO_CLASSES
 from hf_memoria.models.mixin import MemoriaMixin
 
@@ -25,13 +26,6 @@ TASKS = {
     "Model": "feature-extraction",
 }
 """The Hub's names of tasks, by the end of a class's name."""
-
-SOURCES = {
-    "engram": "an engram memory (Memoria, Park & Bak, ICML 2024)",
-    "token": "a token memory (thought-and-memory)",
-    "lwpf": "attention that forgets (LwPF, Ota et al., AISTATS 2023)",
-    "sdm": "attention as sparse distributed memory (Bricken & Pehlevan, NeurIPS 2021)",
-}
 
 PRIVACY = (
     "It holds representations of the text that was read, the training text among it, and with `bptt_segments` the "
@@ -111,7 +105,8 @@ def card_data(model: Any, contents: CardContents) -> ModelCardData:
 
 def _what_it_is(model: Any, origin: Origin) -> str:
     config = model.config
-    parts = [SOURCES.get(part.kind, part.kind) for part in (config.memory, config.attention) if part is not None]
+    parts = [] if config.memory is None else [system_of(config.memory).describe()]
+    parts += [] if config.attention is None else [config.attention.describe()]
     made_from = f", made from [{origin.base_model}](https://huggingface.co/{origin.base_model})"
     return (
         f"A {config.backbone_type} model with {' and '.join(parts) or 'neither memory nor another attention'}"

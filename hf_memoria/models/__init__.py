@@ -1,15 +1,16 @@
 """Models with memory: configs, the mixin, and thin families over the stock classes of Transformers."""
 
+from hf_memoria.attentions.lwpf.config import LwpfAttentionConfig
+from hf_memoria.attentions.sdm.config import SdmAttentionConfig
+from hf_memoria.generation.cache import MemoriaCache
+from hf_memoria.memoria_pytorch.convert import convert_reference_checkpoint
+from hf_memoria.memories.engram.config import EngramMemoryConfig
+from hf_memoria.memories.token.config import TokenMemoryConfig
 from hf_memoria.models import bert, gpt2, llama, roberta, vit
 from hf_memoria.models.adapters import memory_modules
-from hf_memoria.models.attention_config import LwpfAttentionConfig
-from hf_memoria.models.cache import MemoriaCache
-from hf_memoria.models.convert import convert_reference_checkpoint
 from hf_memoria.models.families import register_family
-from hf_memoria.models.memory_config import EngramMemoryConfig, TokenMemoryConfig
 from hf_memoria.models.memory_files import load_memory, save_memory
 from hf_memoria.models.mixin import MemoriaMixin
-from hf_memoria.models.sdm_attention_config import SdmAttentionConfig
 from hf_memoria.models.wrap import wrap
 
 __all__ = [

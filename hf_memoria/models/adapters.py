@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import warnings
 
-from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_memoria.models.mixin import MemoriaMixin
-from hf_memoria.models.wrap import is_memory_parameter
+from hf_memoria.models.ownership import is_within, memory_roots
 
 
 def memory_modules(model: PreTrainedModel) -> list[str]:
@@ -35,13 +34,7 @@ def memory_modules(model: PreTrainedModel) -> list[str]:
     if model.config.memory is None:
         raise ValueError("config.memory must be settings of a memory; got None. There is no memory to train.")
     _warn_of_plain_checkpoint(model)
-    leaves = {path.rpartition(".")[2] for path, _ in model.named_modules() if _is_outermost(path)}
-    return sorted(leaves)
-
-
-def _is_outermost(path: str) -> bool:
-    parent, _, leaf = path.rpartition(".")
-    return is_memory_parameter(leaf) and not is_memory_parameter(parent)
+    return sorted({root.rpartition(".")[2] for root in memory_roots(model)})
 
 
 def _warn_of_plain_checkpoint(model: PreTrainedModel) -> None:
@@ -60,13 +53,17 @@ def _warn_of_plain_checkpoint(model: PreTrainedModel) -> None:
         )
 
 
-def frozen_memory_parameters(model: nn.Module) -> list[str]:
+def frozen_memory_parameters(model: PreTrainedModel) -> list[str]:
     """Return the names of the memory's parameters that no training would change.
 
     What PEFT keeps of a module beside the copy that it trains does not count.
+
+    Args:
+        model: the model with memory, inside of any wrapper.
     """
+    roots = memory_roots(model)
     return [
         name
         for name, parameter in model.named_parameters()
-        if is_memory_parameter(name) and not parameter.requires_grad and "original_module" not in name
+        if is_within(name, roots) and not parameter.requires_grad and "original_module" not in name
     ]

@@ -11,10 +11,13 @@ from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
+from hf_memoria.attentions.choice import AttentionChoice, check_attention_fits
 from hf_memoria.backbones import SPECS, BackboneSpec
-from hf_memoria.models.attention_choice import AttentionChoice, check_attention_fits
-from hf_memoria.models.memory_config import EngramMemoryConfig, MemoryConfig, TokenMemoryConfig, memory_config_from
+from hf_memoria.memories import kinds as _kinds  # noqa: F401  (known to every config, exported code among them)
+from hf_memoria.memories.interface import SYSTEMS, system_of
+from hf_memoria.memories.shared.settings import MemorySettings
 from hf_memoria.models.own_code import KeepsOwnCode
+from hf_memoria.settings import settings_from
 
 ConfigT = TypeVar("ConfigT")
 
@@ -36,7 +39,7 @@ class MemoriaConfigMixin(KeepsOwnCode, AttentionChoice):
     # Outputs that Trainer does not gather as predictions.
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "losses", "memory"]
 
-    memory: EngramMemoryConfig | TokenMemoryConfig | None = None
+    memory: MemorySettings | None = None
 
     @property
     def backbone_spec(self) -> BackboneSpec:
@@ -57,12 +60,12 @@ class MemoriaConfigMixin(KeepsOwnCode, AttentionChoice):
         return positions - (getattr(self, "pad_token_id", None) or 0) - 1
 
     def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, memory_config_from(value) if name == "memory" else value)
+        super().__setattr__(name, memory_settings_from(value) if name == "memory" else value)
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)  # type: ignore[misc]
         if self.memory is not None:
-            check_memory_fits(self, self.memory)
+            check_memory_fits(self)
         if self.attention is not None:
             check_attention_fits(self, self.attention)
 
@@ -105,48 +108,23 @@ class MemoriaConfigMixin(KeepsOwnCode, AttentionChoice):
         return {**{k: v for k, v in config.items() if k != "architectures"}, "model_type": cls.model_type}
 
 
-def check_memory_fits(config: Any, memory: MemoryConfig) -> None:
-    """Check the settings of a memory against the backbone that is to have it.
+def memory_settings_from(value: Any) -> MemorySettings | None:
+    """Return the settings of a memory that `value` holds; see `settings_from`."""
+    return settings_from(value, {kind: system.settings_class for kind, system in SYSTEMS.items()}, "memory")
+
+
+def check_memory_fits(config: Any) -> None:
+    """Check `config.memory` against the backbone that is to have it.
 
     Raises:
         ValueError: naming the field.
     """
-    positions = config._num_positions
+    memory, positions = config.memory, config._num_positions
     if memory.segment_length and positions and memory.segment_length > positions:
         raise ValueError(
             f"segment_length must be at most the backbone's {positions} positions; got {memory.segment_length}."
         )
-    if isinstance(memory, TokenMemoryConfig):
-        _check_heads(config, memory)
-    else:
-        _check_layers(config, memory)
-
-
-def _check_heads(config: Any, memory: TokenMemoryConfig) -> None:
-    heads = memory.encoder_heads or config.num_attention_heads
-    if memory.encoder_layers and config.hidden_size % heads:
-        raise ValueError(f"encoder_heads must divide the backbone's hidden size {config.hidden_size}; got {heads}.")
-
-
-def _check_layers(config: Any, memory: EngramMemoryConfig) -> None:
-    blocks = config.num_hidden_layers
-    if memory.layers and memory.layers[-1] >= blocks:
-        raise ValueError(f"layers must name blocks below {blocks}, which the backbone has; got {memory.layers}.")
-    if memory.cue_layer is not None:
-        _check_cue_layer(config, memory.cue_layer, memory.layers)
-
-
-def _check_cue_layer(config: Any, cue_layer: int, layers: list[int] | None) -> None:
-    if config.backbone_spec.is_causal(config):
-        raise ValueError(
-            f"cue_layer must be None for {config.backbone_type}; got {cue_layer}. A causal backbone that reads "
-            "what a block made of the same segment would see the future."
-        )
-    last = config.num_hidden_layers - 1
-    if cue_layer >= last:
-        raise ValueError(f"cue_layer must be below {last}, so that a block after it can read; got {cue_layer}.")
-    if layers and layers[0] <= cue_layer:
-        raise ValueError(f"layers must name blocks after cue_layer ({cue_layer}), which read; got {layers}.")
+    system_of(memory).check_fits(config)
 
 
 def memoria_config(cls: type[ConfigT]) -> type[ConfigT]:

@@ -26,9 +26,9 @@ from transformers.conversion_mapping import (
 )
 from transformers.core_model_loading import WeightRenaming
 
-from hf_memoria.backbones import SPECS, BackboneSpec
+from hf_memoria.backbones.spec import SPECS, BackboneSpec
+from hf_memoria.generation.mixin import MemoriaGenerationMixin
 from hf_memoria.models.config import MemoriaConfigMixin, memoria_config
-from hf_memoria.models.generation import MemoriaGenerationMixin
 from hf_memoria.models.mixin import MemoriaMixin
 
 AUTO_CLASSES: dict[str, Any] = {

@@ -13,10 +13,10 @@ from transformers import (
     LlamaModel,
 )
 
-from hf_memoria.backbones import SPECS
+from hf_memoria.backbones.spec import SPECS
+from hf_memoria.generation.mixin import MemoriaGenerationMixin
 from hf_memoria.models.config import MemoriaConfigMixin, memoria_config
 from hf_memoria.models.families import register_family
-from hf_memoria.models.generation import MemoriaGenerationMixin
 from hf_memoria.models.mixin import MemoriaMixin
 
 

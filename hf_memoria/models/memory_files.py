@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_memoria.models.outputs import MemoryState
-from hf_memoria.models.state_files import read_state, write_state
+from hf_memoria.memories.interface import State, system_of_state
+from hf_memoria.memories.shared.state_files import read_state, write_state
 
 BOOKKEEPING = ("checkpoint_id",)
 """What a description may say that is nothing of a model."""
@@ -28,7 +28,7 @@ def describe_memory(config: PreTrainedConfig) -> dict[str, Any]:
     return {"model_type": config.model_type, "hidden_size": config.hidden_size, **settings}
 
 
-def save_memory(state: MemoryState, path: str | Path, config: PreTrainedConfig | None = None) -> None:
+def save_memory(state: State, path: str | Path, config: PreTrainedConfig | None = None) -> None:
     """Save a state to a safetensors file.
 
     It holds representations of the text that was read: share it as you would share that text.
@@ -43,7 +43,8 @@ def save_memory(state: MemoryState, path: str | Path, config: PreTrainedConfig |
         ValueError: if the config has no memory, or another hidden size.
     """
     description = None if config is None else describe_memory(config)
-    if description is not None and isinstance(state, MemoryState) and description["hidden_size"] != state.hidden_size:
+    system_of_state(state)
+    if description is not None and description["hidden_size"] != state.hidden_size:
         raise ValueError(
             f"state must have the config's hidden size {description['hidden_size']}; got {state.hidden_size}."
         )
@@ -52,7 +53,7 @@ def save_memory(state: MemoryState, path: str | Path, config: PreTrainedConfig |
 
 def load_memory(
     path: str | Path, model: PreTrainedModel | None = None, device: torch.device | str | None = None
-) -> MemoryState:
+) -> State:
     """Load a state that `save_memory` wrote.
 
     Args:

@@ -8,20 +8,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from hf_memoria.backbones import READING
-from hf_memoria.models.attention_choice import AttendsByChoice
-from hf_memoria.models.cache import MemoriaCache
+from hf_memoria.attentions.choice import AttendsByChoice
+from hf_memoria.backbones.calls import Call, ReplayedCheckpoint, call_of, enter, leave, wants_attentions
+from hf_memoria.generation.cache import MemoriaCache
+from hf_memoria.generation.segments import read_in_segments
+from hf_memoria.memories.interface import system_of
+from hf_memoria.memories.shared.losses import zero_without_targets
+from hf_memoria.memories.shared.outputs import with_memory
+from hf_memoria.memories.shared.starting_state import rows_to_reset, starting_state
 from hf_memoria.models.config import check_memory_fits
-from hf_memoria.models.losses import zero_without_targets
-from hf_memoria.models.memory_systems import system_of
-from hf_memoria.models.outputs import with_memory
+from hf_memoria.models.evaluations import tell_evaluation
 from hf_memoria.models.own_code import NotCopied
-from hf_memoria.models.segments import read_in_segments
-from hf_memoria.models.starting_state import rows_to_reset, starting_state
+from hf_memoria.models.ownership import record_added
 
 OWN_ARGUMENTS = ("memory", "reset_memory")
 
@@ -56,23 +59,31 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
         # Some heads build their base model by AutoModel, which knows our config: that one has its memory already.
         inner = self.base_model is not self and isinstance(self.base_model, MemoriaMixin)  # type: ignore[attr-defined]
         self._reads_memory = self.config.memory is not None
-        if self._reads_memory and not inner:
+        if not inner and (self._reads_memory or self.config.attention is not None):
+            self._watch_calls()
+
+    def _watch_calls(self: Any) -> None:
+        """Let hooks on the modules know which call is under way, and add the memory, whose hooks stand in between."""
+        self.base_model.register_forward_pre_hook(enter, with_kwargs=True)
+        if self._reads_memory:
             # Once more: settings may have come to the config after it was made, as from_pretrained(memory=...) does.
-            check_memory_fits(self.config, self.config.memory)
-            system_of(self.config.memory).install(self)
+            check_memory_fits(self.config)
+            record_added(self.base_model, lambda: system_of(self.config.memory).install(self))
             # Everything else is initialised already and marked so: this reaches what was just added.
-            self.post_init()  # type: ignore[attr-defined]
+            self.post_init()
+        self.base_model.register_forward_hook(leave, always_call=True)
 
     def forward(self, *args: Any, memory: Any = None, reset_memory: Tensor | None = None, **kwargs: Any) -> Any:
         """Run the stock forward over one segment, reading and writing memory; see the class."""
         kwargs.update(zip(self._forward_names, args, strict=False))
-        if READING in kwargs or self._carries_tokens:  # the base model of a head that has begun the segment
+        call = call_of(self)  # type: ignore[arg-type]
+        if call is not None and not call.bare:  # the base model of a head that has begun the segment
             return super().forward(**kwargs)  # type: ignore[misc]
         self.check_still_attends_so()
         if self.config.memory is None:
             if memory is not None:
                 raise ValueError("memory must be None for a model whose config.memory is None; got a state.")
-            return zero_without_targets(super().forward(**kwargs), kwargs)  # type: ignore[misc]
+            return zero_without_targets(self._run_stock(super().forward, kwargs), kwargs)  # type: ignore[misc]
         if not self._reads_memory:
             raise ValueError(
                 "config.memory must be None for a model that was built without memory; got settings. "
@@ -82,10 +93,19 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
         output = self._forward_segment(memory, reset_memory, kwargs)
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
-    @property
-    def _carries_tokens(self) -> bool:
-        hooks = getattr(self, "token_hooks", None)
-        return hooks is not None and hooks.reading is not None
+    def _run_stock(self: Any, stock_forward: Any, kwargs: dict[str, Any]) -> Any:
+        if self.config.attention is None:
+            return stock_forward(**kwargs)
+        alone = self.base_model is self
+        call = Call(self.base_model, None, wants_attentions(self.config, kwargs), entered=alone)
+        return call.run(stock_forward, **kwargs)
+
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Any = checkpoint, *args: Any, **kwargs: Any
+    ) -> None:
+        """As the stock method; a block that runs again in the backward reads what it read."""
+        replayed = ReplayedCheckpoint(gradient_checkpointing_func)
+        super()._set_gradient_checkpointing(enable, replayed, *args, **kwargs)  # type: ignore[misc]
 
     def starting_state(self, memory: Any, reset_memory: Tensor | None, like: Tensor) -> Any:
         """Return the state that a segment of the batch `like` starts from.
@@ -112,6 +132,13 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
             return with_memory(output, cache.memory)
         state = self.starting_state(memory, reset_memory, like)
         return system_of(self.config.memory).read(self, super().forward, state, kwargs)  # type: ignore[misc]
+
+    def train(self, mode: bool = True) -> Any:
+        """As the stock method; whoever carries the memory through an evaluation is told that one may begin."""
+        model = super().train(mode)  # type: ignore[misc]
+        if not mode:
+            tell_evaluation(self)  # type: ignore[arg-type]
+        return model
 
     def save_pretrained(
         self, save_directory: Any, *args: Any, save_original_format: bool = False, **kwargs: Any

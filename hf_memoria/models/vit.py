@@ -11,7 +11,7 @@ from transformers import (
     ViTModel,
 )
 
-from hf_memoria.backbones import SPECS
+from hf_memoria.backbones.spec import SPECS
 from hf_memoria.models.config import MemoriaConfigMixin, memoria_config
 from hf_memoria.models.families import register_family
 from hf_memoria.models.mixin import MemoriaMixin

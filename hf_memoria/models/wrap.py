@@ -6,24 +6,18 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from hf_memoria.models.attention_config import ATTENTION_KINDS, AttentionConfig
+from hf_memoria.attentions.kinds import ATTENTION_KINDS
+from hf_memoria.attentions.settings import AttentionSettings
+from hf_memoria.memories.shared.settings import MemorySettings
 from hf_memoria.models.families import MEMORIA_CLASSES
-from hf_memoria.models.memory_config import MemoryConfig
 from hf_memoria.models.mixin import MemoriaMixin
-
-OWN_NAMES = ("memory", "abstractor")
-"""Every parameter that a memory adds has one of these words in its name, and none of a backbone has."""
-
-
-def is_memory_parameter(name: str) -> bool:
-    """Whether a parameter's name says that it belongs to the memory."""
-    return any(word in name for word in OWN_NAMES)
+from hf_memoria.models.ownership import is_within, memory_roots
 
 
 def wrap(
     model: PreTrainedModel,
-    memory: MemoryConfig | dict[str, Any] | None = None,
-    attention: AttentionConfig | dict[str, Any] | None = None,
+    memory: MemorySettings | dict[str, Any] | None = None,
+    attention: AttentionSettings | dict[str, Any] | None = None,
 ) -> PreTrainedModel:
     """Return a copy of a model with a memory, another attention or both: the same weights, new ones for the memory.
 
@@ -62,12 +56,14 @@ def _memoria_class(model: PreTrainedModel) -> Any:
 
 def _copy_weights(source: PreTrainedModel, target: PreTrainedModel) -> None:
     shapes = {name: value.shape for name, value in target.state_dict().items()}
+    theirs, ours = memory_roots(source), memory_roots(target)
     weights = {
         name: value
         for name, value in source.state_dict().items()
-        if not is_memory_parameter(name) or shapes.get(name) == value.shape
+        if not is_within(name, theirs) or shapes.get(name) == value.shape
     }
     result = target.load_state_dict(weights, strict=False)
-    lost = [name for name in (*result.missing_keys, *result.unexpected_keys) if not is_memory_parameter(name)]
+    missing = [name for name in result.missing_keys if not is_within(name, ours)]
+    lost = missing + [name for name in result.unexpected_keys if not is_within(name, theirs)]
     if lost:
         raise ValueError(f"weights of model must be those of {type(target).__name__}; these differ: {lost}.")

@@ -7,19 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, reduce
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from hf_memoria.models import TokenMemoryConfig
-from hf_memoria.models.outputs import MemoryState
+from hf_memoria.memories.interface import State, Statistics, system_of
 from hf_memoria.training.checkpoints import load_lanes, save_lanes
 from hf_memoria.training.checks import check_dataset, check_resumable, check_trained, check_training_arguments
 from hf_memoria.training.evaluation_loss import EvaluationLoss
 from hf_memoria.training.lane_memory import LaneMemory, find_memory_model
 from hf_memoria.training.pushing import check_push, write_for_push
-from hf_memoria.training.statistics import MemoryStatistics
-from hf_memoria.training.token_statistics import TokenStatistics
 
 
 class MemoriaCallback(TrainerCallback, ExportableState):
@@ -48,28 +45,30 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         self.checkpoint: str | None = None
         self.push_memory = push_memory
         self._lanes = LaneMemory()
-        self._statistics: Any = MemoryStatistics()
+        self._statistics: Statistics | None = None
         self._evaluation_loss = EvaluationLoss()
         self._lanes.listeners.append(self._observe)
         self._run_id = ""
+        self._training = False
         self._saving: dict[str, str] | None = None
         self._evaluated: Any = None
 
     @property
-    def memory(self) -> MemoryState | None:
+    def memory(self) -> State | None:
         """State of this process's lanes after the last training step."""
         return self._lanes.training
 
-    def _observe(self, before: MemoryState | None, inputs: dict[str, Any], output: Any) -> None:
+    def _observe(self, before: State | None, inputs: dict[str, Any], output: Any) -> None:
         observer: Any = self._statistics if torch.is_grad_enabled() else self._evaluation_loss
-        observer.observe(before, inputs, output)
+        if observer is not None:
+            observer.observe(before, inputs, output)
 
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Hook the model, for evaluations without training."""
+        """Be told of evaluations without training."""
         if kwargs.get("model") is not None:
-            self._lanes.attach(kwargs["model"])
+            self._lanes.listen(kwargs["model"])
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -83,14 +82,13 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         self._lanes.attach(kwargs["model"])
         if state.global_step:
             check_resumable(dataloader.dataset, state.epoch)
-        self._lanes.strict = True
+        self._lanes.strict = self._training = True
         model: Any = find_memory_model(kwargs["model"])
-        of_tokens = isinstance(model.config.memory, TokenMemoryConfig)
-        self._statistics = TokenStatistics() if of_tokens else MemoryStatistics()
+        self._statistics = system_of(model.config.memory).new_statistics()
         self._lanes.training = self._resumed_lanes(args, state, kwargs["model"]) if state.global_step else None
         self._run_id = broadcast_object_list([uuid.uuid4().hex])[0]
 
-    def _resumed_lanes(self, args: TrainingArguments, state: TrainerState, model: PreTrainedModel) -> MemoryState:
+    def _resumed_lanes(self, args: TrainingArguments, state: TrainerState, model: PreTrainedModel) -> State:
         entries: Any = state.stateful_callbacks
         entry = entries.get(type(self).__name__)
         saved = entry.get("memory") if isinstance(entry, dict) else None
@@ -103,6 +101,18 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         told = [] if self.checkpoint is None else [Path(self.checkpoint)]
         lanes = load_lanes([*told, Path(saved["folder"]), here], saved["id"], args.process_index, args.world_size)
         return lanes.to(model.device)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Let the step's first forward take part."""
+        self._lanes.begin_turn()
+
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Let the step's next forward take part, where gradients are accumulated."""
+        self._lanes.begin_turn()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -118,6 +128,7 @@ class MemoriaCallback(TrainerCallback, ExportableState):
                 "no memory was carried on. TRL's SFTTrainer runs the backbone alone: class MyTrainer(SFTTrainer): "
                 "compute_loss, prediction_step = Trainer.compute_loss, Trainer.prediction_step."
             )
+        self._lanes.end_turn()
         folder = _checkpoint_folder(args, state).resolve()
         self._saving = {"id": f"{self._run_id}-{state.global_step}", "folder": str(folder)}
 
@@ -157,10 +168,16 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         if logs is None:
             return
         if "loss" in logs and self._lanes.training is not None:
-            self._amend(state, logs, self._statistics.read(self._lanes.training))
+            self._amend(state, logs, self._read_statistics(self._lanes.training))
         exact = self._exact_loss(logs)
         if exact:
             self._amend(state, logs, exact)
+
+    def _read_statistics(self, state: State) -> dict[str, float]:
+        if self._statistics is None:
+            return {}
+        sums = self._statistics.sums(state)
+        return self._statistics.logged(reduce(sums, "sum") if sums.numel() else sums)
 
     def _exact_loss(self, metrics: dict[str, Any]) -> dict[str, float]:
         # Every evaluation reports its run time under the prefix of its loss; without one there is nothing to read.
@@ -193,6 +210,7 @@ class MemoriaCallback(TrainerCallback, ExportableState):
             self._evaluation_loss.restart()
             self._evaluated = dataloader
         was_fed, self._lanes.was_fed = self._lanes.was_fed, False
+        self._lanes.confirm_evaluation()
         if not was_fed:
             raise ValueError(
                 "an evaluation with MemoriaCallback must read segments with reset_memory; this one did not. Make "
@@ -202,7 +220,9 @@ class MemoriaCallback(TrainerCallback, ExportableState):
             check_dataset(dataloader.dataset, args.eval_batch_size, args.world_size, "eval_dataset")
 
     def _forget_evaluation(self) -> None:
-        self._lanes.evaluation = None
+        self._lanes.forget_evaluation()
+        if not self._training:
+            self._lanes.detach()
         self._evaluation_loss = EvaluationLoss()
         self._evaluated = None
 
@@ -222,8 +242,9 @@ class MemoriaCallback(TrainerCallback, ExportableState):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Let forwards without `reset_memory` pass again."""
-        self._lanes.strict = False
+        """Let go of the model."""
+        self._lanes.strict = self._training = False
+        self._lanes.detach()
 
 
 def _checkpoint_folder(args: TrainingArguments, state: TrainerState) -> Path:

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from hf_memoria.models.outputs import MemoryState
-from hf_memoria.models.state_files import read_state, write_state
+from hf_memoria.memories.interface import State
+from hf_memoria.memories.shared.state_files import read_state, write_state
 
 ID = "checkpoint_id"
 
@@ -17,12 +17,12 @@ def memory_file(folder: Path, rank: int, processes: int) -> Path:
     return folder / f"memory-{rank:05d}-of-{processes:05d}.safetensors"
 
 
-def save_lanes(state: MemoryState, folder: Path, checkpoint_id: str, rank: int, processes: int) -> None:
+def save_lanes(state: State, folder: Path, checkpoint_id: str, rank: int, processes: int) -> None:
     """Write the memory of this process's lanes into a checkpoint."""
     write_state(state, memory_file(folder, rank, processes), {ID: checkpoint_id})
 
 
-def load_lanes(folders: Iterable[Path], checkpoint_id: str, rank: int, processes: int) -> MemoryState:
+def load_lanes(folders: Iterable[Path], checkpoint_id: str, rank: int, processes: int) -> State:
     """Read this process's lanes from the first folder that holds the memory of the checkpoint.
 
     Raises:

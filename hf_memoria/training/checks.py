@@ -11,8 +11,8 @@ from torch import nn
 from transformers import TrainingArguments
 from transformers.trainer_utils import has_length
 
+from hf_memoria.memories.interface import system_of
 from hf_memoria.models.adapters import frozen_memory_parameters
-from hf_memoria.models.memory_config import MemoryConfig, TokenMemoryConfig
 from hf_memoria.training.lane_memory import find_memory_model
 from hf_memoria.training.lanes import lane_layout
 
@@ -82,25 +82,14 @@ def check_trained(model: nn.Module) -> None:
                 "adapters must leave the tokens of a segment as they are to train with memory; got "
                 f"{config.peft_type.value}, which puts tokens in front of them. LoRA leaves them."
             )
-    if frozen := frozen_memory_parameters(model):
+    memory_model: Any = find_memory_model(model)
+    if frozen := frozen_memory_parameters(memory_model):
         warnings.warn(
             f"{len(frozen)} parameters of the memory are frozen, {frozen[0]} for one, and stay as they are. To train "
             "them under PEFT: LoraConfig(..., modules_to_save=hf_memoria.memory_modules(model)).",
             stacklevel=2,
         )
-    memory_model: Any = find_memory_model(model)
-    _warn_of_untrained_writing(memory_model.config.memory)
-
-
-def _warn_of_untrained_writing(settings: MemoryConfig) -> None:
-    if not isinstance(settings, TokenMemoryConfig) or settings.encoder_layers or settings.recall_weight:
-        return
-    if settings.bptt_segments == 0:
-        warnings.warn(
-            "with encoder_layers=0 and bptt_segments=0 no loss reaches what the backbone writes into memory tokens. "
-            "Set bptt_segments to 1 or more, or to None for all segments of a document.",
-            stacklevel=3,
-        )
+    system_of(memory_model.config.memory).warn_untrained(memory_model.config.memory)
 
 
 def check_resumable(dataset: Any, epoch: float | None) -> None:

@@ -8,7 +8,7 @@ import torch
 from accelerate.utils import reduce
 from torch import Tensor
 
-from hf_memoria.models.losses import IGNORED
+from hf_memoria.memories.shared.losses import IGNORED
 
 
 class EvaluationLoss:

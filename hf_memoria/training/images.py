@@ -13,7 +13,7 @@ import torch
 from datasets import Array4D, Dataset, DatasetInfo, Image
 from torch import Tensor
 
-from hf_memoria.models.losses import IGNORED
+from hf_memoria.memories.shared.losses import IGNORED
 from hf_memoria.training.lanes import LaneLayout, assign_lanes, record_layout
 
 _LABELS = ("labels", "label")

@@ -3,20 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from hf_memoria.memories.interface import State
 from hf_memoria.models import MemoriaMixin
-from hf_memoria.models.outputs import MemoryState
+from hf_memoria.models.evaluations import listen_to_evaluations
 
-Listener = Callable[[MemoryState | None, dict[str, Any], Any], None]
+Listener = Callable[[State | None, dict[str, Any], Any], None]
+
+
+@dataclass(eq=False)
+class _Turn:
+    """Whether the next forward is Trainer's, and the one that was.
+
+    Attributes:
+        open: whether a forward may take part.
+        reset: `reset_memory` of the forward that took the turn. The same batch may be read again in it.
+        before: the state that it started from.
+        inputs: its arguments, while it is under way.
+    """
+
+    open: bool = False
+    reset: Tensor | None = None
+    before: State | None = None
+    inputs: dict[str, Any] | None = None
 
 
 class LaneMemory:
     """State of each lane between steps, one for training and one for evaluation.
 
-    It takes part in forwards that bring `num_items_in_batch` and no `memory`: Trainer's do, a user's own do not.
+    A forward takes part if Trainer is about to run it, which its events tell: `begin_turn` before each training
+    forward, `confirm_evaluation` after each of an evaluation. It brings `num_items_in_batch` and no `memory`. Forwards
+    of a user's own, of another Trainer, or after a training that was interrupted take no part and change nothing.
+    Hooks are on the model between `attach` and `detach`, and do nothing in a copy of it.
 
     Attributes:
         training: state after the last training step, or None before the first.
@@ -27,59 +49,104 @@ class LaneMemory:
     """
 
     def __init__(self) -> None:
-        self.training: MemoryState | None = None
-        self.evaluation: MemoryState | None = None
+        self.training: State | None = None
+        self.evaluation: State | None = None
         self.strict = False
         self.was_fed = False
         self.listeners: list[Listener] = []
         self._handles: list[Any] = []
-        self._before: MemoryState | None = None
-        self._inputs: dict[str, Any] | None = None
+        self._turns = {True: _Turn(), False: _Turn()}
+        self._model: Any = None
+
+    def listen(self, model: nn.Module) -> None:
+        """Attach whenever the model with memory inside `model` is put into evaluation mode.
+
+        Raises:
+            ValueError: if there is none, or it is switched off.
+        """
+        self._model = find_memory_model(model)
+        listen_to_evaluations(self._model, self._begin_evaluation)
 
     def attach(self, model: nn.Module) -> None:
-        """Hook the model with memory inside `model`; a model hooked before is let go.
+        """Hook the model with memory inside `model`.
 
         Raises:
             ValueError: if there is none, or it is switched off.
         """
         self.detach()
-        inner = find_memory_model(model)
-        for hook in list(inner._forward_pre_hooks.values()):
-            # An older Trainer of this model: only one may feed it.
-            if isinstance(owner := getattr(hook, "__self__", None), LaneMemory):
-                owner.detach()
+        self.listen(model)
+        hooks = _LaneHooks(self)
         self._handles = [
-            inner.register_forward_pre_hook(self._feed, with_kwargs=True),
-            inner.register_forward_hook(self._take, with_kwargs=True),
+            self._model.register_forward_pre_hook(hooks.feed, with_kwargs=True),
+            self._model.register_forward_hook(hooks.take, with_kwargs=True),
         ]
 
     def detach(self) -> None:
-        """Remove the hooks."""
+        """Remove the hooks; nothing of the lanes is left on the model."""
         while self._handles:
             self._handles.pop().remove()
+        self._turns = {True: _Turn(), False: _Turn()}
 
-    def _feed(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._inputs = None
+    def begin_turn(self) -> None:
+        """Let the next training forward take part."""
+        if not self._handles:
+            self.attach(self._model)
+        self._turns[True] = _Turn(open=True)
+
+    def end_turn(self) -> None:
+        """Let no training forward take part until the next turn."""
+        self._turns[True] = _Turn()
+
+    def confirm_evaluation(self) -> None:
+        """Say that the evaluation forward that took part was Trainer's; the next one may as well."""
+        self._turns[False] = _Turn(open=True)
+
+    def forget_evaluation(self) -> None:
+        """Empty the lanes of the evaluation, which is over."""
+        self.evaluation = None
+        self._turns[False] = _Turn()
+
+    def _begin_evaluation(self) -> None:
+        # Whose evaluation it is shows after its first forward, which starts with empty lanes in any case.
+        if not self._handles:
+            self.attach(self._model)
+        self.evaluation = None
+        self._turns[False] = _Turn(open=True)
+
+    def feed(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Give a forward that takes part the state of its lanes; a forward pre-hook."""
         if kwargs.get("memory") is not None or "num_items_in_batch" not in kwargs:
             return None
-        if kwargs.get("reset_memory") is None:
+        turn, reset = self._turns[model.training], kwargs.get("reset_memory")
+        if not turn.open and (reset is None or turn.reset is not reset):
+            return self._leave_alone(model)
+        if reset is None:
             if self.strict and model.training:
                 raise ValueError(
                     "reset_memory must be in every training batch; this one has none. Make the dataset with "
                     "segment_documents."
                 )
             return None
-        state = self.training if model.training else self.evaluation
-        rows = len(kwargs["reset_memory"])
-        self._before = None if state is None else _first_rows(state, rows)
-        self._inputs = kwargs = {**kwargs, "memory": self._before}
-        return args, kwargs
+        if turn.open:
+            state = self.training if model.training else self.evaluation
+            turn.before = None if state is None else _first_rows(state, len(reset))
+            turn.open, turn.reset = False, reset
+        turn.inputs = {**kwargs, "memory": turn.before}
+        return args, turn.inputs
 
-    def _take(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if self._inputs is None:
+    def _leave_alone(self, model: nn.Module) -> None:
+        # Somebody else evaluates, or trains what an interrupted training left.
+        if not model.training:
+            self.forget_evaluation()
+        if model.training or not self.strict:
+            self.detach()
+
+    def take(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Take the state after a forward that took part; a forward hook."""
+        turn = self._turns[model.training]
+        if turn.inputs is None or kwargs.get("reset_memory") is not turn.reset:
             return
-        inputs, before = self._inputs, self._before
-        self._inputs = self._before = None
+        inputs, turn.inputs = turn.inputs, None
         # The state stands last in the tuple that return_dict=False gives.
         after = output["memory"] if isinstance(output, dict) else output[-1]
         if model.training:
@@ -88,7 +155,27 @@ class LaneMemory:
             self.evaluation = _replace_first_rows(self.evaluation, after)
         self.was_fed = self.was_fed or not model.training
         for listener in self.listeners:
-            listener(before, inputs, output)
+            listener(turn.before, inputs, output)
+
+
+class _LaneHooks:
+    """The hooks on the model. In a copy of the model, pickled or deep, they do nothing and hold nothing."""
+
+    def __init__(self, lanes: LaneMemory | None) -> None:
+        self.lanes = lanes
+
+    def feed(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return None if self.lanes is None else self.lanes.feed(model, args, kwargs)
+
+    def take(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if self.lanes is not None:
+            self.lanes.take(model, args, kwargs, output)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _LaneHooks:
+        return _LaneHooks(None)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _LaneHooks, (None,)
 
 
 def find_memory_model(model: nn.Module) -> nn.Module:

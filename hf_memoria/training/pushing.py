@@ -12,8 +12,8 @@ from transformers.trainer_utils import HubStrategy
 from hf_memoria.hub.card import describe, make_card
 from hf_memoria.hub.evaluation import read_results
 from hf_memoria.hub.push import MEMORY_FILE
+from hf_memoria.memories.interface import State
 from hf_memoria.models import save_memory
-from hf_memoria.models.outputs import MemoryState
 
 WHOLE_CHECKPOINTS = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
 
@@ -42,9 +42,7 @@ def check_push(args: TrainingArguments, push_memory: bool) -> None:
         )
 
 
-def write_for_push(
-    args: TrainingArguments, state: TrainerState, model: PreTrainedModel, memory: MemoryState | None
-) -> None:
+def write_for_push(args: TrainingArguments, state: TrainerState, model: PreTrainedModel, memory: State | None) -> None:
     """Put a card into the folder that Trainer is about to push, and a state, if one is given."""
     folder = Path(str(args.output_dir))
     if memory is not None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from datasets import Features, List, Value
 
-from hf_memoria.models.losses import IGNORED
+from hf_memoria.memories.shared.losses import IGNORED
 
 FEATURES = Features(
     input_ids=List(Value("int32")),

@@ -30,7 +30,9 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from hf_memoria.modules import PFU, ForgettingReLU, lwpf_attention, lwpf_attention_naive
+from hf_memoria.attentions.lwpf.attention import lwpf_attention
+from hf_memoria.attentions.lwpf.forgetting import PFU, ForgettingReLU
+from hf_memoria.attentions.lwpf.naive import lwpf_attention_naive
 
 SHAPES = {"vit": (8, 12, 197, 64, False), "gpt2": (4, 12, 1024, 64, True)}
 """Batch, heads, length, size of a head, causal: ViT-Base, and GPT-2 small."""

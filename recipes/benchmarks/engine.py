@@ -27,8 +27,8 @@ import torch
 from engine_arms import SETTINGS, Ours, Reference, bytes_touched, clustered, grown, step
 from tqdm import tqdm
 
-from hf_memoria.memory import EngramKind, EngramState, native, remind
-from hf_memoria.memory.retrieval import walk
+from hf_memoria.memories.engram.store import EngramKind, EngramState, native, remind
+from hf_memoria.memories.engram.store.retrieval import walk
 
 ARMS: dict[str, dict[str, Any]] = {
     "torch": {},

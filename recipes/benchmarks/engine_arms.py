@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_memoria.memory import EngramState, compact, memorize, native, remind
-from hf_memoria.memory.compaction import form_for
+from hf_memoria.memories.engram.store import EngramState, compact, memorize, native, remind
+from hf_memoria.memories.engram.store.compaction import form_for
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,9 @@ from tqdm import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel, set_seed
 
 from hf_memoria import EngramMemoryConfig, EngramState, wrap
-from hf_memoria.backbones import READING, Reading
-from hf_memoria.memory import Reminded
+from hf_memoria.backbones.blocks import READING
+from hf_memoria.memories.engram.reading import Reading
+from hf_memoria.memories.engram.store import Reminded
 
 ARMS = ("plain", "floor", "memory")
 

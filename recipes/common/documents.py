@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
-from hf_memoria.modules import MemoryReader
+from hf_memoria.memories.engram.reader import MemoryReader
 
 from .training import adamw
 

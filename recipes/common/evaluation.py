@@ -16,8 +16,8 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from hf_memoria.memory import EngramState
-from hf_memoria.token_memory import TokenState
+from hf_memoria.memories.engram.store import EngramState
+from hf_memoria.memories.token import TokenState
 
 Documents = list[list[int]]
 Scores = list[np.ndarray]

@@ -8,8 +8,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_memoria import EngramMemoryConfig, TokenMemoryConfig
-from hf_memoria.memory.room import FEWEST_SEGMENTS
-from hf_memoria.models.memory_config import MemoryConfig
+from hf_memoria.memories.engram.store.room import FEWEST_SEGMENTS
+from hf_memoria.memories.interface import MemoryConfig
 
 
 def block_flops(backbone: PreTrainedModel, length: int) -> float:

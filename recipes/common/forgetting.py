@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from hf_memoria import LwpfAttentionConfig
-from hf_memoria.modules import PFU, ForgettingFunction, ForgettingReLU
+from hf_memoria.attentions.lwpf.forgetting import PFU, ForgettingFunction, ForgettingReLU
 
 from .arms import parse_seeds
 from .config import WrongSettingError

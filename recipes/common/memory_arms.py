@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from hf_memoria import TokenMemoryConfig
-from hf_memoria.modules.memory_attention import MemoryAttention
+from hf_memoria.memories.engram.reader import MemoryAttention
 
 from .config import WrongSettingError
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_memoria import EngramMemoryConfig
-from hf_memoria.memory import EngramKind, EngramState, Reminded, memorize, remind
-from hf_memoria.memory.similarity import correlation
+from hf_memoria.memories.engram.store import EngramKind, EngramState, Reminded, memorize, remind
+from hf_memoria.memories.engram.store.similarity import correlation
 
 CallUp = Callable[[EngramState, Tensor, EngramMemoryConfig], Reminded]
 """Calls up engrams of a state for working memories `[B, W, D]`."""

@@ -19,7 +19,7 @@ from hf_memoria.analysis import (
     survivor_density,
 )
 from hf_memoria.analysis.trace_files import EVENTS
-from hf_memoria.memory import naive
+from hf_memoria.memories.engram.store import naive
 
 
 def history(text, length, document=0):

@@ -11,7 +11,7 @@ from trace_models import MEMORY, read, tiny_model
 
 from hf_memoria import TokenMemoryConfig, wrap
 from hf_memoria.analysis import TraceRecorder, read_traces
-from hf_memoria.memory import EngramKind, EngramState, naive
+from hf_memoria.memories.engram.store import EngramKind, EngramState, naive
 
 STEPS = 30
 

@@ -9,9 +9,9 @@ import transformers
 from transformers import BertConfig, GPT2Config, LlamaConfig, RobertaConfig, ViTConfig
 
 from hf_memoria import LwpfAttentionConfig, wrap
-from hf_memoria.backbones import SPECS
-from hf_memoria.backbones.attention import UNIT, attention_modules
-from hf_memoria.modules import AttentionUnit
+from hf_memoria.attentions.interface import UNIT, attention_modules
+from hf_memoria.attentions.unit import AttentionUnit
+from hf_memoria.backbones.spec import SPECS
 
 SMALL = {"num_hidden_layers": 3, "hidden_size": 32, "num_attention_heads": 4, "initializer_range": 0.2}
 TEXT = {**SMALL, "vocab_size": 61, "intermediate_size": 48, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -253,7 +253,7 @@ def test_what_a_unit_does_not_know_is_refused():
     model = build("gpt2", ATTENTIONS["relu"])
     module = next(attention_modules(model.transformer.h[0]))
     states = torch.randn(1, 4, 3, 8)
-    from hf_memoria.backbones.attention import attend
+    from hf_memoria.attentions.interface import attend
 
     with pytest.raises(ValueError, match=r"attention must be None for GPT2Attention.*softcap"):
         attend(module, states, states, states, None, softcap=1.0)

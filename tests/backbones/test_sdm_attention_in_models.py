@@ -6,7 +6,7 @@ import transformers
 from transformers import AutoModelForCausalLM, BertConfig, GPT2Config, LlamaConfig, RobertaConfig, ViTConfig
 
 from hf_memoria import MemoriaGPT2Config, SdmAttentionConfig, wrap
-from hf_memoria.backbones import SPECS
+from hf_memoria.backbones.spec import SPECS
 from hf_memoria.sdm import fit_beta, optimal_radius
 
 SMALL = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "initializer_range": 0.2}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_memoria.memory import EngramState, memorize, remind
+from hf_memoria.memories.engram.store import EngramState, memorize, remind
 
 
 def lived_state(batch=3, hidden=6, steps=14, dtype=torch.float32, seed=0):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_memoria.memory import EngramState, compact, memorize, remind
+from hf_memoria.memories.engram.store import EngramState, compact, memorize, remind
 
 ENGRAMS, HIDDEN = 64, 16
 

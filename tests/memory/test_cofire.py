@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hf_memoria.memory import EngramState, compact, memorize, remind
-from hf_memoria.memory import cofire_folding as folding
-from hf_memoria.memory.cofire import DenseGraph, Recent
-from hf_memoria.memory.cofire_events import EventGraph
-from hf_memoria.memory.compaction import MOST_DENSE, form_for
+from hf_memoria.memories.engram.store import EngramState, compact, memorize, remind
+from hf_memoria.memories.engram.store import cofire_folding as folding
+from hf_memoria.memories.engram.store.cofire import DenseGraph, Recent
+from hf_memoria.memories.engram.store.cofire_events import EventGraph
+from hf_memoria.memories.engram.store.compaction import MOST_DENSE, form_for
 
 
 def random_counts(batch=2, capacity=9, seed=0):

@@ -8,7 +8,7 @@ from state_content import same_content
 from test_engine import HIDDEN, Settings
 from test_step_shapes import full_segments, step
 
-from hf_memoria.memory import EngramState, compact
+from hf_memoria.memories.engram.store import EngramState, compact
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 

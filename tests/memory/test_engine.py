@@ -6,7 +6,7 @@ import pytest
 import torch
 from state_content import kept, same_content
 
-from hf_memoria.memory import EngramKind, EngramState, memorize, naive, remind
+from hf_memoria.memories.engram.store import EngramKind, EngramState, memorize, naive, remind
 
 HIDDEN = 6
 

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from state_content import same_content
 
-from hf_memoria.memory import EngramState, compact, files, io
-from hf_memoria.memory.io import read_state, write_state
+from hf_memoria.memories.engram.store import EngramState, compact, io
+from hf_memoria.memories.engram.store.io import read_state, write_state
+from hf_memoria.memories.shared import files
 
 DESCRIPTION = {"hidden_size": 6, "layers": [0, 2], "scale": 0.5, "gate": None, "name": "mémoire"}
 

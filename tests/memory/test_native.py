@@ -10,7 +10,7 @@ from test_engine import HIDDEN, SETTINGS, random_segment
 from test_engine import test_engine_equals_naive_over_long_runs as check_against_naive
 from test_step_shapes import full_segments, step
 
-from hf_memoria.memory import EngramState, compact, memorize, native, remind
+from hf_memoria.memories.engram.store import EngramState, compact, memorize, native, remind
 
 KERNEL_SETTINGS = ["default", "mean_l2", "long-lived", "no walk", "similarity", "random", "fifo"]
 KERNEL_SETTINGS += ["sparse", "sparse, long-lived"]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from hf_memoria.memory import EngramKind, EngramState, Reminded, memorize, remind
-from hf_memoria.memory.plasticity import lifespan_credit
+from hf_memoria.memories.engram.store import EngramKind, EngramState, Reminded, memorize, remind
+from hf_memoria.memories.engram.store.plasticity import lifespan_credit
 
 memoria = pytest.importorskip("memoria", reason="memoria-pytorch is not installed")
 

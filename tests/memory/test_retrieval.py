@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hf_memoria.memory import EngramKind, EngramState, compact, memorize, remind
-from hf_memoria.memory.cofire import DenseGraph
-from hf_memoria.memory.cofire_folding import events_from_table
-from hf_memoria.memory.room import Room
+from hf_memoria.memories.engram.store import EngramKind, EngramState, compact, memorize, remind
+from hf_memoria.memories.engram.store.cofire import DenseGraph
+from hf_memoria.memories.engram.store.cofire_folding import events_from_table
+from hf_memoria.memories.engram.store.room import Room
 
 KINDS = {"L": EngramKind.LONG_TERM, "S": EngramKind.SHORT_TERM}
 

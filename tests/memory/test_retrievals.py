@@ -9,9 +9,9 @@ from test_engine import HIDDEN, SETTINGS, Settings, engine_step, random_segment
 from test_retrieval import as_events, memory
 from test_step_shapes import full_segments, step
 
-from hf_memoria.memory import EngramState, compact, naive, remind
-from hf_memoria.memory.io import read_state, write_state
-from hf_memoria.memory.lottery import lots
+from hf_memoria.memories.engram.store import EngramState, compact, naive, remind
+from hf_memoria.memories.engram.store.io import read_state, write_state
+from hf_memoria.memories.engram.store.lottery import lots
 
 
 def ids_reminded(state, retrieval, stm=2, ltm=2, depth=3):

@@ -8,7 +8,7 @@ import torch
 from state_content import content, kept, same_content
 from test_engine import HIDDEN, Settings, engine_step, random_segment
 
-from hf_memoria.memory import EngramState, compact
+from hf_memoria.memories.engram.store import EngramState, compact
 
 
 def lived(steps, settings, batch=2, seed=0):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_memoria.memory.similarity import CORRELATIONS, correlation
+from hf_memoria.memories.engram.store.similarity import CORRELATIONS, correlation
 
 
 def spread_out(offset, generator, dtype, width=7, engrams=60, hidden=96):

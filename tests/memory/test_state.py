@@ -6,8 +6,8 @@ import pytest
 import torch
 from state_content import content, same_content
 
-from hf_memoria.memory import EngramKind, EngramState, memorize, naive, remind
-from hf_memoria.memory.consolidation import add_working
+from hf_memoria.memories.engram.store import EngramKind, EngramState, memorize, naive, remind
+from hf_memoria.memories.engram.store.consolidation import add_working
 
 
 def assert_states_equal(got, expected):

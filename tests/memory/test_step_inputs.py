@@ -4,7 +4,7 @@ import pytest
 import torch
 from state_content import kept, same_content
 
-from hf_memoria.memory import EngramState, Reminded, memorize, remind
+from hf_memoria.memories.engram.store import EngramState, Reminded, memorize, remind
 
 B, W, T, D = 2, 3, 4, 6
 RETRIEVAL = {"num_reminded_stm": 2, "num_reminded_ltm": 2, "ltm_search_depth": 2}

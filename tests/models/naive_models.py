@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_memoria.memory import naive
+from hf_memoria.memories.engram.store import naive
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from families import ENCODERS, FAMILIES, tiny_model, tiny_segments
 from naive_models import naive_segment, new_lane
 
-from hf_memoria.memory import naive
+from hf_memoria.memories.engram.store import naive
 
 LENGTHS = torch.tensor([[7, 7], [7, 5], [7, 0], [3, 7], [7, 7], [1, 2], [7, 7], [0, 7], [7, 7]])
 RESETS = torch.tensor([[False, False]] * 6 + [[True, False]] + [[False, False]] * 2)

@@ -17,9 +17,9 @@ from hf_memoria import (
     SdmAttentionConfig,
     wrap,
 )
-from hf_memoria.backbones.attention import UNIT
-from hf_memoria.models.attention_config import attention_config_from
-from hf_memoria.modules import PFU, ForgettingReLU
+from hf_memoria.attentions.interface import UNIT
+from hf_memoria.attentions.kinds import attention_config_from
+from hf_memoria.attentions.lwpf.forgetting import PFU, ForgettingReLU
 
 PFU_SETTINGS = LwpfAttentionConfig("pfu", mu=0.25, bias="mu", sigma=0.1, layers=[0, 2])
 

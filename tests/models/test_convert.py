@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from hf_memoria import MemoriaGPT2ForCausalLM, MemoriaGPT2Model, convert_reference_checkpoint
-from hf_memoria.memory import EngramKind, naive
+from hf_memoria.memories.engram.store import EngramKind, naive
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "gpt2_with_memoria"
 HIDDEN = 16

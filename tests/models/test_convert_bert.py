@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import hf_memoria
 from hf_memoria import convert_reference_checkpoint
-from hf_memoria.memory import EngramKind, naive
+from hf_memoria.memories.engram.store import EngramKind, naive
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "memoria_bert"
 HIDDEN, HEADS, LAYERS, CUE, INNER = 16, 4, 4, 1, 24

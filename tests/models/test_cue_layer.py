@@ -16,7 +16,7 @@ from families import (
     tiny_segments,
 )
 
-from hf_memoria.models import engram_step
+from hf_memoria.memories.engram import segment as engram_step
 
 
 @pytest.mark.parametrize("family", CAUSAL)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from families import CASES, answer, loss_of, read_all, tiny_model, tiny_segments, with_targets
 
-from hf_memoria.memory import compact
+from hf_memoria.memories.engram.store import compact
 
 BACKEND = "aot_eager"
 IDS = ("kind", "id", "created", "step", "fire_counts")

@@ -7,8 +7,8 @@ import torch
 from safetensors import safe_open
 
 from hf_memoria import EngramState, load_memory, save_memory
-from hf_memoria.memory import compact
-from hf_memoria.memory.io import read_state, write_state
+from hf_memoria.memories.engram.store import compact
+from hf_memoria.memories.engram.store.io import read_state, write_state
 from hf_memoria.models.memory_files import describe_memory
 
 

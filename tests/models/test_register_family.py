@@ -12,7 +12,7 @@ from families import loss_of, read_all, small_memory, states_equal
 from torch import nn
 
 import hf_memoria
-from hf_memoria.backbones import SPECS
+from hf_memoria.backbones.spec import SPECS
 from hf_memoria.models.families import MEMORIA_CLASSES
 
 QWEN2 = {

@@ -8,7 +8,8 @@ from test_token_memory import token_model
 from torch.nn import functional as F
 
 from hf_memoria import TokenState
-from hf_memoria.backbones import READING, TokenReading
+from hf_memoria.backbones.blocks import READING
+from hf_memoria.memories.token.hooks import TokenReading
 
 HEADS = {"GPT2": "ForCausalLM", "Llama": "ForCausalLM", "Bert": "ForMaskedLM", "Roberta": "ForMaskedLM"}
 FAMILY_HEADS = [*HEADS.items(), ("ViT", "ForImageClassification")]

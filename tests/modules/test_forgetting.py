@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_memoria.modules import PFU, ForgettingFunction, ForgettingReLU
+from hf_memoria.attentions.lwpf.forgetting import PFU, ForgettingFunction, ForgettingReLU
 
 SCORES = torch.tensor([[3.0, -1.0, 0.0, 2.0], [-4.0, -3.0, -2.0, -1.0]])
 

@@ -8,10 +8,14 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hf_memoria.modules import PFU, ForgettingReLU, lwpf, lwpf_attention, lwpf_attention_naive, lwpf_blocks, lwpf_tiles
-from hf_memoria.modules.lwpf import has_fast_form
-from hf_memoria.modules.lwpf_blocks import Inputs, attend, attend_backward
-from hf_memoria.modules.lwpf_tiles import Rule
+from hf_memoria.attentions.lwpf import attention as lwpf
+from hf_memoria.attentions.lwpf import blocks as lwpf_blocks
+from hf_memoria.attentions.lwpf import tiles as lwpf_tiles
+from hf_memoria.attentions.lwpf.attention import has_fast_form, lwpf_attention
+from hf_memoria.attentions.lwpf.blocks import Inputs, attend, attend_backward
+from hf_memoria.attentions.lwpf.forgetting import PFU, ForgettingReLU
+from hf_memoria.attentions.lwpf.naive import lwpf_attention_naive
+from hf_memoria.attentions.lwpf.tiles import Rule
 
 UNITS = {
     "relu": ForgettingReLU(),
@@ -307,6 +311,6 @@ def test_memory_is_linear_in_the_number_of_keys(monkeypatch):
 
 
 def test_kernels_are_left_out_where_they_or_triton_are_not_installed():
-    assert lwpf._can_import("torch", "hf_memoria.modules.lwpf_triton")
+    assert lwpf._can_import("torch", "hf_memoria.attentions.lwpf.triton")
     assert not lwpf._can_import("torch", "hf_memoria.modules.not_there")
     assert not lwpf._can_import("not_there.modules.lwpf_triton")

@@ -9,18 +9,20 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hf_memoria.modules import ForgettingReLU, lwpf_attention, lwpf_attention_naive, lwpf_blocks
-from hf_memoria.modules.lwpf import has_kernel
-from hf_memoria.modules.lwpf_blocks import Inputs
-from hf_memoria.modules.lwpf_probe import kernels_work
-from hf_memoria.modules.lwpf_tiles import Rule
+from hf_memoria.attentions.lwpf import blocks as lwpf_blocks
+from hf_memoria.attentions.lwpf.attention import has_kernel, lwpf_attention
+from hf_memoria.attentions.lwpf.blocks import Inputs
+from hf_memoria.attentions.lwpf.forgetting import ForgettingReLU
+from hf_memoria.attentions.lwpf.naive import lwpf_attention_naive
+from hf_memoria.attentions.lwpf.probe import kernels_work
+from hf_memoria.attentions.lwpf.tiles import Rule
 
 CUDA = torch.cuda.is_available()
 if not CUDA and os.environ.get("TRITON_INTERPRET") != "1":
     # Triton reads it when it is imported, which something else may have done by now.
     pytest.skip("without a GPU the kernels need triton and TRITON_INTERPRET=1", allow_module_level=True)
 reason = "the kernels need triton, which torch for the CPU does not bring along"
-kernels = pytest.importorskip("hf_memoria.modules.lwpf_triton", reason=reason)
+kernels = pytest.importorskip("hf_memoria.attentions.lwpf.triton", reason=reason)
 
 DEVICE = "cuda" if CUDA else "cpu"
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_memoria.modules import MemoryEncoder, TokenMemory
+from hf_memoria.memories.token.encoder import MemoryEncoder, TokenMemory
 
 
 @pytest.fixture

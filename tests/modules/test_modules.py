@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from hf_memoria.modules import Abstractor, MemoryAttention, MemoryReader
+from hf_memoria.memories.engram.abstractor import Abstractor
+from hf_memoria.memories.engram.reader import MemoryAttention, MemoryReader
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hf_memoria.modules import PFU, AttentionPooling, ForgettingReLU, HopfieldPooling
+from hf_memoria.attentions.lwpf.forgetting import PFU, ForgettingReLU
+from hf_memoria.attentions.pooling import AttentionPooling, HopfieldPooling
 
 UNITS = pytest.mark.parametrize("unit", [None, ForgettingReLU(), PFU()], ids=["softmax", "relu", "pfu"])
 

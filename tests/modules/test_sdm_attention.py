@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 
-from hf_memoria.modules import SdmAttention, sdm_attention
+from hf_memoria.attentions.sdm import attention as sdm_attention
+from hf_memoria.attentions.sdm.attention import SdmAttention
 from hf_memoria.sdm import PatternMemory, circle_intersection, fit_beta, log_cap_intersection
 
 SHAPE = {"B": 2, "H": 4, "G": 2, "T": 5, "S": 7, "D": 16}
@@ -201,7 +202,7 @@ def test_errors_of_heads_and_of_the_module():
 def test_examples_run():
     import importlib
 
-    assert doctest.testmod(importlib.import_module("hf_memoria.modules.sdm_attention")).failed == 0
+    assert doctest.testmod(importlib.import_module("hf_memoria.attentions.sdm.attention")).failed == 0
 
 
 def test_it_is_built_on_no_device_and_knows_its_beta_later():

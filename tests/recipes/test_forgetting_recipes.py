@@ -17,8 +17,8 @@ from common.images import Images, load_images
 from common.repertoires import AMINO_ACIDS, Repertoire, batch_of, encode, generate, read_folder
 
 from hf_memoria import LwpfAttentionConfig
-from hf_memoria.backbones import SPECS
-from hf_memoria.modules import PFU, ForgettingReLU
+from hf_memoria.attentions.lwpf.forgetting import PFU, ForgettingReLU
+from hf_memoria.backbones.spec import SPECS
 
 RECIPES = {"bit_patterns": bit_patterns, "immune_repertoire": immune_repertoire}
 if "vit" in SPECS:

@@ -9,7 +9,7 @@ from common.config import parse_arguments
 from common.revisits import TopicStream, best_of_a_lottery, calling_up, measure, read
 from torch.nn import functional as F
 
-from hf_memoria.memory import remind
+from hf_memoria.memories.engram.store import remind
 
 SMALL = ("--segments", 40, "--rows", 2, "--hidden_size", 16, "--seeds", "0,1", "--num_reminded_ltm", 2, 8)
 

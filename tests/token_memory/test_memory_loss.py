@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from hf_memoria.modules import MemoryEncoder
-from hf_memoria.token_memory import memory_loss
-from hf_memoria.token_memory.losses import random_chunks, spread_losses
+from hf_memoria.memories.token import memory_loss
+from hf_memoria.memories.token.encoder import MemoryEncoder
+from hf_memoria.memories.token.memory_loss import random_chunks, spread_losses
 
 
 @pytest.mark.parametrize(("length", "max_chunks"), [(1, 2), (2, 8), (5, 2), (12, 4), (40, 8)])

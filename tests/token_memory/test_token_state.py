@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hf_memoria import TokenState
-from hf_memoria.memory.files import _checksum
-from hf_memoria.token_memory import PastSegment
-from hf_memoria.token_memory.io import read_state, write_state
+from hf_memoria.memories.shared.files import _checksum
+from hf_memoria.memories.token import PastSegment
+from hf_memoria.memories.token.io import read_state, write_state
 
 
 def make_state(rows=3, past=2, length=4, seed=0):

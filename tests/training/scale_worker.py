@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from families import CASES as FAMILY_HEADS
 from families import loss_of, tiny_model, tiny_segments, with_targets
 
-from hf_memoria.backbones import blocks_of
+from hf_memoria.backbones.blocks import blocks_of
 
 STEPS, ROWS = 3, 2
 Batch = dict[str, torch.Tensor]

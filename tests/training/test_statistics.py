@@ -9,8 +9,8 @@ import torch
 from transformers import TrainerCallback
 
 from hf_memoria import EngramState, MemoriaCallback
-from hf_memoria.memory import EngramKind
-from hf_memoria.training.statistics import newly_long_term
+from hf_memoria.memories.engram.statistics import newly_long_term
+from hf_memoria.memories.engram.store import EngramKind
 
 NAMES = ("short_term", "long_term", "lifespan", "age", "forgotten", "promoted")
 

@@ -152,8 +152,8 @@ def test_a_cache_starts_from_a_state_once(model, prompts):
 
 
 def test_a_step_within_a_segment_reminds_of_nothing_anew(model, prompts, generate, monkeypatch):
-    from hf_memoria.models import engram_step
-    from hf_memoria.modules import TokenMemory
+    from hf_memoria.memories.engram import segment as engram_step
+    from hf_memoria.memories.token.encoder import TokenMemory
 
     calls = []
     of_tokens = isinstance(model.config.memory, TokenMemoryConfig)

@@ -1,0 +1,1 @@
+"""Attention with partial forgetting (LwPF, Ota et al., AISTATS 2023)."""

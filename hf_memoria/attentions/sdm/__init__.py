@@ -1,0 +1,1 @@
+"""Attention as sparse distributed memory (Bricken & Pehlevan, NeurIPS 2021)."""

@@ -1,0 +1,139 @@
+"""One forward of a model, as the hooks on its modules see it.
+
+What belongs to a forward (what its blocks read, what they leave) stands in a `Call` that is made for it, and hooks
+look up the call that is under way in their thread. Nothing is kept on a module, so threads may share a model, a
+forward may run inside another, and one that fails leaves nothing behind. `ReplayedCheckpoint` brings the call back
+where activation checkpointing runs a block once more in the backward.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_thread = threading.local()  # torch.compile traces it, and does not trace a ContextVar
+_thread.call = None
+
+
+@dataclass(eq=False)
+class Call:
+    """A forward that is under way.
+
+    Attributes:
+        base: the model without head that it runs.
+        reading: what the blocks read, and where they leave what comes of it; None for a forward without memory.
+        with_attentions: whether attention weights are asked for.
+        entered: whether the base model has begun. A second run of it inside the first is a call of its own.
+        bare: whether somebody called the base model by itself.
+        final_hidden: final hidden states of the base model, `[B, T, D]`, once it has run.
+        outer: the call that this one runs inside of.
+    """
+
+    base: nn.Module
+    reading: Any = None
+    with_attentions: bool = False
+    entered: bool = False
+    bare: bool = False
+    final_hidden: Tensor | None = None
+    outer: Call | None = None
+
+    def run(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run `forward` as this call; whatever becomes of it, the thread goes on with the call before."""
+        before = current_call()
+        _thread.call = self
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            _thread.call = before
+
+
+def current_call() -> Call | None:
+    """Return the innermost call of this thread, or None."""
+    return getattr(_thread, "call", None)
+
+
+def call_of(base: nn.Module) -> Call | None:
+    """Return the innermost call if it is one of this base model that has begun, else None."""
+    call = current_call()
+    return call if call is not None and call.base is base and call.entered else None
+
+
+def reading_of(base: nn.Module) -> Any:
+    """Return what the forward of a base model that is under way reads, or None: for hooks on its modules."""
+    call = call_of(base)
+    return None if call is None else call.reading
+
+
+def wants_attentions(config: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether a forward with these arguments returns attention weights."""
+    asked = kwargs.get("output_attentions")
+    return bool(getattr(config, "output_attentions", False) if asked is None else asked)
+
+
+def enter(base: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Begin the base model's part of a call; a forward pre-hook, to stand before all others of ours."""
+    call = current_call()
+    if call is None or call.base is not base or call.entered:
+        call = Call(base, bare=True, outer=call)
+        _thread.call = call
+    call.entered, call.with_attentions = True, wants_attentions(base.config, kwargs)
+
+
+def leave(base: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    """End it; a forward hook that is always called, to stand behind all others of ours."""
+    call = call_of(base)
+    if call is None:
+        return
+    if call.bare:
+        _thread.call = call.outer
+    elif output is not None:
+        call.final_hidden = output[0]
+
+
+def run_segment(model: Any, stock_forward: Callable[..., Any], reading: Any, kwargs: dict[str, Any]) -> Any:
+    """Run a model's forward over a segment as a call of its own, and leave `final_hidden` in the reading.
+
+    Args:
+        model: the model, with head or without.
+        stock_forward: the forward of its stock class, bound.
+        reading: what the blocks read; any object with an attribute `final_hidden`.
+        kwargs: arguments of the forward.
+
+    Returns:
+        the output, with names.
+    """
+    alone = model.base_model is model  # no hook sees a base model's own forward when it is called from its subclass
+    call = Call(model.base_model, reading, wants_attentions(model.config, kwargs), entered=alone)
+    output = call.run(stock_forward, **kwargs, return_dict=True)
+    reading.final_hidden = output[0] if alone else call.final_hidden
+    return output
+
+
+@dataclass(frozen=True)
+class ReplayedCheckpoint:
+    """Activation checkpointing whose second run of a block belongs to the call of the first.
+
+    Args:
+        checkpoint: the function that Transformers gives to blocks.
+    """
+
+    checkpoint: Callable[..., Any]
+
+    def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """As `torch.utils.checkpoint.checkpoint`."""
+        call = current_call()
+        if call is None or torch.compiler.is_compiling():  # a compiled graph recomputes by itself
+            return self.checkpoint(function, *args, **kwargs)
+        return self.checkpoint(functools.partial(call.run, function), *args, **kwargs)
+
+    @property
+    def is_reentrant(self) -> bool:
+        """Whether the reentrant form was asked for, by name."""
+        keywords = self.checkpoint.keywords if isinstance(self.checkpoint, functools.partial) else {}
+        return bool(keywords.get("use_reentrant"))

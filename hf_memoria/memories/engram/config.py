@@ -1,0 +1,81 @@
+"""Settings of an engram memory, as they stand in `config.memory`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hf_memoria.memories.engram.store.checks import RETRIEVALS
+from hf_memoria.memories.engram.store.room import GRAPHS
+from hf_memoria.memories.engram.store.similarity import CORRELATIONS
+from hf_memoria.memories.shared.settings import MemorySettings
+from hf_memoria.settings import check_count, check_list_of_counts, check_number, check_one_of
+
+GATES = (None, "tanh")
+
+
+@dataclass
+class EngramMemoryConfig(MemorySettings):
+    """An engram memory (Memoria, Park & Bak, ICML 2024). The defaults are the paper's for GPT-2.
+
+    Args:
+        num_memories: working-memory vectors that the abstractor makes of a segment; None keeps every position.
+        stm_capacity: short-term engrams of a row before the oldest become long-term.
+        num_reminded_stm: short-term engrams called up for a segment.
+        num_reminded_ltm: long-term engrams called up for a segment.
+        ltm_search_depth: steps of each walk on the co-fire graph.
+        initial_lifespan: steps that an engram lives if it is never reminded.
+        lifespan_extend_scale: steps of life that a reminded engram earns on average.
+        ltm_capacity: long-term engrams of a row at most; None leaves it to their lifespans.
+        layers: blocks that read memory, counted from 0; None is all of them (all after `cue_layer`).
+        cue_layer: block of the same segment whose output makes the working memory, for backbones that are not causal;
+            None takes the final hidden states of the previous segment.
+        correlation: `"logsumexp"`, the paper's ranking, or `"mean_l2"`, that of memoria-pytorch 1.1.0.
+        retrieval: how engrams are called up: `"graph"`, the paper's way, or one to compare it with, which reads at
+            most as many, `num_reminded_stm + num_reminded_ltm`. `"similarity"` searches all of long-term memory for
+            the engrams nearest to working memory, without the graph; `"random"` draws the short-term and the
+            long-term ones by lot, each among its tier; `"fifo"` takes the youngest of all. What a graph's walks find
+            may be fewer. Lots are mixed from what the state holds, so that resuming draws the same. Lifespans,
+            tiers and co-fire counts go on as ever.
+        gate: `"tanh"` multiplies each read by tanh of a learned scalar that starts at zero; None is the paper's form.
+        segment_length: tokens of a segment; None is all the positions that the backbone has.
+        cofire_graph: how the co-fire graph is held: `"dense"` is a table of all pairs, `"sparse"` the events
+            themselves, `"auto"` chooses by the number of engrams. What is remembered is the same.
+
+    Raises:
+        TypeError: if a field has the wrong type.
+        ValueError: if its value makes no sense.
+    """
+
+    kind: ClassVar[str] = "engram"
+
+    num_memories: int | None = 50
+    stm_capacity: int = 400
+    num_reminded_stm: int = 50
+    num_reminded_ltm: int = 50
+    ltm_search_depth: int = 10
+    initial_lifespan: int | float = 9
+    lifespan_extend_scale: float = 8.0
+    ltm_capacity: int | None = None
+    layers: list[int] | None = None
+    cue_layer: int | None = None
+    correlation: str = "logsumexp"
+    retrieval: str = "graph"
+    gate: str | None = None
+    segment_length: int | None = None
+    cofire_graph: str = "auto"
+
+    def __post_init__(self) -> None:
+        self.layers = None if self.layers is None else check_list_of_counts("layers", self.layers)
+        check_count("num_memories", self.num_memories, least=1, optional=True)
+        for name in ("stm_capacity", "num_reminded_stm", "num_reminded_ltm", "ltm_search_depth"):
+            check_count(name, getattr(self, name))
+        for name in ("ltm_capacity", "cue_layer"):
+            check_count(name, getattr(self, name), optional=True)
+        check_count("segment_length", self.segment_length, least=1, optional=True)
+        check_number("initial_lifespan", self.initial_lifespan, lambda value: value > 0, "above 0")
+        check_number("lifespan_extend_scale", self.lifespan_extend_scale, lambda value: value >= 0, "0 or above")
+        check_one_of("correlation", self.correlation, CORRELATIONS)
+        check_one_of("retrieval", self.retrieval, RETRIEVALS)
+        check_one_of("gate", self.gate, GATES)
+        check_one_of("cofire_graph", self.cofire_graph, GRAPHS)

@@ -1,0 +1,31 @@
+"""Settings of an engram memory, held against the backbone that is to have it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def check_layers(config: Any) -> None:
+    """Check which blocks read, and which makes the cue.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    memory, blocks = config.memory, config.num_hidden_layers
+    if memory.layers and memory.layers[-1] >= blocks:
+        raise ValueError(f"layers must name blocks below {blocks}, which the backbone has; got {memory.layers}.")
+    if memory.cue_layer is not None:
+        _check_cue_layer(config, memory.cue_layer, memory.layers)
+
+
+def _check_cue_layer(config: Any, cue_layer: int, layers: list[int] | None) -> None:
+    if config.backbone_spec.is_causal(config):
+        raise ValueError(
+            f"cue_layer must be None for {config.backbone_type}; got {cue_layer}. A causal backbone that reads "
+            "what a block made of the same segment would see the future."
+        )
+    last = config.num_hidden_layers - 1
+    if cue_layer >= last:
+        raise ValueError(f"cue_layer must be below {last}, so that a block after it can read; got {cue_layer}.")
+    if layers and layers[0] <= cue_layer:
+        raise ValueError(f"layers must name blocks after cue_layer ({cue_layer}), which read; got {layers}.")

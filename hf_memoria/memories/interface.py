@@ -1,0 +1,269 @@
+"""What a kind of memory is: the protocols, and the one call that makes a kind known.
+
+Axes: B rows (lanes), T positions of a segment, N positions that are written, D hidden size, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from transformers.utils import ModelOutput
+
+from hf_memoria.memories.shared.settings import MemorySettings
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Forward = Callable[..., ModelOutput]
+"""The forward of a stock model, bound."""
+
+KeysAndValues = tuple[Tensor, Tensor]
+"""Of one block, `[B, H, N, D / H]` each."""
+
+
+class State(Protocol):
+    """What each lane remembers: a value, one row a lane. No method writes into the tensors of a state it was given."""
+
+    @property
+    def batch_size(self) -> int:
+        """Number of rows."""
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of what is remembered, D."""
+
+    @property
+    def data(self) -> Tensor:
+        """Vectors that are remembered; their device and dtype are the state's."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every tensor by name."""
+
+    def __getitem__(self, rows: int | slice | Sequence[int] | Tensor) -> Self:
+        """Return the state of some rows, in the order asked for."""
+
+    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Self:
+        """Move to a device; `dtype` changes vectors, never counts."""
+
+    def clone(self) -> Self:
+        """Return a copy that shares no tensor."""
+
+    def detach(self) -> Self:
+        """Cut the state off any autograd graph."""
+
+    def reset(self, rows: Tensor) -> Self:
+        """Empty the rows where the bool mask `rows` `[B]` is true."""
+
+    @staticmethod
+    def cat(states: Sequence[Any]) -> Any:
+        """Stack the rows of several states."""
+
+
+class Reading(Protocol):
+    """Memory on its way through one forward.
+
+    Attributes:
+        final_hidden: final hidden states of the segment, `[B, T, D]`, once the forward has run.
+    """
+
+    final_hidden: Tensor | None
+
+
+StateT = TypeVar("StateT", bound=State)
+ReadingT = TypeVar("ReadingT", bound=Reading)
+
+
+class Recall(Protocol[StateT, ReadingT]):
+    """What each row reads while its segment is read in pieces, with a KV cache. A value, as states are."""
+
+    @property
+    def prefix(self) -> tuple[KeysAndValues, ...]:
+        """By block, keys and values to put before those of the segment; empty for none."""
+
+    @property
+    def num_prefix(self) -> int:
+        """Columns of the KV cache that stand before the segment's."""
+
+    @property
+    def reads_cache(self) -> bool:
+        """Whether a segment is written from its keys and values, and not from its hidden states alone."""
+
+    def reading(self, real: Tensor) -> ReadingT:
+        """Return what a forward over a piece reads; bool `real` `[B, T]` are its positions that are not padding."""
+
+    def after(self, reading: ReadingT) -> Self:
+        """Return it with what a forward left in its reading."""
+
+    def memorize(
+        self, state: StateT, hidden: Tensor, real: Tensor, cached: list[KeysAndValues] | None = None
+    ) -> StateT:
+        """Return the state after segments that started from `state`.
+
+        Args:
+            state: the state that the segments started from, B rows.
+            hidden: final hidden states of the segments, `[B, N, D]`.
+            real: positions that count, bool `[B, N]`.
+            cached: by block, keys and values of prefix and segment, where `reads_cache`.
+        """
+
+    def take(self, rows: Tensor) -> Self:
+        """Return some rows, in the order asked for; int64 `[R]`."""
+
+    def put(self, rows: Tensor, other: Self) -> Self:
+        """Return it with rows `rows` `[R]` replaced by those of `other`."""
+
+
+class Statistics(Protocol):
+    """What `MemoriaCallback` logs of a kind of memory, added up over training steps."""
+
+    def observe(self, before: Any, inputs: Mapping[str, Any], output: Any) -> None:
+        """Count one training forward.
+
+        Args:
+            before: the state that it started from, or None for empty lanes.
+            inputs: arguments of the forward, `reset_memory` among them.
+            output: the model's output.
+        """
+
+    def sums(self, state: Any) -> Tensor:
+        """Return what this process has counted since the last call, float64 `[S]`; processes add theirs up."""
+
+    def logged(self, totals: Tensor) -> dict[str, float]:
+        """Return numbers by their names in the log, of the sums over all processes, float64 `[S]`."""
+
+
+class MemorySystem(Protocol[StateT, ReadingT]):
+    """A kind of memory. `register_memory` makes it known; nothing else has to be told of it."""
+
+    @property
+    def settings_class(self) -> type[MemorySettings]:
+        """Dataclass of the settings; its `kind` is what config.json says."""
+
+    @property
+    def state_class(self) -> type[Any]:
+        """Class of the states."""
+
+    @property
+    def file_format(self) -> str:
+        """Name of the format of its files."""
+
+    def check_fits(self, config: Any) -> None:
+        """Check `config.memory` against the backbone that is to have it.
+
+        Raises:
+            ValueError: naming the field.
+        """
+
+    def install(self, model: Any) -> None:
+        """Add modules and hooks to a model that was just built.
+
+        Names of parameters have `memory` or `abstractor` in them. Hooks keep nothing on modules: what they need of a
+        forward is in `reading_of(model.base_model)`.
+        """
+
+    def sizes(self, config: Any) -> dict[str, int]:
+        """Return sizes that a state of such a model has, by attribute of the state."""
+
+    def empty(self, config: Any, rows: int, like: Tensor) -> StateT:
+        """Return the state of `rows` new lanes, of the device and dtype of `like`."""
+
+    def read(self, model: Any, stock_forward: Forward, state: StateT, kwargs: dict[str, Any]) -> ModelOutput:
+        """Run a forward over one segment and write it: return the output with the state after it."""
+
+    def run(self, model: Any, stock_forward: Forward, reading: ReadingT, kwargs: dict[str, Any]) -> ModelOutput:
+        """Run a forward that reads what `reading` says."""
+
+    def recall(self, model: Any, stock_forward: Forward, state: StateT) -> Recall[StateT, ReadingT]:
+        """Return what a segment that starts from `state` reads while it is read in pieces."""
+
+    def write_file(self, state: StateT, path: str | Path, description: Mapping[str, Any] | None) -> None:
+        """Write a state and the settings that it was made with.
+
+        Raises:
+            OSError: if it cannot be written; what stood under `path` before still does.
+        """
+
+    def read_file(
+        self, path: str | Path, device: torch.device | str | None = None
+    ) -> tuple[StateT, dict[str, Any] | None]:
+        """Read a state and the settings that it was made with.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is damaged, of another format, or of a version that is not known.
+        """
+
+    def new_statistics(self) -> Statistics:
+        """Return what counts a training run."""
+
+    def summary(self, state: StateT, row: int) -> dict[str, Any]:
+        """Return what a row holds, as plain JSON by column of the table that `hf-memoria inspect` prints."""
+
+    def describe(self) -> str:
+        """Return what it is in words that go on after "a model with", with its source."""
+
+    def warn_untrained(self, settings: Any) -> None:
+        """Warn of settings with which training would leave some of the memory untrained."""
+
+
+SYSTEMS: dict[str, MemorySystem[Any, Any]] = {}
+"""Kinds of memory that are known, by `kind`."""
+
+SystemT = TypeVar("SystemT", bound=MemorySystem[Any, Any])
+
+
+def register_memory(system: SystemT) -> SystemT:
+    """Make a kind of memory known: to configs, models, Trainer's callback, generation, files, cards and commands.
+
+    Args:
+        system: the kind of memory.
+
+    Returns:
+        the same.
+
+    Raises:
+        TypeError: if its `settings_class` is no `MemorySettings`.
+        ValueError: if another memory of that kind is known already.
+    """
+    settings = system.settings_class
+    if not (isinstance(settings, type) and issubclass(settings, MemorySettings)):
+        raise TypeError(f"settings_class must be a subclass of MemorySettings; got {settings!r}.")
+    there = SYSTEMS.get(settings.kind)
+    if there is not None and _name(there) != _name(system):
+        raise ValueError(
+            f"kind must be one that no other memory has; got {settings.kind!r}, which {_name(there)} has."
+        )
+    SYSTEMS[settings.kind] = system
+    return system
+
+
+def _name(system: Any) -> str:
+    return f"{type(system).__module__}.{type(system).__qualname__}"
+
+
+def system_of(settings: MemorySettings) -> MemorySystem[Any, Any]:
+    """Return the kind of memory that has these settings.
+
+    Raises:
+        ValueError: if it is not registered.
+    """
+    if settings.kind not in SYSTEMS:
+        raise ValueError(f"memory must be of a registered kind, one of {sorted(SYSTEMS)}; got {settings.kind!r}.")
+    return SYSTEMS[settings.kind]
+
+
+def system_of_state(state: Any) -> MemorySystem[Any, Any]:
+    """Return the kind of memory that a state is of.
+
+    Raises:
+        TypeError: if it is no state of a registered memory.
+    """
+    for system in SYSTEMS.values():
+        if isinstance(state, system.state_class):
+            return system
+    known = ", ".join(system.state_class.__name__ for system in SYSTEMS.values())
+    raise TypeError(f"state must be one of {known}; got {type(state).__name__}.")

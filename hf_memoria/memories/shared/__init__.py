@@ -1,0 +1,1 @@
+"""What every kind of memory needs and no kind owns."""

@@ -1,0 +1,22 @@
+"""What settings of every kind of memory have."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, ClassVar
+
+
+class MemorySettings:
+    """Base of the settings of a memory, as they stand in `config.memory`; subclasses are dataclasses.
+
+    Attributes:
+        kind: name of the kind of memory, in config.json.
+        segment_length: tokens of a segment; None is all the positions that the backbone has.
+    """
+
+    kind: ClassVar[str]
+    segment_length: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON: the fields and `kind`."""
+        return {"kind": self.kind, **asdict(self)}  # type: ignore[call-overload]

@@ -1,0 +1,80 @@
+"""The state that a segment starts from, held against the batch and the model that it is for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_memoria.memories.interface import State
+
+
+def starting_state(
+    memory: Any,
+    reset_memory: Tensor | None,
+    *,
+    state_class: Any,
+    sizes: dict[str, int],
+    like: Tensor,
+) -> Any:
+    """Return the state that a segment starts from: the one given, empty where `reset_memory` says so.
+
+    Args:
+        memory: that was given.
+        reset_memory: bool `[B]`, or None.
+        state_class: what it has to be.
+        sizes: what its attributes have to be, by name.
+        like: of the device and dtype that it has to be of.
+
+    Raises:
+        TypeError: if `memory` is no state of the model's memory or `reset_memory` not a bool tensor.
+        ValueError: if rows, sizes, device or dtype are not those of the batch and the model.
+    """
+    if not isinstance(memory, state_class):
+        article = "an" if state_class.__name__[0] in "AEIOU" else "a"
+        raise TypeError(f"memory must be {article} {state_class.__name__} or None; got {type(memory).__name__}.")
+    _check_agrees(memory, state_class, sizes, like)
+    if _made_by_inference(memory):
+        memory = memory.clone()
+    return memory if reset_memory is None else memory.reset(reset_memory)
+
+
+def _made_by_inference(memory: State) -> bool:
+    # What inference_mode made cannot take part in training; copies can.
+    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
+        return False
+    return any(value.is_inference() for value in memory.tensors().values())
+
+
+def _check_agrees(memory: Any, state_class: Any, sizes: dict[str, int], like: Tensor) -> None:
+    if memory.batch_size != sizes["batch_size"]:
+        raise ValueError(
+            f"memory must have a row for each of the batch's {sizes['batch_size']}; got {memory.batch_size}. Take "
+            f"rows with state[rows] and join states with {state_class.__name__}.cat."
+        )
+    for attribute, expected in sizes.items():
+        if getattr(memory, attribute) != expected:
+            words = attribute.replace("num_", "number of memory ").replace("_", " ")
+            raise ValueError(f"memory must have the model's {words} {expected}; got {getattr(memory, attribute)}.")
+    for name in ("device", "dtype"):
+        expected, got = getattr(like, name), getattr(memory.data, name)
+        if got != expected:
+            raise ValueError(f"memory must have the {name} {expected}; got {got}. See {state_class.__name__}.to.")
+
+
+def rows_to_reset(reset_memory: Any, batch_size: int, device: torch.device) -> Tensor:
+    """Return `reset_memory` on a device.
+
+    Raises:
+        TypeError: if it is no bool tensor.
+        ValueError: if it is not of shape `[batch_size]`.
+    """
+    if not isinstance(reset_memory, Tensor) or reset_memory.dtype != torch.bool:
+        got = reset_memory.dtype if isinstance(reset_memory, Tensor) else type(reset_memory).__name__
+        raise TypeError(f"reset_memory must be a bool tensor of shape [{batch_size}]; got {got}.")
+    if reset_memory.shape != (batch_size,):
+        raise ValueError(
+            f"reset_memory must have shape [{batch_size}], one entry a row; got {list(reset_memory.shape)}."
+        )
+    return reset_memory.to(device)

@@ -1,0 +1,87 @@
+"""Settings of a token memory, as they stand in `config.memory`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hf_memoria.memories.shared.settings import MemorySettings
+from hf_memoria.settings import check_bool, check_count, check_number, check_one_of
+
+RECALL_TARGETS = ("hidden", "tokens")
+RECALL_WEIGHT, MEMORY_WEIGHT = 0.5, 0.125
+
+
+@dataclass
+class TokenMemoryConfig(MemorySettings):
+    """A token memory (thought-and-memory, LumenPallidium): tokens that the backbone sees beside those of the segment.
+
+    Between segments a memory encoder rewrites them. In training three losses are added up: the model's own (language
+    modelling), `recall_weight` times the recall loss and `memory_weight` times the memory loss, so that no gradient
+    has to run through time. With `encoder_layers=0` it is the recurrent memory transformer (Bulatov et al., NeurIPS
+    2022) instead: the backbone rewrites the tokens itself, and learns it through time only (`bptt_segments`).
+
+    Args:
+        num_tokens: memory tokens of a row.
+        encoder_layers: layers of the memory encoder; 0 for none.
+        encoder_heads: heads of the memory encoder; None is as many as the backbone's.
+        encoder_dropout: in the memory encoder, in training.
+        recall_weight: of the recall loss: given the new memory tokens and a mask token at every position, the
+            backbone is to bring the segment back. By default 0.5, and 0 without a memory encoder.
+        recall_target: what it is to bring back: `"hidden"`, its own final hidden states (mean squared error, as in
+            the reference), or `"tokens"`, the tokens (cross-entropy; language models only).
+        memory_weight: of the memory loss: reading a segment in chunks is to give the memory of reading it whole, plus
+            VICReg's terms. By default 0.125, and 0 without a memory encoder, which it is about.
+        max_chunks: chunks of a segment at most, for the memory loss.
+        vicreg: whether the memory loss has VICReg's variance and covariance terms, which keep the memory tokens from
+            becoming all the same.
+        variance_weight: of VICReg's variance term, inside the memory loss.
+        covariance_weight: of VICReg's covariance term, inside the memory loss.
+        variance_target: standard deviation that the variance term asks for.
+        bptt_segments: how many segments before the present one the gradient of a training step reaches. They are read
+            once more, so a step costs as many forwards more. None goes back to the beginning of the document.
+        segment_length: tokens of a segment; None is all the positions that the backbone has.
+
+    Raises:
+        TypeError: if a field has the wrong type.
+        ValueError: if its value makes no sense.
+    """
+
+    kind: ClassVar[str] = "token"
+
+    num_tokens: int = 16
+    encoder_layers: int = 4
+    encoder_heads: int | None = None
+    encoder_dropout: float = 0.0
+    recall_weight: float | None = None
+    recall_target: str = "hidden"
+    memory_weight: float | None = None
+    max_chunks: int = 8
+    vicreg: bool = True
+    variance_weight: float = 1.0
+    covariance_weight: float = 0.04
+    variance_target: float = 1.0
+    bptt_segments: int | None = 0
+    segment_length: int | None = None
+
+    def __post_init__(self) -> None:
+        check_count("encoder_layers", self.encoder_layers)
+        if self.recall_weight is None:
+            self.recall_weight = RECALL_WEIGHT if self.encoder_layers else 0.0
+        if self.memory_weight is None:
+            self.memory_weight = MEMORY_WEIGHT if self.encoder_layers else 0.0
+        check_count("num_tokens", self.num_tokens, least=1)
+        check_count("max_chunks", self.max_chunks, least=2)
+        check_count("bptt_segments", self.bptt_segments, optional=True)
+        for name in ("encoder_heads", "segment_length"):
+            check_count(name, getattr(self, name), least=1, optional=True)
+        check_number("encoder_dropout", self.encoder_dropout, lambda value: 0 <= value < 1, "from 0 to below 1")
+        for name in ("recall_weight", "memory_weight", "variance_weight", "covariance_weight"):
+            check_number(name, getattr(self, name), lambda value: value >= 0, "0 or above")
+        check_number("variance_target", self.variance_target, lambda value: value > 0, "above 0")
+        check_bool("vicreg", self.vicreg)
+        check_one_of("recall_target", self.recall_target, RECALL_TARGETS)
+        if self.memory_weight and not self.encoder_layers:
+            raise ValueError(
+                f"memory_weight must be 0 with encoder_layers=0: it is the memory encoder's; got {self.memory_weight}."
+            )

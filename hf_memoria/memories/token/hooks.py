@@ -1,0 +1,211 @@
+"""Memory tokens beside those of a segment, by what Transformers offers to callers: no modelling code is changed.
+
+Before a causal backbone's tokens stand memory tokens; they see one another and nothing else, so that their keys and
+values are those of the memory alone, and the text sees them and its own past. After the text tokens may stand that
+see everything. In a backbone that is not causal memory tokens are tokens like others, and stand behind: what looks at
+the first position finds what it expects. Positions of the text stay as they are, memory tokens in front are at
+position 0, those behind at that of the last real token. They enter with the embeddings of the segment: as
+`inputs_embeds`, or, where the family's entry names the embedding module, behind its output.
+
+Axes: B rows, T positions of the segment, F and E tokens put in front and at the end, D hidden size.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.masking_utils import create_causal_mask
+
+from hf_memoria.backbones import BackboneSpec, cached_length, reading_of, submodule
+
+TEXT = ("inputs_embeds", "input_ids")
+"""Names of what a text backbone reads."""
+
+
+@dataclass
+class TokenReading:
+    """Memory tokens on their way into one forward of a base model, and what came out in their places.
+
+    Attributes:
+        front: tokens before the segment, or in a backbone that is not causal behind it, `[B, F, D]`.
+        end: tokens behind the segment that see everything, `[B, E, D]`; None for none.
+        end_position: position of those tokens, int64 `[B]`; None is the last real one of the segment.
+        cached: tokens that stand before the segment in the KV cache already.
+        sees_all: whether positions of a causal backbone see those after them, too.
+        added: what is added to the embedding of every position, `[D]`; None for nothing.
+        final_hidden: final hidden states of the segment, `[B, T, D]`, with gradient.
+        front_hidden: those of `front`, `[B, F, D]`.
+        end_hidden: those of `end`, `[B, E, D]`.
+    """
+
+    front: Tensor
+    end: Tensor | None = None
+    end_position: Tensor | None = None
+    cached: int = 0
+    sees_all: bool = False
+    added: Tensor | None = None
+    final_hidden: Tensor | None = None
+    front_hidden: Tensor | None = None
+    end_hidden: Tensor | None = None
+
+    @property
+    def num_front(self) -> int:
+        """Tokens put in front."""
+        return self.front.shape[1]
+
+    @property
+    def num_end(self) -> int:
+        """Tokens put behind."""
+        return 0 if self.end is None else self.end.shape[1]
+
+    def around(self, values: Tensor, front: Tensor, end: Tensor | None, causal: bool) -> Tensor:
+        """Return `values` `[B, T, ...]` with what belongs to the tokens in front and at the end beside it."""
+        parts = [front, values] if causal else [values, front]
+        return torch.cat(parts if end is None else [*parts, end], dim=1)
+
+
+class TokenHooks:
+    """Puts memory tokens into the forward of a base model and takes them out of what comes back.
+
+    Its methods are hooks; they are bound methods of a holder, not closures, so that they are copied and pickled with
+    the model.
+
+    Args:
+        base_model: the model without head.
+        spec: where its embeddings are.
+        causal: whether a position sees only what stands before it.
+    """
+
+    def __init__(self, base_model: Any, spec: BackboneSpec, causal: bool) -> None:
+        self.base_model, self.spec, self.causal = base_model, spec, causal
+        self.parameters = list(inspect.signature(base_model.forward).parameters)
+
+    def attach(self) -> None:
+        """Register the hooks."""
+        self.base_model.register_forward_pre_hook(self._before, with_kwargs=True)
+        self.base_model.register_forward_hook(self._after)
+        if self.spec.embeddings is not None:
+            submodule(self.base_model, self.spec, "embeddings").register_forward_hook(self._add_to_embeddings)
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        reading = reading_of(self.base_model)
+        if reading is None:
+            return None
+        kwargs = {**dict(zip(self.parameters, args, strict=False)), **kwargs}
+        return (), self._insert(reading, kwargs)
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        reading = reading_of(self.base_model)
+        return None if reading is None else self._remove(reading, output)
+
+    def run(self, stock_forward: Callable[..., Any], reading: TokenReading, kwargs: dict[str, Any]) -> Any:
+        """Run a base model's own forward, which no hook sees when it is called from a subclass."""
+        return self._remove(reading, stock_forward(**self._insert(reading, kwargs)))
+
+    def _insert(self, reading: TokenReading, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments of the base model's forward with the tokens in them."""
+        past = cached_length(kwargs.get("past_key_values"))
+        kwargs = {**kwargs, "return_dict": True}
+        if self.spec.embeddings is None:
+            kwargs = self._with_embeddings(reading, kwargs, past)
+        elif past and kwargs.get("position_ids") is None:
+            length = next(kwargs[name].shape[1] for name in TEXT if kwargs.get(name) is not None)
+            kwargs["position_ids"] = self._text_positions(reading, kwargs, past, length)
+        return self._with_mask(reading, kwargs)
+
+    def _with_embeddings(self, reading: TokenReading, kwargs: dict[str, Any], past: int) -> dict[str, Any]:
+        ids, text = kwargs.pop("input_ids", None), kwargs.get("inputs_embeds")
+        if text is None:
+            text = self.base_model.get_input_embeddings()(ids)
+        kwargs["inputs_embeds"] = self._with_tokens(reading, text)
+        if "position_ids" in self.parameters:
+            positions = self._text_positions(reading, kwargs, past, text.shape[1]).expand(text.shape[:2])
+            kwargs["position_ids"] = self._with_positions(reading, positions, kwargs.get("attention_mask"))
+        if kwargs.get("token_type_ids") is not None:
+            types = kwargs["token_type_ids"]
+            end = types.new_zeros(len(types), reading.num_end)
+            kwargs["token_type_ids"] = reading.around(
+                types, types.new_zeros(len(types), reading.num_front), end, self.causal
+            )
+        return kwargs
+
+    def _with_tokens(self, reading: TokenReading, text: Tensor) -> Tensor:
+        text = text if reading.added is None else text + reading.added
+        end = None if reading.end is None else reading.end.to(text)
+        return reading.around(text, reading.front.to(text), end, self.causal)
+
+    def _text_positions(self, reading: TokenReading, kwargs: dict[str, Any], past: int, length: int) -> Tensor:
+        if kwargs.get("position_ids") is not None:
+            return kwargs["position_ids"]
+        start = past - reading.cached
+        if self.spec.positions_after_padding:
+            start += (self.base_model.config.pad_token_id or 0) + 1
+        return torch.arange(start, start + length, device=reading.front.device).unsqueeze(0)
+
+    def _with_positions(self, reading: TokenReading, text: Tensor, attention_mask: Tensor | None) -> Tensor:
+        front = text.new_zeros(len(text), reading.num_front)
+        if not reading.num_end:
+            return reading.around(text, front, None, self.causal)
+        last = reading.end_position
+        if last is None:
+            real = text if attention_mask is None else text * attention_mask[:, -text.shape[1] :].to(text)
+            last = real.amax(dim=-1)
+        return reading.around(text, front, last.to(text).unsqueeze(1).expand(-1, reading.num_end), self.causal)
+
+    def _with_mask(self, reading: TokenReading, kwargs: dict[str, Any]) -> dict[str, Any]:
+        mask = kwargs.get("attention_mask")
+        if mask is not None:
+            if not isinstance(mask, Tensor) or mask.dim() != 2:
+                raise ValueError(
+                    "attention_mask must be a tensor of shape [rows, positions] with a token memory, which has masks "
+                    "of its own."
+                )
+            front = mask.new_ones(len(mask), reading.num_front + reading.cached)
+            mask = reading.around(mask, front, mask.new_ones(len(mask), reading.num_end), self.causal)
+            kwargs["attention_mask"] = mask
+        if self.causal and reading.num_front:
+            kwargs["attention_mask"] = self._causal_mask(reading, mask, kwargs)
+        return kwargs
+
+    def _causal_mask(self, reading: TokenReading, mask: Tensor | None, kwargs: dict[str, Any]) -> Any:
+        config, front, sees_all = self.base_model.config, reading.num_front, reading.sees_all
+        if "flash" in (config._attn_implementation or ""):
+            raise ValueError(
+                "attn_implementation must be 'sdpa', 'eager' or 'flex_attention' with a token memory on a causal "
+                f"backbone, whose mask is not plainly causal; got {config._attn_implementation!r}."
+            )
+
+        def also_sees(batch: Any, head: Any, query: Any, key: Any) -> Any:
+            return (key < front) | (query >= front) if sees_all else key < front
+
+        text = next(kwargs[name] for name in TEXT if kwargs.get(name) is not None)
+        length = text.shape[1] + (front + reading.num_end if self.spec.embeddings is not None else 0)
+        like = reading.front[:, :1].expand(-1, length, -1)
+        return create_causal_mask(config, like, mask, kwargs.get("past_key_values"), or_mask_function=also_sees)
+
+    def _add_to_embeddings(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Any:
+        reading = reading_of(self.base_model)
+        return None if reading is None else self._with_tokens(reading, output)
+
+    def _remove(self, reading: TokenReading, output: Any) -> Any:
+        """Take the tokens out of an output, and leave in the reading what came of them."""
+        hidden = output["last_hidden_state"]
+        front, end = reading.num_front, hidden.shape[1] - reading.num_end
+        first, last = (front, end) if self.causal else (0, end - front)
+        reading.final_hidden = hidden[:, first:last]
+        reading.front_hidden = hidden[:, :front] if self.causal else hidden[:, last:end]
+        reading.end_hidden = hidden[:, end:]
+        output["last_hidden_state"] = reading.final_hidden
+        if output.get("hidden_states") is not None:
+            output["hidden_states"] = tuple(layer[:, first:last] for layer in output["hidden_states"])
+        if output.get("attentions") is not None:
+            # Positions of the segment to all they saw, the memory tokens among it.
+            output["attentions"] = tuple(layer[:, :, first:last] for layer in output["attentions"])
+        if self.causal and front and output.get("pooler_output") is not None:
+            output["pooler_output"] = self.base_model.pooler(reading.final_hidden)
+        return output

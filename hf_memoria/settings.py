@@ -1,0 +1,90 @@
+"""Checks of settings, and settings from JSON; every error names the field, what is expected and what came."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, TypeVar
+
+SettingsT = TypeVar("SettingsT")
+
+
+def check_count(name: str, value: Any, least: int = 0, optional: bool = False) -> None:
+    """Check for an integer of at least `least`, or None where that is allowed."""
+    if value is None and optional:
+        return
+    expected = f"an integer of at least {least}{' or None' if optional else ''}"
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be {expected}; got {value!r}.")
+    if value < least:
+        raise ValueError(f"{name} must be {expected}; got {value!r}.")
+
+
+def check_list_of_counts(name: str, value: Any) -> list[int]:
+    """Check for a list of block numbers, each once, and return it in order."""
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"{name} must be a list of block numbers or None; got {value!r}.")
+    for item in value:
+        check_count(f"every item of {name}", item)
+    if not value or len(set(value)) < len(value):
+        raise ValueError(f"{name} must name at least one block, each once; got {list(value)!r}.")
+    return sorted(value)
+
+
+def check_number(name: str, value: Any, allowed: Callable[[float], bool], expected: str) -> None:
+    """Check for a finite number that `allowed` allows, which `expected` describes."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number {expected}; got {value!r}.")
+    if not math.isfinite(value) or not allowed(value):
+        raise ValueError(f"{name} must be a finite number {expected}; got {value!r}.")
+
+
+def check_one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Check for one of some values."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}.")
+
+
+def check_bool(name: str, value: Any) -> None:
+    """Check for True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False; got {value!r}.")
+
+
+def settings_from(
+    value: SettingsT | Mapping[str, Any] | None, kinds: Mapping[str, type[SettingsT]], field: str
+) -> SettingsT | None:
+    """Return the settings that `value` holds: themselves, plain JSON with a `kind`, or None.
+
+    Args:
+        value: settings, their JSON, or None.
+        kinds: class of the settings by kind.
+        field: name of the config's field, for errors.
+
+    Raises:
+        TypeError: if it is something else.
+        ValueError: if the kind or a field is unknown.
+    """
+    if value is None or isinstance(value, tuple(kinds.values())):
+        return value  # type: ignore[return-value]
+    if not isinstance(value, Mapping):
+        names = ", ".join(cls.__name__ for cls in kinds.values())
+        raise TypeError(f"{field} must be one of {names}, their JSON, or None; got {value!r}.")
+    given = dict(value)
+    kind = given.pop("kind", None)
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ValueError(
+            f"{field}.kind must be one of {sorted(kinds)}; got {kind!r}. Import the module that registers a kind of "
+            "your own before it is used."
+        )
+    cls: Any = kinds[kind]
+    known = {part.name for part in fields(cls)}
+    unknown = sorted(set(given) - known)
+    if unknown:
+        raise ValueError(
+            f"{field} must hold fields of {cls.__name__}; got {unknown}, which this version does not know. "
+            f"Was it written by a newer version? This one knows {', '.join(sorted(known))}."
+        )
+    made: SettingsT = cls(**given)
+    return made
