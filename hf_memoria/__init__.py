@@ -7,6 +7,8 @@ Importing the package registers its configs and models with Transformers' Auto c
 
 from hf_memoria.backbones.spec import BackboneSpec
 from hf_memoria.hub import export_remote_code, push_to_hub
+from hf_memoria.memoria_pytorch.convert import convert_reference_checkpoint
+from hf_memoria.memories import register_memory
 from hf_memoria.memories.engram.store import EngramState
 from hf_memoria.memories.engram.store.native import use_native_kernels
 from hf_memoria.memories.token import TokenState
@@ -16,7 +18,6 @@ from hf_memoria.models import (
     MemoriaCache,
     SdmAttentionConfig,
     TokenMemoryConfig,
-    convert_reference_checkpoint,
     load_memory,
     memory_modules,
     register_family,
@@ -63,6 +64,7 @@ from hf_memoria.models.vit import (
     MemoriaViTForMaskedImageModeling,
     MemoriaViTModel,
 )
+from hf_memoria.moved import offer_moved_modules
 from hf_memoria.training import (
     MemoriaCallback,
     MemoriaTrainerMixin,
@@ -71,6 +73,8 @@ from hf_memoria.training import (
     segment_images,
 )
 from hf_memoria.version import VERSION
+
+offer_moved_modules()
 
 __version__ = VERSION
 
@@ -122,6 +126,7 @@ __all__ = [
     "memory_modules",
     "push_to_hub",
     "register_family",
+    "register_memory",
     "save_memory",
     "segment_documents",
     "segment_images",

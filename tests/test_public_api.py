@@ -56,6 +56,7 @@ PUBLIC = {
     "memory_modules",
     "push_to_hub",
     "register_family",
+    "register_memory",
     "save_memory",
     "segment_documents",
     "use_native_kernels",

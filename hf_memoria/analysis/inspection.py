@@ -10,7 +10,8 @@ from typing import Any
 from hf_memoria.analysis.engram_lives import DOCUMENT, engram_lives, life_table, unknown_engrams
 from hf_memoria.analysis.memory_page import write_memory_page
 from hf_memoria.analysis.memory_plots import plot_lives, plot_memory_measures
-from hf_memoria.analysis.trace_files import EVENTS, Traces, read_traces
+from hf_memoria.analysis.trace_files import Traces, read_traces
+from hf_memoria.memories.interface import EVENTS
 
 
 def inspect_run(folder: str | Path, output: str | Path) -> list[Path]:

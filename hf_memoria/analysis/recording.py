@@ -14,11 +14,9 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from hf_memoria.analysis.trace_contents import contents_of
-from hf_memoria.analysis.trace_events import emptied, events_of
 from hf_memoria.analysis.trace_files import TraceWriter
 from hf_memoria.backbones import blocks_of, reading_of
-from hf_memoria.memories.engram.reading import Reading
-from hf_memoria.memories.engram.store import EngramState
+from hf_memoria.memories.interface import SYSTEMS, system_of
 from hf_memoria.models import MemoriaCache
 from hf_memoria.training.lane_memory import find_memory_model
 
@@ -39,7 +37,7 @@ class TraceRecorder:
         >>> traces = read_traces("traces")
 
     Args:
-        model: a model with an engram memory, wrapped or not.
+        model: a model with a memory that records events (engrams do), wrapped or not.
         folder: to write to; it may hold no traces yet.
         tokenizer: writes down the text of each segment; without one ids are written.
         lanes: only this many rows of a batch are recorded; None is all.
@@ -67,8 +65,11 @@ class TraceRecorder:
         self._model = cast(Any, find_memory_model(model))
         self._tokenizer, self._lanes, self._flush_every = tokenizer, lanes, flush_every
         config = self._model.config
-        if config.memory.kind != "engram":
-            raise ValueError(f"config.memory must be an engram memory to record it; got kind {config.memory.kind!r}.")
+        self._system = system_of(config.memory)
+        if not self._system.records_events:
+            kinds = sorted(kind for kind, system in SYSTEMS.items() if system.records_events)
+            told = f"{' or '.join(kinds)} to be recorded; got {config.memory.kind!r}"
+            raise ValueError(f"config.memory must be of kind {told}.")
         settings = {"memory": config.memory.to_dict(), "model_type": config.model_type}
         self._writer = TraceWriter(Path(folder), settings, most_bytes, process, resume)
         self.step = resume or 0
@@ -121,20 +122,25 @@ class TraceRecorder:
 
     def _record(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         reading = self._readings.pop(get_ident(), None)
-        if not isinstance(reading, Reading) or self._writer.full:
+        if reading is None or self._writer.full:
             return
         # The state stands last in the tuple that return_dict=False gives.
         after = output["memory"] if isinstance(output, dict) else output[-1]
         inputs = dict(zip([model.main_input_name], args, strict=False)) | kwargs
-        before = emptied(inputs.get("memory"), inputs.get("reset_memory"), after)
+        before = self._before(inputs, after)
         self._write(before, reading, after, inputs, _fresh_rows(inputs, after.batch_size))
         self.step += 1
         if self.step % self._flush_every == 0:
             self.flush()
 
-    def _write(
-        self, before: EngramState, reading: Reading, after: EngramState, inputs: dict[str, Any], fresh: np.ndarray
-    ) -> None:
+    def _before(self, inputs: dict[str, Any], after: Any) -> Any:
+        """Return the state that a forward started from: the one it was given, rows emptied as it was told."""
+        memory, reset = inputs.get("memory"), inputs.get("reset_memory")
+        if memory is None:
+            return self._system.empty(self._model.config, after.batch_size, after.data)
+        return memory if reset is None else memory.reset(reset.to(torch.bool).to(memory.data.device))
+
+    def _write(self, before: Any, reading: Any, after: Any, inputs: dict[str, Any], fresh: np.ndarray) -> None:
         time, steps = before.step.cpu().numpy(), after.step.cpu().numpy()
         rows = np.arange(len(time) if self._lanes is None else min(self._lanes, len(time)))
         lane = self._process * LANES_A_PROCESS + np.arange(len(time))
@@ -146,7 +152,7 @@ class TraceRecorder:
         read = rows[steps[rows] != time[rows]]
         contents = contents_of(inputs, self._model.main_input_name, self._tokenizer, read.tolist())
         self._writer.add("segments", {name: of[read] for name, of in where.items()} | contents)
-        events = events_of(before, reading, after, self._model.config.memory.lifespan_extend_scale)
+        events = self._system.events(before, reading, after, self._model.config.memory)
         recorded = events["row"] < len(rows)
         row = events.pop("row")[recorded]
         columns = {name: of[row] for name, of in where.items()}

@@ -19,10 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-FORMAT, VERSION = "hf_memoria.traces", 1
+from hf_memoria.memories.interface import EVENTS
 
-EVENTS = ("created", "reminded", "promoted", "forgotten")
-"""What can become of an engram in a step. A document that ends is no event: its engrams are gone with it."""
+FORMAT, VERSION = "hf_memoria.traces", 1
 
 TIERS = ("", "working", "short-term", "long-term")
 """Names of `EngramKind`, by its numbers."""

@@ -10,8 +10,9 @@ import transformers
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from hf_memoria.cli.command import Command, finding, settings_from
+from hf_memoria.memoria_pytorch.convert import convert_reference_checkpoint
 from hf_memoria.memoria_pytorch.rules import REFERENCE_MODELS
-from hf_memoria.models import convert_reference_checkpoint, wrap
+from hf_memoria.models import wrap
 from hf_memoria.models.families import MEMORIA_CLASSES
 
 EXAMPLES = """\

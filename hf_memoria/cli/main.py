@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -39,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(more)}")
     args.more = more
     try:
+        _import(args.modules)
         return command.run(args)
     except KeyboardInterrupt:
         print(f"hf-memoria {command.name}: interrupted", file=sys.stderr)
@@ -48,6 +51,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(_told(command.name, error, args.traceback), file=sys.stderr)
         return FAILED
+
+
+def _import(modules: Sequence[str]) -> None:
+    """Import modules that register what is not of the package, found in the working directory too."""
+    if modules and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    for module in modules:
+        importlib.import_module(module)
 
 
 def _told(name: str, error: Exception, with_traceback: bool) -> str:
@@ -71,6 +82,14 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"hf-memoria {hf_memoria.__version__}")
+    parser.add_argument(
+        "--import",
+        dest="modules",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import a module first that registers a memory or a family of your own",
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         sub = commands.add_parser(

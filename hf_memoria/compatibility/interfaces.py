@@ -12,27 +12,32 @@ from hf_memoria.compatibility.interface import Interface, exists, has_field, is_
 OPTIONAL = ("peft",)
 
 GENERATION = "transformers.generation.utils.GenerationMixin"
-_generation = "models.generation"
+_generation = "generation.mixin"
 
 INTERFACES: tuple[Interface, ...] = (
     Interface(
         "transformers.PreTrainedConfig._attn_implementation_internal",
-        ("models.attention_choice",),
+        ("attentions.choice",),
         checks.check_implementation_of_config,
     ),
-    Interface("transformers.AttentionInterface", ("backbones.attention",), checks.check_attention_modules),
-    exists("transformers.masking_utils.AttentionMaskInterface.register", "backbones.attention"),
-    exists("transformers.masking_utils.sdpa_mask", "backbones.attention"),
+    Interface("transformers.AttentionInterface", ("attentions.interface",), checks.check_attention_modules),
+    exists("transformers.masking_utils.AttentionMaskInterface.register", "attentions.interface"),
+    exists("transformers.masking_utils.sdpa_mask", "attentions.interface"),
     exists("transformers.masking_utils.eager_mask", "analysis.capture"),
-    exists("transformers.masking_utils.create_causal_mask", "backbones.tokens"),
+    exists("transformers.masking_utils.create_causal_mask", "memories.token.hooks"),
     exists(
         "transformers.integrations.sdpa_attention.sdpa_attention_forward",
-        "backbones.attention",
+        "attentions.interface",
         parameters=("module", "query", "key", "value", "attention_mask", "dropout", "scaling", "is_causal"),
     ),
-    exists("transformers.PreTrainedModel._supports_attention_backend", "models.attention_choice"),
-    Interface("transformers.models.*.blocks", ("backbones.spec", "backbones.install"), checks.check_blocks),
-    Interface("transformers.GradientCheckpointingLayer", ("models.mixin",), checks.check_checkpointing),
+    exists("transformers.PreTrainedModel._supports_attention_backend", "attentions.choice"),
+    Interface("transformers.models.*.blocks", ("backbones.spec", "memories.engram.install"), checks.check_blocks),
+    Interface("transformers.GradientCheckpointingLayer", ("memories.engram.system",), checks.check_checkpointing),
+    exists(
+        "transformers.PreTrainedModel._set_gradient_checkpointing",
+        "models.mixin",
+        parameters=("enable", "gradient_checkpointing_func"),
+    ),
     exists("transformers.initialization.guard_torch_init_functions", "models.mixin"),
     exists("transformers.PreTrainedModel.initialize_weights", "models.mixin"),
     exists(
@@ -40,7 +45,7 @@ INTERFACES: tuple[Interface, ...] = (
         "models.mixin",
         parameters=("save_directory", "save_original_format"),
     ),
-    exists("transformers.modeling_utils.load_state_dict", "models.convert"),
+    exists("transformers.modeling_utils.load_state_dict", "memoria_pytorch.convert"),
     exists("transformers.conversion_mapping.get_checkpoint_conversion_mapping", "models.families"),
     exists(
         "transformers.conversion_mapping.register_checkpoint_conversion_mapping",
@@ -48,9 +53,11 @@ INTERFACES: tuple[Interface, ...] = (
         parameters=("overwrite",),
     ),
     exists("transformers.core_model_loading.WeightRenaming.reverse_transform", "models.families"),
-    exists("transformers.modeling_outputs", "models.outputs"),
-    Interface("transformers.DynamicCache.layers", ("models.cache",), checks.check_cache),
-    Interface("transformers.GPT2LMHeadModel.forward", ("training.lane_memory", "models.losses"), checks.check_losses),
+    exists("transformers.modeling_outputs", "memories.shared.outputs"),
+    Interface("transformers.DynamicCache.layers", ("generation.cache",), checks.check_cache),
+    Interface(
+        "transformers.GPT2LMHeadModel.forward", ("training.lane_memory", "memories.shared.losses"), checks.check_losses
+    ),
     exists(f"{GENERATION}._validate_generation_mode", _generation),
     exists(f"{GENERATION}._expand_inputs_for_generation", _generation, parameters=("expand_size", "input_ids")),
     exists(
@@ -70,7 +77,7 @@ INTERFACES: tuple[Interface, ...] = (
     exists(f"{GENERATION}._get_stopping_criteria", _generation),
     exists(f"{GENERATION}._sample", _generation, parameters=("input_ids", "stopping_criteria", "generation_config")),
     exists(f"{GENERATION}._beam_search", _generation, parameters=("input_ids", "generation_config")),
-    exists(f"{GENERATION}._supports_logits_to_keep", "models.generated_memory"),
+    exists(f"{GENERATION}._supports_logits_to_keep", "generation.reader"),
     exists("transformers.generation.MaxLengthCriteria", _generation, parameters=("max_position_embeddings",)),
     exists("transformers.trainer_callback.ExportableState", "training.callback"),
     exists("transformers.trainer_callback.TrainerCallback.on_push_begin", "training.callback"),
@@ -80,19 +87,19 @@ INTERFACES: tuple[Interface, ...] = (
     exists("transformers.trainer_utils.HubStrategy.ALL_CHECKPOINTS", "training.pushing"),
     Interface("huggingface_hub.errors.StrictDataclassError", ("models.config",), checks.check_strict),
     exists("accelerate.data_loader.IterableDatasetShard", "training.checks"),
-    exists("accelerate.utils.reduce", "training.statistics", "training.evaluation_loss", parameters=("reduction",)),
+    exists("accelerate.utils.reduce", "training.callback", "training.evaluation_loss", parameters=("reduction",)),
     exists("accelerate.utils.broadcast_object_list", "training.callback"),
     Interface("datasets.Dataset._fingerprint", ("training.segments",), checks.check_fingerprint),
     Interface("datasets.IterableDataset._distributed", ("training.streams",), checks.check_stream),
     exists("datasets.fingerprint.Hasher.hash", "training.segments"),
-    exists("torch.nn.Module.register_forward_pre_hook", "backbones.install", parameters=("with_kwargs",)),
-    exists("torch.utils.cpp_extension.load", "memory.native"),
+    exists("torch.nn.Module.register_forward_pre_hook", "models.mixin", parameters=("with_kwargs",)),
+    exists("torch.nn.Module.register_forward_hook", "models.mixin", parameters=("always_call",)),
+    exists("torch.utils.cpp_extension.load", "memories.engram.store.native"),
     exists("peft.PeftConfig.is_prompt_learning", "training.checks"),
     exists("peft.utils.ModulesToSaveWrapper", "models.adapters"),
     Interface(
         "transformers.trainer_utils.speed_metrics", ("training.callback", "hub.evaluation"), checks.check_metrics
     ),
-    Interface("torch.nn.Module._forward_pre_hooks", ("training.lane_memory",), checks.check_hooks),
 )
 """All of them, sorted by package."""
 

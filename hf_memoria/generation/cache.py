@@ -139,7 +139,7 @@ class MemoriaCache(DynamicCache):
         if self.segment_length is not None and self.columns > self.segment_length:
             self._drop_dead_columns()
 
-    def finished_memory(self) -> Any:
+    def finished_memory(self) -> State:
         """Return the state with the unfinished segments written as well; the cache stays as it is."""
         if self.memory is None:
             raise ValueError("a MemoriaCache must have been read with to have a memory; this one is empty.")
@@ -147,7 +147,7 @@ class MemoriaCache(DynamicCache):
         finished._write(finished.filled > 0)
         return finished._state()
 
-    def _state(self, rows: Tensor | None = None) -> Any:
+    def _state(self, rows: Tensor | None = None) -> State:
         assert self.memory is not None  # every forward begins with start_from
         return self.memory if rows is None or len(rows) == self.memory.batch_size else self.memory[rows]
 

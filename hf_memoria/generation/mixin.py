@@ -56,7 +56,10 @@ class MemoriaGenerationMixin(_GenerationMixin):
             state = self.starting_state(*given, input_ids)
             rows = torch.arange(state.batch_size).repeat_interleave(expand_size)
             model_kwargs["memory"] = state if expand_size == 1 else state[rows]
-        return super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **model_kwargs)
+        expanded: tuple[Any, dict[str, Any]] = super()._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids, **model_kwargs
+        )
+        return expanded
 
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
@@ -81,7 +84,7 @@ class MemoriaGenerationMixin(_GenerationMixin):
         """Return what a step hands to `forward`; without a cache, all segments are read again."""
         if self._ends_segments and past_key_values is None:
             past_key_values = MemoriaCache(self.config, kwargs.pop("memory", None))
-        return super().prepare_inputs_for_generation(
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(
             input_ids,
             next_sequence_length,
             past_key_values,
@@ -90,11 +93,12 @@ class MemoriaGenerationMixin(_GenerationMixin):
             is_first_iteration,
             **kwargs,
         )
+        return inputs
 
     def _update_model_kwargs_for_generation(
         self, outputs: ModelOutput, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> dict[str, Any]:
-        updated = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
+        updated: dict[str, Any] = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
         ends = getattr(updated.get("past_key_values"), "row_ends", None)
         if ends is not None:
             updated["attention_mask"] = ends.mask_padding(updated.get("attention_mask"))
@@ -113,7 +117,7 @@ class MemoriaGenerationMixin(_GenerationMixin):
         return prepared
 
     def _get_stopping_criteria(self, *args: Any, **kwargs: Any) -> StoppingCriteriaList:
-        criteria = super()._get_stopping_criteria(*args, **kwargs)
+        criteria: StoppingCriteriaList = super()._get_stopping_criteria(*args, **kwargs)
         for criterion in criteria:
             if self._ends_segments and isinstance(criterion, MaxLengthCriteria):
                 criterion.max_position_embeddings = None  # it would warn past that many tokens

@@ -75,7 +75,7 @@ class RowEnds(StoppingCriteriaList):
         self.lengths = torch.full(input_ids.shape[:1], self.never, device=input_ids.device)
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        done = super().__call__(input_ids, scores, **kwargs)
+        done: Tensor = super().__call__(input_ids, scores, **kwargs)
         if self.pads:
             self.lengths = torch.where(done, self.lengths.clamp(max=input_ids.shape[1]), self.lengths)
         return done
@@ -142,4 +142,5 @@ class Reader:
 def best_beams(rows: int, config: Any) -> Tensor:
     """Return for each sequence that beam search returns a row of its input with the same prompt."""
     prompts = torch.arange(rows // config.num_beams) * config.num_beams
-    return prompts.repeat_interleave(config.num_return_sequences)
+    rows_of: Tensor = prompts.repeat_interleave(config.num_return_sequences)
+    return rows_of

@@ -111,7 +111,8 @@ def _read_piece(
 
 def model_device(inputs: dict[str, Any]) -> torch.device:
     """Return the device of a forward's input."""
-    return next(inputs[name].device for name in BY_POSITION if inputs.get(name) is not None)
+    device: torch.device = next(inputs[name].device for name in BY_POSITION if inputs.get(name) is not None)
+    return device
 
 
 def _place(config: Any, cache: MemoriaCache, coming: Tensor, device: torch.device) -> dict[str, Any]:

@@ -33,6 +33,35 @@ def flatten(entries: list[str]) -> dict[str, str]:
     return sources
 
 
+def flatten_own(module: str, path: Path) -> tuple[str, list[str]]:
+    """Return the source of a module from outside of the package, and the modules of the package that it needs.
+
+    Its imports of the package stay, with the flat files beside them for machines that do not have it.
+
+    Args:
+        module: dotted name.
+        path: its file.
+
+    Raises:
+        ValueError: if it imports the package in another form than `from hf_memoria... import name`.
+    """
+    source = path.read_text(encoding="utf-8")
+    lines, needed = source.splitlines(), []
+    for node in _imports_in_reverse(source, module):
+        found = _by_defining_module(node)
+        needed += list(found)
+        indent = " " * node.col_offset
+        stated = ", ".join(a.name if a.asname is None else f"{a.name} as {a.asname}" for a in node.names)
+        flat = [line for home, names in sorted(found.items()) for line in _import_lines(flat_name(home), names)]
+        lines[node.lineno - 1 : node.end_lineno] = [
+            f"{indent}try:",
+            f"{indent}    from {node.module} import {stated}",
+            f"{indent}except ModuleNotFoundError:",
+            *(f"{indent}    {line}" for line in flat),
+        ]
+    return "\n".join(lines) + "\n", needed
+
+
 def flat_name(module: str) -> str:
     """Return the name of a module's flat file, without its ending."""
     return module.replace(PACKAGE, "memoria", 1).replace(".", "_")
@@ -48,9 +77,7 @@ def _flat_source(module: str) -> tuple[str, list[str]]:
     """Return a module's source with its imports made relative, and the modules that it needs."""
     source = path_of(module).read_text(encoding="utf-8")
     lines, needed = source.splitlines(), []
-    imports = [node for node in ast.walk(ast.parse(source)) if _is_own(node, module)]
-    for node in sorted(imports, key=lambda node: node.lineno, reverse=True):  # type: ignore[attr-defined]
-        assert isinstance(node, ast.ImportFrom)
+    for node in _imports_in_reverse(source, module):
         found = _by_defining_module(node)
         needed += list(found)
         indent = " " * node.col_offset
@@ -58,6 +85,12 @@ def _flat_source(module: str) -> tuple[str, list[str]]:
             indent + line for home, names in sorted(found.items()) for line in _import_lines(flat_name(home), names)
         ]
     return "\n".join(lines) + "\n", needed
+
+
+def _imports_in_reverse(source: str, module: str) -> list[ast.ImportFrom]:
+    imports = [node for node in ast.walk(ast.parse(source)) if _is_own(node, module)]
+    found = [node for node in imports if isinstance(node, ast.ImportFrom)]
+    return sorted(found, key=lambda node: node.lineno, reverse=True)
 
 
 def _import_lines(flat: str, names: list[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,13 +10,17 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING
 
-from hf_memoria.hub.flattening import PACKAGE, flat_name, flatten
+from hf_memoria.hub.flattening import PACKAGE, flat_name, flatten, flatten_own
+from hf_memoria.memories.interface import SYSTEMS
 from hf_memoria.models.config import MemoriaConfigMixin
 from hf_memoria.models.families import AUTO_CLASSES, MEMORIA_CLASSES
 from hf_memoria.version import VERSION
 
 STUB = "memoria_remote"
 """The file that Transformers is told of: it takes the installed package where there is one."""
+
+OWN = "memoria_own_"
+"""What names of files begin with that hold a kind of memory from outside of the package."""
 
 HEADER = """# Part of hf_memoria {version} (Apache-2.0), for machines that do not have it; one that is installed
 # is used instead. Made by hf_memoria.export_remote_code.
@@ -29,7 +34,7 @@ except ModuleNotFoundError as error:
     if error.name != "{package}":
         raise
     from .{flat} import {names}
-
+{own}
 __all__ = {all}
 '''
 
@@ -49,8 +54,8 @@ def export_remote_code(folder: str | Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: if there is no config.json.
-        ValueError: if it is of no family of this package; one that `register_family` added somewhere else cannot be
-            exported, because its own module would be needed.
+        ValueError: if its kind of memory was defined in no file, or it is of no family of this package; one that
+            `register_family` added somewhere else cannot be exported, because its own module would be needed.
     """
     folder = Path(folder)
     path = folder / "config.json"
@@ -59,7 +64,8 @@ def export_remote_code(folder: str | Path) -> list[Path]:
     config = json.loads(path.read_text(encoding="utf-8"))
     config_class = _config_class(config.get("model_type"), folder)
     config["auto_map"] = auto_map(config_class)
-    sources = {**flatten([config_class.__module__]), STUB: _stub(config_class)}
+    own, needed = _own_memory(config.get("memory"))
+    sources = {**flatten([config_class.__module__, *needed]), **own, STUB: _stub(config_class, list(own))}
     written = [_write(folder / f"{name}.py", _header() + source) for name, source in sources.items()]
     return [*written, _write(path, json.dumps(config, indent=2, sort_keys=True) + "\n")]
 
@@ -89,10 +95,31 @@ def _config_class(model_type: Any, folder: Path) -> Any:
     return config_class
 
 
-def _stub(config_class: type) -> str:
+def _own_memory(memory: dict[str, Any] | None) -> tuple[dict[str, str], list[str]]:
+    """Return the source of a kind of memory that is not of the package, by flat name, and what it needs of it."""
+    if not memory:
+        return {}, []
+    cls = type(SYSTEMS[memory["kind"]])
+    if cls.__module__.partition(".")[0] == PACKAGE:
+        return {}, []
+    path = inspect.getsourcefile(cls)
+    if path is None or cls.__module__ == "__main__":
+        raise ValueError(
+            f"memory of kind {memory['kind']!r} must be defined in a module with a file to be exported; "
+            f"{cls.__name__} is in {cls.__module__}."
+        )
+    source, needed = flatten_own(cls.__module__, Path(path))
+    name = cls.__module__.replace(".", "_")
+    return {name if name.startswith(OWN) else f"{OWN}{name}": source}, needed
+
+
+def _stub(config_class: type, own: list[str]) -> str:
     names = sorted({config_class.__name__, *(model.__name__ for _, model in _heads(config_class))})
     flat = flat_name(config_class.__module__)
-    return STUB_BODY.format(package=PACKAGE, names=", ".join(names), flat=flat, all=names)
+    lines = "".join(f"from .{name} import __name__ as _{name}  # registers a kind of memory\n" for name in own)
+    return STUB_BODY.format(
+        package=PACKAGE, names=", ".join(names), flat=flat, all=names, own=f"\n{lines}" if own else ""
+    )
 
 
 def _header() -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 Forward = Callable[..., ModelOutput]
 """The forward of a stock model, bound."""
+
+EVENTS = ("created", "reminded", "promoted", "forgotten")
+"""What can become of something remembered, in traces. A document that ends is no event: what it left goes with it."""
 
 KeysAndValues = tuple[Tensor, Tensor]
 """Of one block, `[B, H, N, D / H]` each."""
@@ -203,6 +207,23 @@ class MemorySystem(Protocol[StateT, ReadingT]):
     def summary(self, state: StateT, row: int) -> dict[str, Any]:
         """Return what a row holds, as plain JSON by column of the table that `hf-memoria inspect` prints."""
 
+    @property
+    def records_events(self) -> bool:
+        """Whether traces can be recorded of it."""
+
+    def events(self, before: StateT, reading: ReadingT, after: StateT, settings: Any) -> dict[str, np.ndarray]:
+        """Return what became of everything remembered in one step, where `records_events`.
+
+        Args:
+            before: the state that the segment started from, reset rows emptied.
+            reading: what it read.
+            after: the state after it.
+            settings: settings of the memory.
+
+        Returns:
+            columns `row`, `event` (place in `EVENTS`), `id`, `tier`, `created`, `credit` and `lifespan`.
+        """
+
     def describe(self) -> str:
         """Return what it is in words that go on after "a model with", with its source."""
 
@@ -219,6 +240,8 @@ SystemT = TypeVar("SystemT", bound=MemorySystem[Any, Any])
 def register_memory(system: SystemT) -> SystemT:
     """Make a kind of memory known: to configs, models, Trainer's callback, generation, files, cards and commands.
 
+    Calling it again for the same class changes nothing, nor does the copy of it that a checkpoint brings along.
+
     Args:
         system: the kind of memory.
 
@@ -233,16 +256,18 @@ def register_memory(system: SystemT) -> SystemT:
     if not (isinstance(settings, type) and issubclass(settings, MemorySettings)):
         raise TypeError(f"settings_class must be a subclass of MemorySettings; got {settings!r}.")
     there = SYSTEMS.get(settings.kind)
-    if there is not None and _name(there) != _name(system):
-        raise ValueError(
-            f"kind must be one that no other memory has; got {settings.kind!r}, which {_name(there)} has."
-        )
-    SYSTEMS[settings.kind] = system
+    if there is not None and _identity(there) != _identity(system):
+        told = f"got {settings.kind!r}, which {type(there).__module__}.{type(there).__qualname__} has"
+        raise ValueError(f"kind must be one that no other memory has; {told}.")
+    if there is None or type(there).__module__ == type(system).__module__:
+        SYSTEMS[settings.kind] = system
     return system
 
 
-def _name(system: Any) -> str:
-    return f"{type(system).__module__}.{type(system).__qualname__}"
+def _identity(system: Any) -> tuple[str, str]:
+    # A checkpoint may bring a copy of a module that is there already, under a longer name.
+    module = type(system).__module__.rpartition(".")[2]
+    return module.removeprefix("memoria_own_"), type(system).__qualname__
 
 
 def system_of(settings: MemorySettings) -> MemorySystem[Any, Any]:

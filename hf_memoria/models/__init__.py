@@ -3,7 +3,6 @@
 from hf_memoria.attentions.lwpf.config import LwpfAttentionConfig
 from hf_memoria.attentions.sdm.config import SdmAttentionConfig
 from hf_memoria.generation.cache import MemoriaCache
-from hf_memoria.memoria_pytorch.convert import convert_reference_checkpoint
 from hf_memoria.memories.engram.config import EngramMemoryConfig
 from hf_memoria.memories.token.config import TokenMemoryConfig
 from hf_memoria.models import bert, gpt2, llama, roberta, vit
@@ -21,7 +20,6 @@ __all__ = [
     "SdmAttentionConfig",
     "TokenMemoryConfig",
     "bert",
-    "convert_reference_checkpoint",
     "gpt2",
     "llama",
     "load_memory",

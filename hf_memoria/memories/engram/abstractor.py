@@ -37,4 +37,5 @@ class Abstractor(nn.Module):
         queries = self.queries(torch.arange(self.queries.num_embeddings, device=cue.device))
         scores = queries @ self.key(cue).transpose(-1, -2)
         mask = open_empty_rows(cue_mask).unsqueeze(1)
-        return self.contract(self.expand(masked_softmax(scores, mask) @ self.value(cue)))
+        working: Tensor = self.contract(self.expand(masked_softmax(scores, mask) @ self.value(cue)))
+        return working

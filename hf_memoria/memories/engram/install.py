@@ -121,6 +121,7 @@ class _BlockHooks:
         # Looked up at each call: PEFT puts a trained copy in its place.
         reader: Any = self.block.memory
         kept = None if reading.kept is None else reading.kept.setdefault(self.index, [])
+        read: Tensor
         read, weights = reader(hidden, working, working_mask, reminded.data, reminded.mask, kept)
         reading.leave_attention(self.index, hidden, weights)
         return read

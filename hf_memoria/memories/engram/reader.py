@@ -57,7 +57,8 @@ class MemoryAttention(nn.Module):
         return self.dropout(self.output(mixed.transpose(1, 2).flatten(2))), weights
 
     def _heads(self, vectors: Tensor) -> Tensor:
-        return vectors.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        heads: Tensor = vectors.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return heads
 
 
 class MemoryReader(nn.Module):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
@@ -13,6 +14,7 @@ from transformers.utils import ModelOutput
 from hf_memoria.backbones import blocks_of, cached_length, run_segment
 from hf_memoria.backbones.calls import ReplayedCheckpoint
 from hf_memoria.memories.engram.config import EngramMemoryConfig
+from hf_memoria.memories.engram.events import events_of
 from hf_memoria.memories.engram.fits import check_layers
 from hf_memoria.memories.engram.install import install_engram_memory
 from hf_memoria.memories.engram.reading import Reading
@@ -34,6 +36,7 @@ class EngramSystem:
     settings_class: ClassVar[type[EngramMemoryConfig]] = EngramMemoryConfig
     state_class: ClassVar[type[EngramState]] = EngramState
     file_format: ClassVar[str] = FORMAT
+    records_events: ClassVar[bool] = True
 
     def check_fits(self, config: Any) -> None:
         """As `MemorySystem.check_fits`."""
@@ -103,6 +106,12 @@ class EngramSystem:
     def summary(self, state: EngramState, row: int) -> dict[str, Any]:
         """As `MemorySystem.summary`."""
         return summary_of(state, row)
+
+    def events(
+        self, before: EngramState, reading: Reading, after: EngramState, settings: EngramMemoryConfig
+    ) -> dict[str, np.ndarray]:
+        """As `MemorySystem.events`."""
+        return events_of(before, reading, after, settings.lifespan_extend_scale)
 
     def describe(self) -> str:
         """As `MemorySystem.describe`."""

@@ -56,4 +56,5 @@ def engram_ids(ids: Any) -> Tensor:
         return index.reshape(-1).to(torch.int64)
     if index.dtype == torch.bool or index.is_floating_point() or index.is_complex():
         raise TypeError(f"ids must be integers; got {index.dtype}.")
-    return index.reshape(-1).to(torch.int64).unique()
+    unique: Tensor = index.reshape(-1).to(torch.int64).unique()
+    return unique

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
@@ -48,6 +49,7 @@ class SegmentMemory(Generic[RowStateT]):
 
     settings_class: ClassVar[type[MemorySettings]]
     state_class: ClassVar[type[RowState]]
+    records_events: ClassVar[bool] = False
 
     @property
     def file_format(self) -> str:
@@ -142,6 +144,10 @@ class SegmentMemory(Generic[RowStateT]):
             one = value[row]
             shown[name] = one.item() if one.dim() == 0 else spread(_norms(one))
         return shown
+
+    def events(self, before: Any, reading: Any, after: Any, settings: Any) -> dict[str, np.ndarray]:
+        """Return no events."""
+        return {}
 
     def describe(self) -> str:
         """Return the kind and where it is defined."""

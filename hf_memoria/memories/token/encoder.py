@@ -53,10 +53,12 @@ class MemoryEncoderLayer(nn.Module):
         rate = self.dropout.p if self.training else 0.0
         found = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=rate)
         memory = memory + self.dropout(self.output_projection(found.transpose(1, 2).flatten(2)))
-        return memory + self.dropout(self.contract(F.gelu(self.expand(self.mlp_norm(memory)))))
+        read: Tensor = memory + self.dropout(self.contract(F.gelu(self.expand(self.mlp_norm(memory)))))
+        return read
 
     def _heads(self, vectors: Tensor) -> Tensor:
-        return vectors.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        heads: Tensor = vectors.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return heads
 
 
 class MemoryEncoder(nn.Module):
@@ -154,7 +156,8 @@ class TokenMemory(nn.Module):
 
     def placed(self, tokens: Tensor) -> Tensor:
         """Return memory tokens `[B, M, D]` as they are read: with the vectors of their slots."""
-        return tokens + self.slots(self._slot_numbers(tokens.device)).to(tokens.dtype)
+        placed: Tensor = tokens + self.slots(self._slot_numbers(tokens.device)).to(tokens.dtype)
+        return placed
 
     def project(self, segment: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return what the encoder needs of a segment `[B, T, D]`."""
@@ -185,7 +188,8 @@ class TokenMemory(nn.Module):
                 "recall_weight must have been above 0 when the model was built; it was not, and there are no tokens "
                 "for the recall loss. See wrap(model, memory=...)."
             )
-        return self.prompts(torch.tensor(number, device=device))
+        prompt: Tensor = self.prompts(torch.tensor(number, device=device))
+        return prompt
 
 
 def kept_where_nothing_is_real(after: Tensor, before: Tensor, real: Tensor) -> Tensor:

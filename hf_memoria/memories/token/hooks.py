@@ -141,7 +141,8 @@ class TokenHooks:
 
     def _text_positions(self, reading: TokenReading, kwargs: dict[str, Any], past: int, length: int) -> Tensor:
         if kwargs.get("position_ids") is not None:
-            return kwargs["position_ids"]
+            given: Tensor = kwargs["position_ids"]
+            return given
         start = past - reading.cached
         if self.spec.positions_after_padding:
             start += (self.base_model.config.pad_token_id or 0) + 1

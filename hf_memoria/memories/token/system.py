@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
@@ -30,6 +31,7 @@ class TokenSystem:
     settings_class: ClassVar[type[TokenMemoryConfig]] = TokenMemoryConfig
     state_class: ClassVar[type[TokenState]] = TokenState
     file_format: ClassVar[str] = FORMAT
+    records_events: ClassVar[bool] = False
 
     def check_fits(self, config: Any) -> None:
         """As `MemorySystem.check_fits`."""
@@ -93,6 +95,10 @@ class TokenSystem:
     def summary(self, state: TokenState, row: int) -> dict[str, Any]:
         """As `MemorySystem.summary`."""
         return summary_of(state, row)
+
+    def events(self, before: Any, reading: Any, after: Any, settings: Any) -> dict[str, np.ndarray]:
+        """As `MemorySystem.events`: there are none."""
+        return {}
 
     def describe(self) -> str:
         """As `MemorySystem.describe`."""

@@ -34,25 +34,36 @@ def with_room(state: EngramState, working: int, fired: int) -> EngramState:
         fired: engrams that may fire in it.
     """
     room = state.room
-    if _must_copy(state):
-        state = replace(state, data=state.data.clone(), claim=Claim())
     wide_enough = state.recent.shape[2] >= fired
     if room.segments >= 1 and room.slots >= working and wide_enough:
-        return state
+        return _with_own_buffer(state)
     segments = segments_ahead(state.capacity, working)
     state = _with_form(state, form_for(state.room.graph, state.capacity, state.graph.form))
     if room.slots < working:
         state = state.pad(whole_blocks(state.capacity + segments * working), 0)
+    else:
+        state = _with_own_buffer(state)
     # Events are recorded at the end, so room for them is in front.
     in_front = max(segments - room.segments, 0)
     recent = torch.nn.functional.pad(state.recent, (0, max(fired - state.recent.shape[2], 0), in_front, 0), value=-1)
     return replace(state, recent=recent, room=replace(state.room, segments=room.segments + in_front))
 
 
-def _must_copy(state: EngramState) -> bool:
-    # What inference_mode made may be read outside of it, not written.
-    foreign = not torch.compiler.is_compiling() and state.data.is_inference() and not torch.is_inference_mode_enabled()
-    return state.claim.taken or foreign
+def _with_own_buffer(state: EngramState) -> EngramState:
+    """Return the state with a buffer that nobody else writes into: its own if it is the first to ask, else a copy."""
+    if _may_write(state.data) and state.claim.take():
+        return state
+    return replace(state, data=state.data.clone(), claim=Claim(taken=True))
+
+
+def _may_write(data: Tensor) -> bool:
+    # A compiled graph cannot take a claim, and is given its inputs by reference. What another process may have, in
+    # shared memory, is not told of claims here. What inference_mode made may be read outside of it, not written.
+    if torch.compiler.is_compiling():
+        return False
+    if data.device.type == "cpu" and data.is_shared():
+        return False
+    return not data.is_inference() or torch.is_inference_mode_enabled()
 
 
 @torch.compiler.disable(reason="compacting looks at how many engrams there are; call compact() between segments")

@@ -23,11 +23,11 @@ def add_working(state: EngramState, working: Tensor, mask: Tensor, initial_lifes
     rows = torch.arange(state.batch_size, device=index.device).unsqueeze(1)
     new = zero_unless(working.detach(), mask)
     state.data.index_put_((rows, index), new.to(state.data.dtype))
-    state.claim.taken = True
 
     def with_new(name: str, value: Tensor) -> Tensor:
         held = getattr(state, name)
-        return held.scatter(1, index, value.to(held.dtype))
+        longer: Tensor = held.scatter(1, index, value.to(held.dtype))
+        return longer
 
     return replace(
         state,

@@ -92,7 +92,8 @@ def memorize(
     room = replace(state.room, segments=state.room.segments - 1, short_term=max(stm_capacity, state.room.short_term))
     state = replace(state, room=room, refused=state.refused + ~finite)
     if room.segments < 1 or room.slots < working.shape[1]:
-        return compact(state, working=working.shape[1], fired=fired)
+        compacted: EngramState = compact(state, working=working.shape[1], fired=fired)
+        return compacted
     return state
 
 

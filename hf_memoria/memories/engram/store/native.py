@@ -55,9 +55,11 @@ def walk(state: EngramState, index: Tensor, mask: Tensor, long_term: Tensor, dep
     """See `retrieval.walk`."""
     kernels, rest = torch.ops.hf_memoria, (state.recent.contiguous(), long_term, index, mask, depth)
     if isinstance(state.graph, DenseGraph):
-        return kernels.walk_table(state.graph.counts.contiguous(), *rest)
+        found: Tensor = kernels.walk_table(state.graph.counts.contiguous(), *rest)
+        return found
     parts = [getattr(state.graph, part.name).contiguous() for part in fields(state.graph)]
-    return kernels.walk_log(*parts, *rest)
+    logged: Tensor = kernels.walk_log(*parts, *rest)
+    return logged
 
 
 def squared_distances(data: Tensor, index: Tensor, mask: Tensor, centre: Tensor) -> Tensor:
@@ -66,7 +68,8 @@ def squared_distances(data: Tensor, index: Tensor, mask: Tensor, centre: Tensor)
     Zero where `mask` `[B, K]` is false.
     """
     kernel = torch.ops.hf_memoria.squared_distances
-    return kernel(data.contiguous(), index, mask.contiguous(), centre.to(torch.float32))
+    distances: Tensor = kernel(data.contiguous(), index, mask.contiguous(), centre.to(torch.float32))
+    return distances
 
 
 def _build() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 BLOCK = 64
@@ -30,14 +31,27 @@ class Room:
     graph: str = "auto"
 
 
-@dataclass
-class Claim:
-    """Who may write behind a state into its buffers: the first that does takes it, the others have to copy them.
+_taking = threading.Lock()
 
-    States that share buffers and hold the same share one claim.
+
+@dataclass(eq=False)
+class Claim:
+    """Who may write behind a state into its buffers: the first to take it, all others have to copy them.
+
+    States that share buffers and hold the same share one claim. A copy that was pickled comes taken: its buffers may
+    lie in memory that another process shares.
     """
 
     taken: bool = False
+
+    def take(self) -> bool:
+        """Take it; return False if it was taken already. Of two threads, one gets it."""
+        with _taking:
+            free, self.taken = not self.taken, True
+        return free
+
+    def __getstate__(self) -> dict[str, bool]:
+        return {"taken": True}
 
 
 def segments_ahead(engrams: int, width: int) -> int:

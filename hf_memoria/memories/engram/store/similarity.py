@@ -29,7 +29,8 @@ def correlation(working: Tensor, working_mask: Tensor, engrams: Tensor, how: str
     centred = engrams.to(dtype) - centre.unsqueeze(1)
     to_centre = torch.linalg.vector_norm(centred, dim=-1).square()
     if how == "mean_l2":
-        return -to_centre
+        negative: Tensor = -to_centre
+        return negative
     around = working.to(dtype) - centre.unsqueeze(1)
     return log_sum_of_kernels(around, working_mask, centred, to_centre)
 

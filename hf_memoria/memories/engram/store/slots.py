@@ -14,7 +14,8 @@ def take_slots(value: Tensor, index: Tensor) -> Tensor:
     # Whole rows of a flat table are copied as blocks; gather would go element by element.
     batch, capacity = value.shape[:2]
     start = torch.arange(batch, device=value.device).unsqueeze(1) * capacity
-    return value.flatten(0, 1).index_select(0, (index + start).flatten()).unflatten(0, index.shape)
+    taken: Tensor = value.flatten(0, 1).index_select(0, (index + start).flatten()).unflatten(0, index.shape)
+    return taken
 
 
 def mark_slots(index: Tensor, mask: Tensor, capacity: int) -> Tensor:

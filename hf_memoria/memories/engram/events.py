@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from hf_memoria.analysis.trace_files import EVENTS
 from hf_memoria.memories.engram.reading import Reading
 from hf_memoria.memories.engram.store import EngramKind, EngramState
 from hf_memoria.memories.engram.store.plasticity import lifespan_credit
+from hf_memoria.memories.interface import EVENTS
 
 Columns = dict[str, np.ndarray]
 
@@ -107,16 +106,9 @@ def _reminded(before: EngramState, reading: Reading, old: Engrams, scale: float,
 def _newly_long_term(old: Engrams, new: Engrams) -> np.ndarray:
     place, there = old.at(new.row, new.id)
     was = there & (old.kind[place] == int(EngramKind.LONG_TERM)) if len(old.kind) else there
-    return (new.kind == int(EngramKind.LONG_TERM)) & ~was
+    newly: np.ndarray = (new.kind == int(EngramKind.LONG_TERM)) & ~was
+    return newly
 
 
 def _missing(old: Engrams, new: Engrams) -> Engrams:
     return old.only(~new.at(old.row, old.id)[1])
-
-
-def emptied(memory: EngramState | None, reset: Tensor | None, like: EngramState) -> EngramState:
-    """Return the state that a forward started from: the one it was given, rows emptied as it was told."""
-    if memory is None:
-        device = like.data.device
-        return EngramState.empty(like.batch_size, like.hidden_size, device=device, dtype=like.data.dtype)
-    return memory if reset is None else memory.reset(reset.to(torch.bool).to(memory.data.device))
