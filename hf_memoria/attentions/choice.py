@@ -10,6 +10,7 @@ from typing import Any
 from hf_memoria.attentions.interface import install_attention, refuse_backbone, register_attention
 from hf_memoria.attentions.kinds import ATTENTION_KINDS, attention_config_from
 from hf_memoria.attentions.settings import AttentionSettings
+from hf_memoria.backbones.ownership import ATTENTION, record_added
 
 
 @dataclass(kw_only=True, repr=False)
@@ -86,9 +87,13 @@ class AttendsByChoice:
         # Some heads build their base model by AutoModel, which knows our config: that one attends by choice already.
         inner = self.base_model is not self and isinstance(self.base_model, AttendsByChoice)  # type: ignore[attr-defined]
         if attention is not None and not inner:
-            spec = self.config.backbone_spec
-            install_attention(self.base_model, spec, partial(attention.make_unit, self.config), attention.layers)  # type: ignore[attr-defined]
+            self._install(attention)
         self._attention_built = copy.deepcopy(attention)
+
+    def _install(self: Any, attention: AttentionSettings) -> None:
+        make_unit = partial(attention.make_unit, self.config)
+        install = partial(install_attention, self.base_model, self.config.backbone_spec, make_unit, attention.layers)
+        record_added(self.base_model, ATTENTION, install)
 
     def check_still_attends_so(self) -> None:
         """Refuse to run, or to be saved as, what the model was not built as.

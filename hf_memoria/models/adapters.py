@@ -6,8 +6,8 @@ import warnings
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from hf_memoria.backbones.ownership import ATTENTION, MEMORY, is_within, roots_of
 from hf_memoria.models.mixin import MemoriaMixin
-from hf_memoria.models.ownership import is_within, memory_roots
 
 
 def memory_modules(model: PreTrainedModel) -> list[str]:
@@ -34,7 +34,7 @@ def memory_modules(model: PreTrainedModel) -> list[str]:
     if model.config.memory is None:
         raise ValueError("config.memory must be settings of a memory; got None. There is no memory to train.")
     _warn_of_plain_checkpoint(model)
-    return sorted({root.rpartition(".")[2] for root in memory_roots(model)})
+    return sorted({root.rpartition(".")[2] for root in roots_of(model, MEMORY)})
 
 
 def _warn_of_plain_checkpoint(model: PreTrainedModel) -> None:
@@ -61,7 +61,7 @@ def frozen_memory_parameters(model: PreTrainedModel) -> list[str]:
     Args:
         model: the model with memory, inside of any wrapper.
     """
-    roots = memory_roots(model)
+    roots = roots_of(model, MEMORY, ATTENTION)
     return [
         name
         for name, parameter in model.named_parameters()

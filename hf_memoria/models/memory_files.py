@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_memoria.memories.interface import State, system_of_state
+from hf_memoria.memories.interface import State, system_of
+from hf_memoria.memories.shared.starting_state import check_kind
 from hf_memoria.memories.shared.state_files import read_state, write_state
 
 BOOKKEEPING = ("checkpoint_id",)
@@ -43,7 +44,8 @@ def save_memory(state: State, path: str | Path, config: PreTrainedConfig | None 
         ValueError: if the config has no memory, or another hidden size.
     """
     description = None if config is None else describe_memory(config)
-    system_of_state(state)
+    if config is not None:
+        check_kind(state, system_of(config.memory).state_class, "state must be {}")
     if description is not None and description["hidden_size"] != state.hidden_size:
         raise ValueError(
             f"state must have the config's hidden size {description['hidden_size']}; got {state.hidden_size}."

@@ -15,6 +15,7 @@ from transformers.utils import ModelOutput
 
 from hf_memoria.attentions.choice import AttendsByChoice
 from hf_memoria.backbones.calls import Call, ReplayedCheckpoint, call_of, enter, leave, wants_attentions
+from hf_memoria.backbones.ownership import MEMORY, record_added
 from hf_memoria.generation.cache import MemoriaCache
 from hf_memoria.generation.segments import read_in_segments
 from hf_memoria.memories.interface import system_of
@@ -24,7 +25,6 @@ from hf_memoria.memories.shared.starting_state import rows_to_reset, starting_st
 from hf_memoria.models.config import check_memory_fits
 from hf_memoria.models.evaluations import tell_evaluation
 from hf_memoria.models.own_code import NotCopied
-from hf_memoria.models.ownership import record_added
 
 OWN_ARGUMENTS = ("memory", "reset_memory")
 
@@ -68,7 +68,7 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
         if self._reads_memory:
             # Once more: settings may have come to the config after it was made, as from_pretrained(memory=...) does.
             check_memory_fits(self.config)
-            record_added(self.base_model, lambda: system_of(self.config.memory).install(self))
+            record_added(self.base_model, MEMORY, lambda: system_of(self.config.memory).install(self))
             # Everything else is initialised already and marked so: this reaches what was just added.
             self.post_init()
         self.base_model.register_forward_hook(leave, always_call=True)

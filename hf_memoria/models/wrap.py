@@ -8,10 +8,10 @@ from transformers import PreTrainedModel
 
 from hf_memoria.attentions.kinds import ATTENTION_KINDS
 from hf_memoria.attentions.settings import AttentionSettings
+from hf_memoria.backbones.ownership import ATTENTION, MEMORY, is_within, roots_of
 from hf_memoria.memories.shared.settings import MemorySettings
 from hf_memoria.models.families import MEMORIA_CLASSES
 from hf_memoria.models.mixin import MemoriaMixin
-from hf_memoria.models.ownership import is_within, memory_roots
 
 
 def wrap(
@@ -56,7 +56,7 @@ def _memoria_class(model: PreTrainedModel) -> Any:
 
 def _copy_weights(source: PreTrainedModel, target: PreTrainedModel) -> None:
     shapes = {name: value.shape for name, value in target.state_dict().items()}
-    theirs, ours = memory_roots(source), memory_roots(target)
+    theirs, ours = roots_of(source, MEMORY, ATTENTION), roots_of(target, MEMORY, ATTENTION)
     weights = {
         name: value
         for name, value in source.state_dict().items()

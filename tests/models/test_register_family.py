@@ -198,9 +198,8 @@ def test_a_path_that_leads_nowhere_is_named(field, path, message, monkeypatch):
         build("Qwen2", "Model", QWEN2)
 
 
-def test_a_backbone_whose_attention_gets_no_arguments_is_refused(monkeypatch):
-    # The MLP is called with hidden states alone, as a block calls its attention that hands nothing on.
+def test_an_attention_that_returns_no_tuple_is_refused(monkeypatch):
     spec = hf_memoria.BackboneSpec(**{**vars(GOOD), "attention": "mlp"})
     monkeypatch.setitem(SPECS, "qwen2", spec)
-    with pytest.raises(RuntimeError, match="blocks must hand their keyword arguments on to their attention"):
+    with pytest.raises(TypeError, match="attention must lead to a module that returns a tuple; got Tensor"):
         build("Qwen2", "Model", QWEN2)(**segments()[0])

@@ -8,7 +8,7 @@ from test_token_memory import token_model
 from torch.nn import functional as F
 
 from hf_memoria import TokenState
-from hf_memoria.backbones.blocks import READING
+from hf_memoria.backbones import Call
 from hf_memoria.memories.token.hooks import TokenReading
 
 HEADS = {"GPT2": "ForCausalLM", "Llama": "ForCausalLM", "Bert": "ForMaskedLM", "Roberta": "ForMaskedLM"}
@@ -115,7 +115,7 @@ def test_recall_is_the_distance_of_what_the_backbone_brings_back():
     recall = model(**batch, attention_mask=mask).losses["recall"]
     own, base, total = model.base_model.token_memory, model.transformer, 0.0
     reading = TokenReading(own.placed(own.initial.weight.expand(2, -1, -1)))
-    wide = base(input_ids=batch["input_ids"], attention_mask=mask, **{READING: reading}).last_hidden_state
+    wide = Call(base, reading).run(base, input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
     for row, length in enumerate((9, 6)):
         after = naive_memory_encoder(own.encoder, own.placed(own.initial.weight), wide[row, :length])
         after = own.placed(after)
@@ -273,7 +273,7 @@ def test_gradients_through_time_are_those_of_one_long_graph():
         before = own.initial.weight.expand(2, -1, -1) if tokens is None else tokens
         placed = own.placed(before)
         reading = TokenReading(placed)
-        hidden = model.base_model(input_ids=ids, **{READING: reading}).last_hidden_state
+        hidden = Call(model.base_model, reading).run(model.base_model, input_ids=ids).last_hidden_state
         tokens = torch.stack([naive_memory_encoder(own.encoder, placed[row], hidden[row]) for row in range(2)])
     loss = model.loss_function(model.lm_head(hidden), ids, vocab_size=61)
     theirs = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)

@@ -6,8 +6,7 @@ import math
 import pytest
 import torch
 
-from hf_memoria.attentions.sdm import attention as sdm_attention
-from hf_memoria.attentions.sdm.attention import SdmAttention
+from hf_memoria.attentions.sdm.attention import SdmAttention, sdm_attention
 from hf_memoria.sdm import PatternMemory, circle_intersection, fit_beta, log_cap_intersection
 
 SHAPE = {"B": 2, "H": 4, "G": 2, "T": 5, "S": 7, "D": 16}

@@ -108,6 +108,11 @@ class _BlockHooks:
         residual = None if reading is None else reading.residuals.pop(self.index, None)
         if residual is None:
             return None
+        if not isinstance(output, tuple):
+            raise TypeError(
+                f"attention must lead to a module that returns a tuple; got {type(output).__name__} from "
+                f"{type(module).__name__}."
+            )
         hidden = output[0] + residual
         return (output[0] + (self.read(hidden, reading) - hidden), *output[1:])
 

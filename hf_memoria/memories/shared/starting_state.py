@@ -31,13 +31,27 @@ def starting_state(
         TypeError: if `memory` is no state of the model's memory or `reset_memory` not a bool tensor.
         ValueError: if rows, sizes, device or dtype are not those of the batch and the model.
     """
-    if not isinstance(memory, state_class):
-        article = "an" if state_class.__name__[0] in "AEIOU" else "a"
-        raise TypeError(f"memory must be {article} {state_class.__name__} or None; got {type(memory).__name__}.")
+    check_kind(memory, state_class, "memory must be {} or None")
     _check_agrees(memory, state_class, sizes, like)
     if _made_by_inference(memory):
         memory = memory.clone()
     return memory if reset_memory is None else memory.reset(reset_memory)
+
+
+def check_kind(state: Any, state_class: type, told: str) -> None:
+    """Check that a state is of a kind.
+
+    Args:
+        state: whatever came.
+        state_class: the class that it has to be of.
+        told: what has to be, with `{}` for the class.
+
+    Raises:
+        TypeError: if it is something else.
+    """
+    if not isinstance(state, state_class):
+        article = "an" if state_class.__name__[0] in "AEIOU" else "a"
+        raise TypeError(f"{told.format(f'{article} {state_class.__name__}')}; got {type(state).__name__}.")
 
 
 def _made_by_inference(memory: State) -> bool:

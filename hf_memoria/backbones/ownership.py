@@ -1,4 +1,4 @@
-"""Which parameters of a model are the memory's: those of the modules that installing it added."""
+"""Which parameters of a model are a memory's or an attention's: those of the modules that installing it added."""
 
 from __future__ import annotations
 
@@ -7,22 +7,29 @@ from typing import Any
 
 from torch import nn
 
-ROOTS = "memory_roots"
-"""Attribute of a base model: paths of the modules and parameters that its memory added, the outermost of each."""
+MEMORY, ATTENTION = "memory_roots", "attention_roots"
+"""Attributes of a base model: paths of the modules and parameters that either added, the outermost of each."""
 
 
-def record_added(base_model: Any, install: Callable[[], None]) -> None:
-    """Run `install`, and note on the base model which modules and parameters it added."""
+def record_added(base_model: Any, owner: str, install: Callable[[], None]) -> None:
+    """Run `install`, and note on the base model which modules and parameters it added.
+
+    Args:
+        base_model: the model without head.
+        owner: `MEMORY` or `ATTENTION`.
+        install: function that adds them.
+    """
     before = {id(part) for part in _parts(base_model)}
     install()
-    setattr(base_model, ROOTS, tuple(_outermost_added(base_model, before)))
+    setattr(base_model, owner, tuple(_outermost_added(base_model, before)))
 
 
-def memory_roots(model: Any) -> tuple[str, ...]:
-    """Return the paths, in a model with or without head, of what its memory added; none without a memory."""
+def roots_of(model: Any, *owners: str) -> tuple[str, ...]:
+    """Return the paths, in a model with or without head, of what memory or attention added; none without either."""
     base = model.base_model
     prefix = next(path for path, module in model.named_modules() if module is base)
-    return tuple(f"{prefix}.{root}" if prefix else root for root in getattr(base, ROOTS, ()))
+    roots = [root for owner in owners for root in getattr(base, owner, ())]
+    return tuple(f"{prefix}.{root}" if prefix else root for root in roots)
 
 
 def is_within(name: str, roots: tuple[str, ...]) -> bool:
