@@ -22,7 +22,7 @@ FAILURES: dict[str, Failure] = {
         TEXT,
         (False, True),
         "it asks for Transformers' tests of generation, which its source distribution leaves out; ours are in "
-        "tests/models/generation",
+        "tests/generation",
     ),
     "test_training_gradient_checkpointing_use_reentrant_true": Failure(
         (*TEXT, *IMAGES),

@@ -1,6 +1,6 @@
 """The Triton kernels against the equation: on a GPU as they are, elsewhere by the interpreter that triton has.
 
-pip install triton; TRITON_INTERPRET=1 python -m pytest tests/modules/test_lwpf_triton.py
+pip install triton; TRITON_INTERPRET=1 python -m pytest tests/attentions/test_lwpf_triton.py
 """
 
 import os
