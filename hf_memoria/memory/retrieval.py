@@ -1,4 +1,4 @@
-"""Reminding: which engrams a working memory calls up (Memoria section 3.2; the design's steps 3 to 5).
+"""Reminding: which engrams a working memory calls up (Memoria section 3.2).
 
 Everywhere `index` holds slots of the state and `mask` says which of them count; masked entries point at a legal
 slot and are never read as engrams. Equal scores and equal counts go to the oldest engram. No shape of

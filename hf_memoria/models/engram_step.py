@@ -1,4 +1,7 @@
-"""One segment of an engram memory around a backbone's forward: what it may read, and what becomes of it."""
+"""One segment of an engram memory around a backbone's forward: what it may read, and what becomes of it.
+
+`hf_memoria/how_it_works.md` follows a segment through it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from hf_memoria.models.memory_config import EngramMemoryConfig
 def prepare_reading(
     state: EngramState, abstractor: nn.Module | None, config: EngramMemoryConfig, attention_mask: Tensor | None
 ) -> Reading:
-    """Prepare what a segment may read (the design's steps 1 to 5): at once, or when its block `cue_layer` has run."""
+    """Prepare what a segment may read: at once, or when its block `cue_layer` has run."""
 
     def make_working(cue: Tensor, cue_mask: Tensor) -> tuple[Tensor, Tensor]:
         if abstractor is None:
@@ -39,7 +42,7 @@ def prepare_reading(
 
 
 def end_segment(state: EngramState, reading: Reading, config: EngramMemoryConfig, final_hidden: Tensor) -> EngramState:
-    """Write the segment into memory (the design's steps 6 and 8)."""
+    """Write the segment into memory."""
     working, working_mask, reminded = reading.contents()
     return memorize(
         state,
