@@ -8,8 +8,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_memoria import EngramMemoryConfig, TokenMemoryConfig
+from hf_memoria.memories import MemorySettings
 from hf_memoria.memories.engram.store.room import FEWEST_SEGMENTS
-from hf_memoria.memories.interface import MemoryConfig
 
 
 def block_flops(backbone: PreTrainedModel, length: int) -> float:
@@ -24,7 +24,7 @@ def block_flops(backbone: PreTrainedModel, length: int) -> float:
     return 2.0 * matrices * length + attention
 
 
-def memory_flops(backbone: PreTrainedModel, memory: MemoryConfig, length: int, held: float) -> float:
+def memory_flops(backbone: PreTrainedModel, memory: MemorySettings, length: int, held: float) -> float:
     """Return what a memory of some kind that holds `held` vectors adds to the cost of a segment of `length` tokens."""
     if isinstance(memory, TokenMemoryConfig):
         return token_flops(backbone, memory, length)
@@ -68,7 +68,7 @@ def engram_flops(backbone: PreTrainedModel, memory: EngramMemoryConfig, length: 
 
 
 def matched_stride(
-    backbone: PreTrainedModel, memory: MemoryConfig, *, length: int, window: int, held: float
+    backbone: PreTrainedModel, memory: MemorySettings, *, length: int, window: int, held: float
 ) -> tuple[int, float]:
     """Return the stride at which a sliding window costs as much for each scored token as the memory, and the ratio.
 

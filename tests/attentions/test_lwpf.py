@@ -310,7 +310,17 @@ def test_memory_is_linear_in_the_number_of_keys(monkeypatch):
     assert largest == 32 * 288  # of 90,000 scores; the block of the last rows has fewer
 
 
+@pytest.mark.parametrize("mu", [None, 0.0, -0.5, "median", "mean"])
+def test_operators_take_a_rule_by_the_names_of_its_flat_form(mu):
+    rule = Rule(mu=mu, bias=0.1, scaling=0.7, causal=True, dropout=0.2)
+    assert Rule.of(rule.flat()) == rule
+    operators, fields = getattr(torch.ops, lwpf.OPERATORS), rule.flat()._fields
+    for operator in (operators.attention, operators.attention_backward):
+        names = [argument.name for argument in operator.default._schema.arguments]
+        assert tuple(names[-len(fields) :]) == fields
+
+
 def test_kernels_are_left_out_where_they_or_triton_are_not_installed():
     assert lwpf._can_import("torch", "hf_memoria.attentions.lwpf.triton")
-    assert not lwpf._can_import("torch", "hf_memoria.modules.not_there")
+    assert not lwpf._can_import("torch", "hf_memoria.attentions.not_there")
     assert not lwpf._can_import("not_there.modules.lwpf_triton")

@@ -7,6 +7,7 @@ is a Triton kernel where `uses_kernel` says so, and blocks of torch everywhere e
 import importlib
 import importlib.util
 import re
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -18,7 +19,7 @@ from hf_memoria.attentions.lwpf.blocks import Attended, Inputs
 from hf_memoria.attentions.lwpf.forgetting import PFU, ForgettingFunction, ForgettingReLU
 from hf_memoria.attentions.lwpf.naive import check_causal, lwpf_attention_naive, repeat_heads
 from hf_memoria.attentions.lwpf.probe import kernels_work
-from hf_memoria.attentions.lwpf.tiles import Rule
+from hf_memoria.attentions.lwpf.tiles import ZERO, FlatRule, Rule
 
 KERNELS = "hf_memoria.attentions.lwpf.triton"
 
@@ -57,6 +58,7 @@ def lwpf_attention(
         return lwpf_attention_naive(query, key, value, forgetting, **options)[0]
     if causal:
         check_causal(query, key)
+    rule = _rule(forgetting, query.shape[-1] ** -0.5 if scaling is None else scaling, causal, dropout)
     like = query.new_empty((), dtype=_precise(query))
     return _attend(
         query,
@@ -65,10 +67,7 @@ def lwpf_attention(
         _four_axes(mask, query, key),
         forgetting.noise(like) if isinstance(forgetting, PFU) else like.new_zeros(()),
         torch.randint(2**31, ()) if dropout else torch.zeros((), dtype=torch.long),
-        *_threshold_settings(forgetting),
-        query.shape[-1] ** -0.5 if scaling is None else scaling,
-        causal,
-        dropout,
+        *rule.flat(),
     )[0]
 
 
@@ -85,7 +84,7 @@ def has_kernel(query: Tensor, value: Tensor, mu: str, dropout: float) -> bool:
 
     PFU, dropout and other sizes are computed in blocks, as is everything where triton is not installed.
     """
-    if not query.is_cuda or mu != "zero" or dropout or not _can_import(KERNELS, "triton"):
+    if not query.is_cuda or mu != ZERO or dropout or not _can_import(KERNELS, "triton"):
         return False
     kernels = _kernels()
     return (
@@ -96,10 +95,10 @@ def has_kernel(query: Tensor, value: Tensor, mu: str, dropout: float) -> bool:
     )
 
 
-def uses_kernel(query: Tensor, value: Tensor, allowed: Tensor | None, mu: str, causal: bool, dropout: float) -> bool:
+def uses_kernel(query: Tensor, value: Tensor, allowed: Tensor | None, rule: FlatRule) -> bool:
     """Whether the fast form is a Triton kernel: there is one, and it works on the device."""
-    return has_kernel(query, value, mu, dropout) and kernels_work(
-        query.device, query.dtype, query.shape[-1], causal, allowed is not None
+    return has_kernel(query, value, rule.mu, rule.dropout) and kernels_work(
+        query.device, query.dtype, query.shape[-1], rule.causal, allowed is not None
     )
 
 
@@ -115,12 +114,12 @@ def _kernels() -> Any:
     return importlib.import_module(KERNELS)
 
 
-def _threshold_settings(forgetting: Any) -> tuple[str, float, float | None]:
-    """Return `mu` as a word and a number, and the bias, for an operator, whose arguments have one type each."""
+def _rule(forgetting: Any, scaling: float, causal: bool, dropout: float) -> Rule:
     if isinstance(forgetting, ForgettingReLU):
-        return "zero", 0.0, None
+        return Rule(mu=None, bias=None, scaling=scaling, causal=causal, dropout=dropout)
+    mu = forgetting.mu if isinstance(forgetting.mu, str) else float(forgetting.mu)
     bias = None if isinstance(forgetting.bias, str) else float(forgetting.bias)
-    return (forgetting.mu, 0.0, bias) if isinstance(forgetting.mu, str) else ("number", float(forgetting.mu), bias)
+    return Rule(mu=mu, bias=bias, scaling=scaling, causal=causal, dropout=dropout)
 
 
 def _precise(like: Tensor) -> torch.dtype:
@@ -144,11 +143,9 @@ def _inputs(
     allowed: Tensor | None,
     offset: Tensor,
     seed: Tensor,
-    rule: tuple[str, float, float | None, float, bool, float],
+    rule: FlatRule,
 ) -> Inputs:
-    mu, number, *others = rule
-    threshold: str | float | None = {"zero": None, "number": number}.get(mu, mu)
-    return Inputs(*states, allowed, Rule(threshold, *others), offset, int(seed))  # type: ignore[arg-type]
+    return Inputs(*states, allowed, Rule.of(rule), offset, int(seed))
 
 
 @torch.library.custom_op(f"{OPERATORS}::attention", mutates_args=())
@@ -166,19 +163,19 @@ def _attend(
     causal: bool,
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    rule = mu, number, bias, scaling, causal, dropout
-    if uses_kernel(query, value, allowed, mu, causal, dropout):
-        done = _kernels().attend(_inputs((query, key, value), allowed, offset, seed, rule))
+    flat = FlatRule(mu=mu, number=number, bias=bias, scaling=scaling, causal=causal, dropout=dropout)
+    if uses_kernel(query, value, allowed, flat):
+        done = _kernels().attend(_inputs((query, key, value), allowed, offset, seed, flat))
     else:
-        done = lwpf_blocks.attend(_inputs(_all_precise(query, key, value), allowed, offset, seed, rule))
+        done = lwpf_blocks.attend(_inputs(_all_precise(query, key, value), allowed, offset, seed, flat))
     return done.output.to(query.dtype), done.inverse, done.threshold, done.shift
 
 
 @_attend.register_fake
 def _attend_shapes(
-    query: Tensor, key: Tensor, value: Tensor, allowed: Any, offset: Tensor, seed: Tensor, mu: str, *rest: Any
+    query: Tensor, key: Tensor, value: Tensor, allowed: Any, offset: Tensor, seed: Tensor, *flat: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    shapes = Attended.empty(query.to(_precise(query)), value, mu != "zero")
+    shapes = Attended.empty(query.to(_precise(query)), value, Rule.of(FlatRule(*flat)).has_threshold)
     return shapes.output.to(query.dtype), shapes.inverse, shapes.threshold, shapes.shift
 
 
@@ -199,14 +196,15 @@ def _attend_backward(
     causal: bool,
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rule = mu, number, bias, scaling, causal, dropout
-    if uses_kernel(query, value, allowed, mu, causal, dropout):
-        inputs = _inputs((query, key, value), allowed, offset, seed, rule)
-        grads = _kernels().attend_backward(grad, inputs, Attended(*kept))
+    flat = FlatRule(mu=mu, number=number, bias=bias, scaling=scaling, causal=causal, dropout=dropout)
+    done = Attended(*kept)
+    if uses_kernel(query, value, allowed, flat):
+        inputs = _inputs((query, key, value), allowed, offset, seed, flat)
+        grads = _kernels().attend_backward(grad, inputs, done)
     else:
         precise = _precise(query)
-        inputs = _inputs(_all_precise(query, key, value), allowed, offset, seed, rule)
-        grads = lwpf_blocks.attend_backward(grad.to(precise), inputs, Attended(kept[0].to(precise), *kept[1:]))
+        inputs = _inputs(_all_precise(query, key, value), allowed, offset, seed, flat)
+        grads = lwpf_blocks.attend_backward(grad.to(precise), inputs, replace(done, output=done.output.to(precise)))
     of_query, of_key, of_value = (made.to(query.dtype) for made in grads)
     return of_query, of_key, of_value
 
@@ -219,7 +217,8 @@ def _attend_backward_shapes(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    query, key, value, allowed, offset, seed, *ctx.rule = inputs
+    query, key, value, allowed, offset, seed, *flat = inputs
+    ctx.rule = FlatRule(*flat)
     ctx.save_for_backward(query, key, value, allowed, offset, seed, *output)
 
 

@@ -59,7 +59,7 @@ def _trial(
     shape = (1, 2, LENGTH, head_size)
     query, key, value, grad = (torch.randn(shape, generator=generator).to(device, dtype) for _ in range(4))
     allowed = torch.rand(1, 1, LENGTH, LENGTH, generator=generator).to(device) > 0.3 if masked else None
-    rule = Rule(None, None, head_size**-0.5, causal, 0.0)
+    rule = Rule(mu=None, bias=None, scaling=head_size**-0.5, causal=causal, dropout=0.0)
     return Inputs(query, key, value, allowed, rule, torch.zeros((), device=device), 0), grad
 
 

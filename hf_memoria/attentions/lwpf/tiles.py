@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +17,24 @@ BLOCK_ELEMENTS = {"cpu": 2**17, "other": 2**25}
 
 LEAST_ROWS = 128
 """With fewer rows a block does too little with the keys that it loads."""
+
+
+ZERO, NUMBER = "zero", "number"
+"""Words of a `FlatRule` for a threshold of zero, and for one that is a number."""
+
+
+class FlatRule(NamedTuple):
+    """A `Rule` as a custom operator takes it, whose arguments have one type each: `mu` is a word and a number.
+
+    Operators declare arguments of these names in this order.
+    """
+
+    mu: str
+    number: float
+    bias: float | None
+    scaling: float
+    causal: bool
+    dropout: float
 
 
 @dataclass(frozen=True)
@@ -40,6 +59,18 @@ class Rule:
     def has_threshold(self) -> bool:
         """Whether scores have to be held against something else than zero."""
         return self.mu is not None
+
+    def flat(self) -> FlatRule:
+        """Return the arguments of an operator."""
+        number = 0.0 if self.mu is None or isinstance(self.mu, str) else self.mu
+        mu = ZERO if self.mu is None else self.mu if isinstance(self.mu, str) else NUMBER
+        return FlatRule(mu, number, self.bias, self.scaling, self.causal, self.dropout)
+
+    @classmethod
+    def of(cls, flat: FlatRule) -> Rule:
+        """Return the rule that such arguments stand for."""
+        known: dict[str, float | None] = {ZERO: None, NUMBER: flat.number}
+        return cls(known.get(flat.mu, flat.mu), flat.bias, flat.scaling, flat.causal, flat.dropout)
 
 
 @dataclass(frozen=True)

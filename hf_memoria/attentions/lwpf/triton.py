@@ -175,7 +175,7 @@ def attend(inputs: Inputs) -> Attended:
     if output.numel():
         with torch.cuda.device_of(query):
             grid = triton.cdiv(queries, settings["M"]), batch * heads
-            _forward[grid](query, key, value, output, inverse, shift, *_sizes(inputs), **settings)
+            _forward[grid](query, key, value, output, inverse, shift, **_sizes(inputs), **settings)
     return Attended(output, inverse, inverse.new_empty(0), shift)
 
 
@@ -185,28 +185,28 @@ def attend_backward(grad: Tensor, inputs: Inputs, attended: Attended) -> tuple[T
     of_query, of_key, of_value = (torch.zeros_like(states) for states in (query, key, value))
     delta = (grad.float() * attended.output.float()).sum(dim=-1)
     grad, settings, heads = grad.to(query.dtype).contiguous(), _settings(inputs), query.shape[0] * query.shape[1]
-    # Strides, then the factor of the gradients, after the factor of the scores.
-    allowed, *sizes = _sizes(inputs)
-    sizes.insert(4, inputs.rule.scaling)
-    rows = (delta, attended.inverse.contiguous(), attended.shift.contiguous(), allowed, *sizes)
+    rows = {"delta": delta, "inverse": attended.inverse.contiguous(), "shift": attended.shift.contiguous()}
+    named = {**rows, **_sizes(inputs), "scaling": inputs.rule.scaling, **settings}
     if query.numel() and key.numel():
         with torch.cuda.device_of(query):
             grid = triton.cdiv(query.shape[2], settings["M"]), heads
-            _backward_of_query[grid](query, key, value, grad, of_query, *rows, **settings)
+            _backward_of_query[grid](query, key, value, grad, of_query, **named)
             grid = triton.cdiv(key.shape[2], settings["N"]), heads
-            _backward_of_key[grid](query, key, value, grad, of_key, of_value, *rows, **settings)
+            _backward_of_key[grid](query, key, value, grad, of_key, of_value, **named)
     return of_query, of_key, of_value
 
 
-def _sizes(inputs: Inputs) -> list[Any]:
-    """Return the mask, numbers of heads, queries and keys, the scale of scores in units of log 2, and the strides."""
+def _sizes(inputs: Inputs) -> dict[str, Any]:
+    """Return arguments of every kernel: sizes, the scale of scores in units of log 2, the mask and its strides."""
     _, heads, queries, _ = inputs.query.shape
-    numbers = heads, queries, inputs.key.shape[2], inputs.rule.scaling * UNIT
+    sizes = {"heads": heads, "queries": queries, "num_keys": inputs.key.shape[2], "scale": inputs.rule.scaling * UNIT}
+    strides = "stride_mb", "stride_mh", "stride_mq", "stride_mk"
     if inputs.allowed is None:
-        return [inputs.query, *numbers, 0, 0, 0, 0]
+        # A pointer that no kernel reads from.
+        return {**sizes, "allowed": inputs.query, **dict.fromkeys(strides, 0)}
     allowed = inputs.allowed
-    strides = (0 if length == 1 else stride for length, stride in zip(allowed.shape, allowed.stride(), strict=True))
-    return [allowed.view(torch.uint8), *numbers, *strides]
+    steps = (0 if length == 1 else stride for length, stride in zip(allowed.shape, allowed.stride(), strict=True))
+    return {**sizes, "allowed": allowed.view(torch.uint8), **dict(zip(strides, steps, strict=True))}
 
 
 def _settings(inputs: Inputs) -> dict[str, Any]:

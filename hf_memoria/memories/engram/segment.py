@@ -1,4 +1,7 @@
-"""One segment of an engram memory around a backbone's forward: what it may read, and what becomes of it."""
+"""One segment of an engram memory around a backbone's forward: what it may read, and what becomes of it.
+
+`hf_memoria/how_it_works.md` follows a segment through it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from hf_memoria.memories.engram.store import EngramState, Reminded, memorize, re
 def prepare_reading(
     state: EngramState, abstractor: nn.Module | None, config: EngramMemoryConfig, attention_mask: Tensor | None
 ) -> Reading:
-    """Prepare what a segment may read (Memoria sections 3.1 and 3.2): at once, or when block `cue_layer` has run."""
+    """Prepare what a segment may read: at once, or when block `cue_layer` has run."""
 
     def make_working(cue: Tensor, cue_mask: Tensor) -> tuple[Tensor, Tensor]:
         if abstractor is None:
@@ -39,7 +42,7 @@ def prepare_reading(
 
 
 def end_segment(state: EngramState, reading: Reading, config: EngramMemoryConfig, final_hidden: Tensor) -> EngramState:
-    """Write a segment that one forward has read into memory (Memoria sections 3.3 and 3.4)."""
+    """Write a segment that one forward has read into memory."""
     return write_segment(
         state, reading.contents(), reading.mean_attention(), final_hidden, reading.real_positions(final_hidden), config
     )

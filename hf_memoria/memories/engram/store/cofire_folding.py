@@ -156,33 +156,47 @@ def _narrow(events: Tensor) -> Tensor:
     return events.new_full((events.shape[0], width + 1), -1).scatter_(1, place, events)[:, :width]
 
 
+@dataclass(frozen=True)
+class _Lane:
+    """The graph of one lane as tensors that `EventGraph` holds for each.
+
+    Attributes:
+        events: int32 `[N, F]`.
+        lists: int32 `[C, E]`.
+        rows_of_counts: float32 `[H + 1, C]`; the first is zero.
+        row: int32 `[C]`.
+    """
+
+    events: Tensor
+    lists: Tensor
+    rows_of_counts: Tensor
+    row: Tensor
+
+
 def _pack(logs: list[_Log], capacity: int, like: Tensor) -> EventGraph:
     """Put the lanes under each other, each as long as the longest."""
-    graph = EventGraph.empty(len(logs), capacity, like.device)
     if not logs:
-        return graph
-    parts = [_pack_lane(log, capacity) for log in logs]
-    number, width, longest, often = (max(part[i].shape[axis] for part in parts) for i, axis in _SIZES)
-
-    def stacked(i: int, rows: int, columns: int, fill: int) -> Tensor:
-        padded = [
-            F.pad(part[i], (0, columns - part[i].shape[1], 0, rows - part[i].shape[0]), value=fill) for part in parts
-        ]
-        return torch.stack(padded)
-
+        return EventGraph.empty(0, capacity, like.device)
+    lanes = [_pack_lane(log, capacity) for log in logs]
     return EventGraph(
-        stacked(0, number, width, -1),
-        stacked(1, capacity, longest, -1),
-        stacked(2, often, capacity, 0),
-        torch.stack([part[3] for part in parts]),
+        events=_stack([lane.events for lane in lanes], fill=-1),
+        lists=_stack([lane.lists for lane in lanes], fill=-1),
+        rows_of_counts=_stack([lane.rows_of_counts for lane in lanes], fill=0),
+        row=torch.stack([lane.row for lane in lanes]),
     )
 
 
-_SIZES = ((0, 0), (0, 1), (1, 1), (2, 0))
+def _stack(tables: list[Tensor], fill: int) -> Tensor:
+    """Stack tables `[R, S]`, each widened by `fill` to the most rows and columns of all."""
+    rows, columns = (max(sizes) for sizes in zip(*(table.shape for table in tables), strict=True))
+    padded = []
+    for table in tables:
+        height, width = table.shape
+        padded.append(F.pad(table, (0, columns - width, 0, rows - height), value=fill))
+    return torch.stack(padded)
 
 
-def _pack_lane(log: _Log, capacity: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return events `[N, F]`, lists `[C, E]`, rows of counts `[H + 1, C]` and whose they are `[C]`."""
+def _pack_lane(log: _Log, capacity: int) -> _Lane:
     order = torch.argsort(log.owner, stable=True)
     owner, event = log.owner[order], log.event[order]
     place = _place_in_run(owner, capacity)
@@ -191,4 +205,6 @@ def _pack_lane(log: _Log, capacity: int) -> tuple[Tensor, Tensor, Tensor, Tensor
     lists[owner, place] = event.to(torch.int32)
     row = torch.zeros(capacity, dtype=torch.int32, device=owner.device)
     row[log.often] = torch.arange(1, log.often.numel() + 1, dtype=torch.int32, device=owner.device)
-    return log.events.to(torch.int32), lists, F.pad(log.counts, (0, 0, 1, 0)), row
+    # Row 0 is of those without a row of their own.
+    counts = F.pad(log.counts, (0, 0, 1, 0))
+    return _Lane(events=log.events.to(torch.int32), lists=lists, rows_of_counts=counts, row=row)

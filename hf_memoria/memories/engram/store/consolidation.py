@@ -1,4 +1,7 @@
-"""How a step ends: engrams are added, grow older, move to the next tier, are forgotten (the design's step 8)."""
+"""How a step ends: engrams are added, grow older, move to the next tier, are forgotten.
+
+This is "Age" in `hf_memoria/how_it_works.md`.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The engram memory one row at a time, in plain Python over small tensors: the oracle that the engine is tested with.
 
-Each function says which step of a segment it is. A row is a list of engrams from the oldest to the youngest and a
-table of co-fire counts by pairs of ids; there are no masks and no padding.
+`hf_memoria/how_it_works.md` says when in a segment each of these things happens. A row is a list of engrams from the
+oldest to the youngest and a table of co-fire counts by pairs of ids; there are no masks and no padding.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def correlation(working: Tensor, engram: Tensor, how: str) -> float:
 
 
 def nearest(engrams: list[NaiveEngram], working: Tensor, count: int, how: str) -> list[NaiveEngram]:
-    """Steps 3 and 5: the engrams with the highest correlation; equals go to the oldest, which stands first."""
+    """The engrams with the highest correlation; equals go to the oldest, which stands first."""
     return sorted(engrams, key=lambda engram: -correlation(working, engram.data, how))[:count]
 
 
@@ -59,7 +59,7 @@ def most_cofired(row: NaiveRow, current: int, among: list[NaiveEngram]) -> int |
 
 
 def search_long_term(row: NaiveRow, short_term: list[NaiveEngram], depth: int) -> list[NaiveEngram]:
-    """Step 4: from each reminded short-term engram into long-term memory, then greedy walks in lockstep."""
+    """Each reminded short-term engram leads into long-term memory, where greedy walks go on in lockstep."""
     long_term = row.of_kind(EngramKind.LONG_TERM)
     walks = [most_cofired(row, engram.id, long_term) for engram in short_term]
     visited = {current for current in walks if current is not None}
@@ -93,7 +93,7 @@ def remind(
     correlation_kind: str = "logsumexp",
     retrieval: str = "graph",
 ) -> list[int]:
-    """Steps 3 to 5: ids of the reminded engrams, short-term before long-term, each by falling correlation.
+    """The ids of the reminded engrams, short-term before long-term, each by falling correlation.
 
     Without the graph: by correlation or by lot among each tier, or the youngest of all.
     """
@@ -125,7 +125,7 @@ def memorize(
     stm_capacity: int,
     ltm_capacity: int | None = None,
 ) -> NaiveRow:
-    """Steps 6 and 8: fire, credit, grow older, promote, forget."""
+    """After the backbone: fire, credit, grow older, promote, forget."""
     new = [
         NaiveEngram(row.next_id + i, vector.detach().clone(), EngramKind.WORKING, float(initial_lifespan), 0, row.step)
         for i, vector in enumerate(working)
@@ -142,7 +142,7 @@ def memorize(
 
 
 def fire(cofire: Counter[tuple[int, int]], fired: list[int]) -> Counter[tuple[int, int]]:
-    """Step 6: one more for every ordered pair, each engram with itself included."""
+    """Fire together, wire together: one more for every ordered pair, each engram with itself included."""
     return cofire + Counter((one, other) for one in fired for other in fired)
 
 
@@ -153,7 +153,7 @@ def keep_edges(cofire: Counter[tuple[int, int]], engrams: list[NaiveEngram]) -> 
 
 
 def credit(reminded: list[int], weights: list[float], scale: float) -> dict[int, float]:
-    """Step 8: steps of life earned by each reminded engram."""
+    """Steps of life earned by each reminded engram."""
     total = sum(weights)
     if total <= 0:
         return {}
@@ -161,7 +161,7 @@ def credit(reminded: list[int], weights: list[float], scale: float) -> dict[int,
 
 
 def promote(engrams: list[NaiveEngram], stm_capacity: int) -> list[NaiveEngram]:
-    """Step 8: working becomes short-term; the oldest short-term beyond the capacity becomes long-term."""
+    """Working becomes short-term; the oldest short-term beyond the capacity becomes long-term."""
     engrams = [replace(e, kind=EngramKind.SHORT_TERM) if e.kind == EngramKind.WORKING else e for e in engrams]
     short_term = [engram.id for engram in engrams if engram.kind == EngramKind.SHORT_TERM]
     overflow = set(short_term[: max(len(short_term) - stm_capacity, 0)])
@@ -169,7 +169,7 @@ def promote(engrams: list[NaiveEngram], stm_capacity: int) -> list[NaiveEngram]:
 
 
 def bound_long_term(engrams: list[NaiveEngram], capacity: int | None) -> list[NaiveEngram]:
-    """Step 8, last: the long-term engrams that live longest stay; of equals the oldest."""
+    """The long-term engrams that live longest stay; of equals the oldest."""
     if capacity is None:
         return engrams
     long_term = [engram for engram in engrams if engram.kind == EngramKind.LONG_TERM]

@@ -1,4 +1,7 @@
-"""What firing changes: counts and lifespans (the design's steps 6 and 8)."""
+"""What firing changes: counts and lifespans.
+
+These are "Fire together, wire together" and "Credit" in `hf_memoria/how_it_works.md`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reminding: which engrams a working memory calls up (Memoria section 3.2; the design's steps 3 to 5).
+"""Reminding: which engrams a working memory calls up (Memoria section 3.2).
 
 Everywhere `index` holds slots of the state and `mask` says which of them count; masked entries point at a legal
 slot and are never read as engrams. Equal scores and equal counts go to the oldest engram. No shape of
@@ -7,6 +7,9 @@ more candidates than exist.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -97,33 +100,98 @@ def remind(
     check_sizes(**sizes, ltm_search_depth=ltm_search_depth)
     check_retrieval(retrieval)
     check_working(state, working, working_mask)
-    awake = working_mask.any(dim=-1, keepdim=True)
-
-    def best(among: Tensor, at_most: int, count: int) -> tuple[Tensor, Tensor]:
-        index, mask = slots_where(among & awake, _width(among & awake, min(at_most, state.capacity)))
-        if retrieval in ("fifo", "random"):
-            return best_of(index, mask, _unseen_scores(state, index, retrieval), count)
-        return best_of(index, mask, _scores(state, index, mask, working, working_mask, correlation_kind), count)
-
     if state.capacity == 0:
         index = torch.zeros(state.batch_size, 0, dtype=torch.int64, device=state.data.device)
         return Reminded(index, index.bool(), take_slots(state.data, index), state.claim)
-    if retrieval == "fifo":
-        index, mask = best(state.valid, state.capacity, num_reminded_stm + num_reminded_ltm)
-        return Reminded(index, mask, _vectors(state, index, mask), state.claim)
-    index, mask = best(state.is_kind(EngramKind.SHORT_TERM), state.room.short_term, num_reminded_stm)
-    if num_reminded_ltm:
-        found, at_most = state.is_kind(EngramKind.LONG_TERM), state.capacity
-        if retrieval == "graph":
-            found, at_most = walk(state, index, mask, ltm_search_depth), num_reminded_stm * (ltm_search_depth + 1)
-        long_index, long_mask = best(found, at_most, num_reminded_ltm)
-        index, mask = torch.cat([index, long_index], 1), torch.cat([mask, long_mask], 1)
-    return Reminded(index, mask, _vectors(state, index, mask), state.claim)
+    query = _Query(
+        state,
+        working,
+        working_mask,
+        num_reminded_stm=num_reminded_stm,
+        num_reminded_ltm=num_reminded_ltm,
+        ltm_search_depth=ltm_search_depth,
+        correlation_kind=correlation_kind,
+    )
+    index, mask = STRATEGIES[retrieval](query)
+    return Reminded(index, mask, zero_unless(take_slots(state.data, index), mask), state.claim)
 
 
-def _unseen_scores(state: EngramState, index: Tensor, retrieval: str) -> Tensor:
-    """Scores that have nothing to do with working memory: slots stand in order of creation, lots in none."""
-    return index.to(torch.float32) if retrieval == "fifo" else lots(state).gather(1, index)
+@dataclass(frozen=True)
+class _Query:
+    """What a strategy retrieves for; `remind` says what the fields are."""
+
+    state: EngramState
+    working: Tensor
+    working_mask: Tensor
+    num_reminded_stm: int
+    num_reminded_ltm: int
+    ltm_search_depth: int
+    correlation_kind: str
+
+
+_Score = Callable[[_Query, Tensor, Tensor], Tensor]
+"""Scores slots `index` `[B, K]`, of which `mask` `[B, K]` exist: the higher, the sooner they are retrieved."""
+
+
+def _retrieve_by_graph(query: _Query) -> tuple[Tensor, Tensor]:
+    """Retrieve the nearest short-term engrams, and the nearest of the long-term ones that walks from them reach."""
+    nearest = _best_short_term(query, _similarities)
+    if not query.num_reminded_ltm:
+        return nearest
+    reached = walk(query.state, *nearest, query.ltm_search_depth)
+    at_most = query.num_reminded_stm * (query.ltm_search_depth + 1)
+    return _append(nearest, _best(query, reached, at_most, query.num_reminded_ltm, _similarities))
+
+
+def _retrieve_by_similarity(query: _Query) -> tuple[Tensor, Tensor]:
+    """Retrieve the nearest engrams of each tier."""
+    return _best_of_each_tier(query, _similarities)
+
+
+def _retrieve_at_random(query: _Query) -> tuple[Tensor, Tensor]:
+    """Retrieve random engrams of each tier."""
+    return _best_of_each_tier(query, _random_numbers)
+
+
+def _retrieve_youngest(query: _Query) -> tuple[Tensor, Tensor]:
+    """Retrieve the youngest engrams, whatever their tier."""
+    count = query.num_reminded_stm + query.num_reminded_ltm
+    return _best(query, query.state.valid, query.state.capacity, count, _creation_order)
+
+
+STRATEGIES: dict[str, Callable[[_Query], tuple[Tensor, Tensor]]] = {
+    "graph": _retrieve_by_graph,
+    "similarity": _retrieve_by_similarity,
+    "random": _retrieve_at_random,
+    "fifo": _retrieve_youngest,
+}
+"""How slots `index` `[B, K]` and their `mask` are retrieved, by the names in `checks.RETRIEVALS`."""
+
+
+def _best_of_each_tier(query: _Query, score: _Score) -> tuple[Tensor, Tensor]:
+    best = _best_short_term(query, score)
+    if not query.num_reminded_ltm:
+        return best
+    long_term = query.state.is_kind(EngramKind.LONG_TERM)
+    return _append(best, _best(query, long_term, query.state.capacity, query.num_reminded_ltm, score))
+
+
+def _best_short_term(query: _Query, score: _Score) -> tuple[Tensor, Tensor]:
+    short_term = query.state.is_kind(EngramKind.SHORT_TERM)
+    return _best(query, short_term, query.state.room.short_term, query.num_reminded_stm, score)
+
+
+def _best(query: _Query, among: Tensor, at_most: int, count: int, score: _Score) -> tuple[Tensor, Tensor]:
+    """The `count` slots of highest score where bool `among` `[B, C]` is true; a row has `at_most` of those at most."""
+    # A row without working memory is reminded of nothing.
+    among = among & query.working_mask.any(dim=-1, keepdim=True)
+    index, mask = slots_where(among, _width(among, min(at_most, query.state.capacity)))
+    return best_of(index, mask, score(query, index, mask), count)
+
+
+def _append(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    (index, mask), (more, more_mask) = first, second
+    return torch.cat([index, more], 1), torch.cat([mask, more_mask], 1)
 
 
 def _width(among: Tensor, at_most: int) -> int:
@@ -131,14 +199,18 @@ def _width(among: Tensor, at_most: int) -> int:
     return min(at_most, int(among.sum(dim=1).max())) if may_look(among) and among.numel() else at_most
 
 
-def _vectors(state: EngramState, index: Tensor, mask: Tensor) -> Tensor:
-    return zero_unless(take_slots(state.data, index), mask)
-
-
-def _scores(
-    state: EngramState, index: Tensor, mask: Tensor, working: Tensor, working_mask: Tensor, how: str
-) -> Tensor:
-    if how == "mean_l2" and native.may_measure(state.data):
+def _similarities(query: _Query, index: Tensor, mask: Tensor) -> Tensor:
+    data, working, working_mask = query.state.data, query.working, query.working_mask
+    if query.correlation_kind == "mean_l2" and native.may_measure(data):
         centre = centre_of(working.to(torch.float32), working_mask)
-        return -native.squared_distances(state.data, index, mask, centre)
-    return correlation(working, working_mask, take_slots(state.data, index), how)
+        return -native.squared_distances(data, index, mask, centre)
+    return correlation(working, working_mask, take_slots(data, index), query.correlation_kind)
+
+
+def _random_numbers(query: _Query, index: Tensor, mask: Tensor) -> Tensor:
+    return lots(query.state).gather(1, index)
+
+
+def _creation_order(query: _Query, index: Tensor, mask: Tensor) -> Tensor:
+    # Slots stand in order of creation.
+    return index.to(torch.float32)

@@ -10,8 +10,10 @@ from test_retrieval import as_events, memory
 from test_step_shapes import full_segments, step
 
 from hf_memoria.memories.engram.store import EngramState, compact, naive, remind
+from hf_memoria.memories.engram.store.checks import RETRIEVALS
 from hf_memoria.memories.engram.store.io import read_state, write_state
 from hf_memoria.memories.engram.store.lottery import lots
+from hf_memoria.memories.engram.store.retrieval import STRATEGIES
 
 
 def ids_reminded(state, retrieval, stm=2, ltm=2, depth=3):
@@ -111,6 +113,10 @@ def test_a_step_compiles_into_one_graph(retrieval):
 def test_an_unknown_retrieval_is_refused():
     with pytest.raises(ValueError, match="retrieval must be one of 'graph', 'similarity', 'random', 'fifo'; got 'all"):
         ids_reminded(memory("S", [0]), "all")
+
+
+def test_what_may_be_asked_for_is_what_there_is():
+    assert tuple(STRATEGIES) == RETRIEVALS
 
 
 def test_settings_of_the_engine_tests_hold_each_way():
