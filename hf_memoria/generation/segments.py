@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationMixin
 from transformers.utils import ModelOutput
 
 from hf_memoria.generation.cache import MemoriaCache
@@ -70,7 +71,7 @@ def split_at_segment_ends(cache: MemoriaCache, real: Tensor) -> Iterator[tuple[i
 
 
 def _check_output(model: Any, kwargs: dict[str, Any], pieces: int) -> None:
-    causal_lm = model.base_model is model or "ForCausalLM" in type(model).__name__
+    causal_lm = model.base_model is model or isinstance(model, GenerationMixin)
     if not (causal_lm and model.config.backbone_spec.is_causal(model.config)):
         raise ValueError(
             f"past_key_values must not be a MemoriaCache for {type(model).__name__}; it is for causal LMs."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +27,7 @@ from transformers.core_model_loading import WeightRenaming
 
 from hf_memoria.backbones.spec import SPECS, BackboneSpec
 from hf_memoria.generation.mixin import MemoriaGenerationMixin
+from hf_memoria.models import registered
 from hf_memoria.models.config import MemoriaConfigMixin, memoria_config
 from hf_memoria.models.mixin import MemoriaMixin
 
@@ -52,17 +52,20 @@ def register_family(
     spec: BackboneSpec,
     config_class: type[PreTrainedConfig],
     model_classes: Sequence[type[PreTrainedModel]],
+    *,
+    module: str | None = None,
 ) -> tuple[type, ...]:
     """Give a memory to a family of models, and make the Auto classes and `wrap` know it.
 
     Of stock classes, classes with memory are made, called as they are with `Memoria` in front (and `ForCausalLM` for
-    `LMHeadModel`). They belong to the calling module, so that they can be imported and pickled if they are assigned
-    there to those names; classes that are made already are taken as they are.
+    `LMHeadModel`); classes that are made already are taken as they are.
 
     Args:
         spec: where things are in the family's blocks.
         config_class: stock config class, or one with `MemoriaConfigMixin`.
         model_classes: stock model classes of that config, or ones with `MemoriaMixin`.
+        module: name of the module that the classes belong to and where they are assigned to their names, `__name__` of
+            the caller: unpickling a model imports it. Without one, the family has to be registered before that.
 
     Returns:
         the config class with memory and the model classes with memory, in the order given.
@@ -72,9 +75,10 @@ def register_family(
         ValueError: if a model class is none of the heads that read memory.
     """
     _check_family(spec, config_class, model_classes)
-    module = sys._getframe(1).f_globals.get("__name__", "__main__")
-    config: Any = _config_with_memory(config_class, module)
-    models = tuple(_model_with_memory(model, config, module) for model in model_classes)
+    home = registered.__name__ if module is None else module
+    config: Any = _config_with_memory(config_class, home)
+    models = tuple(_model_with_memory(model, config, home) for model in model_classes)
+    registered.REGISTERED.update({cls.__name__: cls for cls in (config, *models) if cls.__module__ == home})
     SPECS[config.backbone_type] = spec
     AutoConfig.register(config.model_type, config, exist_ok=True)
     _load_as(config.backbone_type, config.model_type)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
@@ -51,7 +51,7 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
         cls._forward_names = tuple(stock.parameters)[1:]
         if "__init__" not in vars(cls):
             cls.__init__ = _with_stock_signature(cls)  # type: ignore[method-assign]
-        cls.forward = _with_own_signature(cls.forward, stock, causal_lm="ForCausalLM" in cls.__name__)  # type: ignore[method-assign]
+        cls.forward = _with_own_signature(cls.forward, stock, causal_lm=issubclass(cls, GenerationMixin))  # type: ignore[method-assign]
 
     def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)

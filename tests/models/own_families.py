@@ -15,6 +15,7 @@ MemoriaQwen2Config, MemoriaQwen2Model, MemoriaQwen2ForCausalLM, MemoriaQwen2ForQ
         ),
         transformers.Qwen2Config,
         [transformers.Qwen2Model, transformers.Qwen2ForCausalLM, transformers.Qwen2ForQuestionAnswering],
+        module=__name__,
     )
 )
 
@@ -30,4 +31,5 @@ MemoriaDistilBertConfig, MemoriaDistilBertModel, MemoriaDistilBertForMaskedLM = 
     ),
     transformers.DistilBertConfig,
     [transformers.DistilBertModel, transformers.DistilBertForMaskedLM],
+    module=__name__,
 )

@@ -13,6 +13,7 @@ from torch import nn
 
 import hf_memoria
 from hf_memoria.backbones.spec import SPECS
+from hf_memoria.models import registered
 from hf_memoria.models.families import MEMORIA_CLASSES
 
 QWEN2 = {
@@ -123,6 +124,22 @@ def test_plain_checkpoints_load(family, head, sizes, tmp_path):
         assert all(torch.equal(ours[name], value) for name, value in plain.base_model.state_dict().items())
     wrapped = hf_memoria.wrap(plain, memory=small_memory())
     assert torch.equal(wrapped(**segments()[0])[0], plain(**segments()[0])[0])
+
+
+def test_classes_without_a_module_are_pickled_by_their_names():
+    _, model_class = hf_memoria.register_family(
+        hf_memoria.BackboneSpec(blocks="layers", attention="self_attn", pre_norm="input_layernorm", causal=True),
+        transformers.OlmoConfig,
+        [transformers.OlmoModel],
+    )
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = model_class(model_class.config_class(vocab_size=9, pad_token_id=0, **sizes)).eval()
+    again = pickle.loads(pickle.dumps(model))
+    ids = torch.arange(6).unsqueeze(0)
+    assert type(again) is model_class
+    assert torch.equal(again(ids)[0], model(ids)[0])
+    with pytest.raises(AttributeError, match="Import the module that calls register_family for it first"):
+        registered.MemoriaNobodyModel  # noqa: B018
 
 
 def test_classes_are_named_and_documented_and_belong_to_their_module():
