@@ -1,6 +1,6 @@
 """Does anything grow while a model reads on and on? Resident memory, engrams and slots over many segments.
 
-    python recipes/benchmarks/endurance.py --output recipes/benchmarks/results/endurance_cpu.json
+    python recipes/benchmarks/endurance.py --output recipes/results/endurance/cpu.json
 
 A tiny GPT-2 reads random tokens, a segment a step, and never begins anew. Lifespans alone bound what it remembers:
 there is no `ltm_capacity`. Resident memory is that of the whole process; its first tenth, in which torch and

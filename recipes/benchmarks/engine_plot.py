@@ -1,6 +1,6 @@
 """Time of a step against the size of long-term memory, of every system that `engine.py` has measured.
 
-python recipes/benchmarks/engine_plot.py recipes/benchmarks/results/engine_cpu.json
+python recipes/benchmarks/engine_plot.py recipes/results/engine/cpu.json
 """
 
 from __future__ import annotations
