@@ -2,8 +2,8 @@
 
     python recipes/bit_patterns.py                                                           # the three, some minutes
     python recipes/bit_patterns.py --config recipes/configs/bit_patterns/fresh_bags.yaml     # bags of each seed's own
-    python recipes/bit_patterns.py --config recipes/configs/bit_patterns/no_layer_norm.yaml
-    python recipes/bit_patterns.py --config recipes/configs/bit_patterns/relu.yaml --seeds 0
+    python recipes/bit_patterns.py --layer_norm false
+    python recipes/bit_patterns.py --attention relu --seeds 0
 
 The data set is that of the demonstration of hflayers (Ramsauer et al., ICLR 2021), generated here bag for bag: random
 bit patterns, and in a bag of the positive class one of a few signal patterns. A Hopfield pooling layer with one

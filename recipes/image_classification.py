@@ -2,7 +2,7 @@
 
     python recipes/image_classification.py                                                # digits, some minutes
     python recipes/image_classification.py --train_file train.parquet --validation_file test.parquet --patch_size 4
-    python recipes/image_classification.py --config recipes/configs/image_classification/relu.yaml --dataset_name mnist
+    python recipes/image_classification.py --attention relu --dataset_name mnist
 
 By default on the digits that ship with scikit-learn, from nothing. The attention is the model's configuration
 (`LwpfAttentionConfig`); every arm starts from the same weights and sees the same batches, under the plain Trainer.

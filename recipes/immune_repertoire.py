@@ -2,7 +2,7 @@
 
     python recipes/immune_repertoire.py                              # generated repertoires
     python recipes/immune_repertoire.py --data my_repertoires        # yours, as common/repertoires.py says
-    python recipes/immune_repertoire.py --config recipes/configs/immune_repertoire/relu.yaml --seeds 0
+    python recipes/immune_repertoire.py --attention relu --seeds 0
 
 DeepRC (Widrich et al., NeurIPS 2020): a convolution turns each sequence of a repertoire into a vector, a small network
 gives it a score, and the sum of the vectors, weighted by the softmax of the scores over the whole repertoire, is

@@ -3,7 +3,7 @@
     python recipes/language_modeling.py                                             # from nothing, in a few minutes
     python recipes/language_modeling.py --config recipes/configs/language_modeling/gutenberg.yaml \\
         --train_file books/*.txt --validation_file held_out/*.txt --seeds 0,1,2      # yours
-    python recipes/language_modeling.py --config recipes/configs/language_modeling/token_memory.yaml
+    python recipes/language_modeling.py --memory '{"kind": "token", "num_tokens": 16, "encoder_layers": 2}'
 
 Without a corpus it reads the documentation that ships with Python, without a checkpoint it trains a small GPT-2 and
 its tokenizer from nothing. Both arms get the same initial weights of the backbone, the same segments in the same order

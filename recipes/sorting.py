@@ -2,7 +2,7 @@
 
     python recipes/sorting.py                                                         # 8 segments, some minutes an arm
     python recipes/sorting.py --config recipes/configs/sorting/lengths.yaml           # 4, 8 and 16 segments
-    python recipes/sorting.py --config recipes/configs/sorting/paper.yaml             # the paper's size; for a GPU
+    python recipes/sorting.py --segments 2 --symbols 4 --arms none graph              # what you want to know
 
 The task of Martins et al., as in the paper of Memoria (section 4.1): frequencies drift along the sequence, the answer
 is the order of all symbols. The loss is that of the answer only, and the accuracy that of its symbols, each predicted
