@@ -63,7 +63,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "models.generated_memory": ("generation.reader",),
     "models.generation": ("generation.mixin",),
     "models.losses": ("memories.shared.losses",),
-    "models.memory_config": ("memories.engram.config", "memories.token.config"),
+    "models.memory_config": ("memories.engram.config", "memories.token.config", "models.config"),
     "models.memory_systems": ("memories.interface", "memories.engram.system", "memories.token.system"),
     "models.outputs": ("memories.shared.outputs",),
     "models.recall": ("memories.engram.recall",),

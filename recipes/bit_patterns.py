@@ -2,8 +2,8 @@
 
     python recipes/bit_patterns.py                                                           # the three, some minutes
     python recipes/bit_patterns.py --config recipes/configs/bit_patterns/fresh_bags.yaml     # bags of each seed's own
-    python recipes/bit_patterns.py --config recipes/configs/bit_patterns/no_layer_norm.yaml
-    python recipes/bit_patterns.py --config recipes/configs/bit_patterns/relu.yaml --seeds 0
+    python recipes/bit_patterns.py --layer_norm false
+    python recipes/bit_patterns.py --attention relu --seeds 0
 
 The data set is that of the demonstration of hflayers (Ramsauer et al., ICLR 2021), generated here bag for bag: random
 bit patterns, and in a bag of the positive class one of a few signal patterns. A Hopfield pooling layer with one
@@ -19,7 +19,7 @@ import torch
 from common.arms import Run, compare_arms, parse_seeds
 from common.bit_bags import Bags, make_bags
 from common.config import WrongSettingError, check_positive, parse_arguments
-from common.forgetting import ATTENTIONS, check_forgetting, forgetting_function
+from common.forgetting import ATTENTIONS, ForgettingArguments, forgetting_function
 from torch import nn
 from torch.nn import functional as F
 
@@ -30,14 +30,8 @@ MEASURES = {"validation_accuracy": "validation accuracy", "training_accuracy": "
 
 
 @dataclass(kw_only=True)
-class Arguments:
+class Arguments(ForgettingArguments):
     """The settings; those without a default have their value in base.yaml."""
-
-    attention: list[str] = field(metadata={"help": "One or more of softmax, relu, pfu."})
-    mu: str = field(metadata={"help": "Threshold of pfu: median, mean or a number."})
-    sigma: float = field(metadata={"help": "Standard deviation of the noise on it, in training."})
-    seeds: list[str] = field(metadata={"help": "One or more, as 0,1,2: of weights and of the order of bags."})
-    output_dir: Path = field(metadata={"help": "Where results and plot go."})
 
     data_seed: int | None = field(
         default=None, metadata={"help": "Of the signals; the bags' is one more. Else those of each run's seed."}
@@ -55,7 +49,7 @@ class Arguments:
     learning_rate: float = field(metadata={"help": "Of AdamW."})
 
     def __post_init__(self) -> None:
-        check_forgetting(self)
+        super().__post_init__()
         check_positive(self, "num_instances", "num_bits", "hidden_size", "heads", "epochs", "batch_size")
         check_positive(self, "learning_rate")
         if self.num_bags < 8:

@@ -18,10 +18,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from common.arguments import SmallModelArguments
 from common.arms import Run, format_arms, kept_runs, parse_seeds, plot_spread
 from common.config import WrongSettingError, check_positive, parse_arguments
 from common.labelled import Fold, check_source, folds, load_labelled
-from common.memory_arms import scale_reads
+from common.memory_arms import check_arms, scale_reads
 from common.report import versions, write_json
 from common.segment_classifier import SegmentedDocuments, predict, train
 from common.sign_test import measure, sign_test
@@ -50,7 +51,7 @@ MEASURES = {"accuracy": "accuracy", "f1": "F1", "validation_accuracy": "accuracy
 
 
 @dataclass(kw_only=True)
-class Arguments:
+class Arguments(SmallModelArguments):
     """The settings; those without a default have their value in base.yaml."""
 
     file: str | None = field(default=None, metadata={"help": "Parquet or JSON file, columns text and label."})
@@ -59,24 +60,9 @@ class Arguments:
     folds: int = field(metadata={"help": "Folds of a repetition."})
     repeats: int = field(metadata={"help": "Repetitions with other folds."})
     arms: list[str] = field(metadata={"help": "What is compared; the first is tested against the others."})
-    seeds: list[str] = field(metadata={"help": "One or more, as 0,1,2."})
-    output_dir: Path = field(metadata={"help": "Where results go."})
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "Encoder to fine-tune."})
     vocabulary_size: int = field(metadata={"help": "Of the tokenizer trained here."})
-    layers: int = field(metadata={"help": "Blocks of an encoder trained from nothing."})
-    hidden_size: int = field(metadata={"help": "Its width."})
-    heads: int = field(metadata={"help": "Its attention heads."})
-    initializer_range: float = field(metadata={"help": "Standard deviation of its weights at first."})
-
-    num_memories: int = field(metadata={"help": "Working-memory vectors that a segment leaves."})
-    stm_capacity: int = field(metadata={"help": "Short-term engrams before the oldest become long-term."})
-    num_reminded_stm: int = field(metadata={"help": "Short-term engrams reminded for a segment."})
-    num_reminded_ltm: int = field(metadata={"help": "Long-term engrams reminded for a segment."})
-    initial_lifespan: int = field(metadata={"help": "Steps that an engram lives if nothing reminds of it."})
-    gate: Literal["none", "tanh"] = field(metadata={"help": "tanh: reads grow from zero, for pretrained encoders."})
-    read_scale: float = field(metadata={"help": "Factor on the first weights of what is read, the last layer's."})
-
     segment_length: int = field(metadata={"help": "Tokens of a segment."})
     most_segments: int = field(metadata={"help": "Longer documents are cut off there."})
     predict_from: Literal["last", "mean"] = field(metadata={"help": "The last segment, or the mean of all."})
@@ -85,13 +71,10 @@ class Arguments:
     learning_rate: float = field(metadata={"help": "Peak of a linear schedule with warm-up."})
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.arms) - set(ARMS))
-        if unknown:
-            raise WrongSettingError("arms", f"among {', '.join(ARMS)}", unknown)
-        parse_seeds(self.seeds)
+        super().__post_init__()
+        check_arms(self.arms, ARMS)
         check_source(self.file, self.splits)
-        check_positive(self, "repeats", "vocabulary_size", "layers", "hidden_size", "heads", "initializer_range")
-        check_positive(self, "most_segments", "epochs", "batch_size", "learning_rate")
+        check_positive(self, "repeats", "vocabulary_size", "most_segments", "epochs", "batch_size", "learning_rate")
         for name, least in (("folds", 2), ("segment_length", 3)):  # two of a segment's tokens are the tokenizer's
             if getattr(self, name) < least:
                 raise WrongSettingError(name, f"{least} or more", getattr(self, name))
@@ -101,10 +84,8 @@ class Arguments:
         """Return the settings of an arm's memory."""
         if arm in ("segments", "truncated"):
             return None
-        names = ("num_memories", "stm_capacity", "num_reminded_stm", "num_reminded_ltm", "initial_lifespan")
-        gate, retrieval = None if self.gate == "none" else self.gate, "fifo" if arm == "fifo" else "graph"
-        settings = {name: getattr(self, name) for name in names}
-        return EngramMemoryConfig(**settings, gate=gate, retrieval=retrieval, segment_length=self.segment_length)
+        retrieval = "fifo" if arm == "fifo" else "graph"
+        return self.engram_memory(retrieval=retrieval, segment_length=self.segment_length)
 
 
 def main(args: Arguments) -> dict[str, Any]:

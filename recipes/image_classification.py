@@ -2,7 +2,7 @@
 
     python recipes/image_classification.py                                                # digits, some minutes
     python recipes/image_classification.py --train_file train.parquet --validation_file test.parquet --patch_size 4
-    python recipes/image_classification.py --config recipes/configs/image_classification/relu.yaml --dataset_name mnist
+    python recipes/image_classification.py --attention relu --dataset_name mnist
 
 By default on the digits that ship with scikit-learn, from nothing. The attention is the model's configuration
 (`LwpfAttentionConfig`); every arm starts from the same weights and sees the same batches, under the plain Trainer.
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from common.arms import Run, compare_arms, parse_seeds
 from common.config import check_positive, parse_arguments
-from common.forgetting import ATTENTIONS, attention_config, check_forgetting
+from common.forgetting import ATTENTIONS, ForgettingArguments, attention_config
 from common.images import Images, load_images
 from common.training import small_vit
 from transformers import (
@@ -35,7 +35,7 @@ MEASURES = {"accuracy": "validation accuracy", "loss": "validation loss"}
 
 
 @dataclass(kw_only=True)
-class Arguments:
+class Arguments(ForgettingArguments):
     """The settings; those without a default have their value in base.yaml."""
 
     train_file: list[str] | None = field(default=None, metadata={"help": "Parquet files; else digits."})
@@ -43,11 +43,6 @@ class Arguments:
     dataset_name: str | None = field(default=None, metadata={"help": "Data set with images and labels."})
     train_images: int | None = field(default=None, metadata={"help": "Use this many, drawn at random; else all."})
     validation_images: int | None = field(default=None, metadata={"help": "The same for evaluation."})
-    attention: list[str] = field(metadata={"help": "One or more of softmax, relu, pfu."})
-    mu: str = field(metadata={"help": "Threshold of pfu: median, mean or a number."})
-    sigma: float = field(metadata={"help": "Standard deviation of the noise on it, in training."})
-    seeds: list[str] = field(metadata={"help": "One or more, as 0,1,2."})
-    output_dir: Path = field(metadata={"help": "Where results and plot go."})
 
     patch_size: int = field(metadata={"help": "Pixels of a patch's side."})
     layers: int = field(metadata={"help": "Blocks."})
@@ -59,7 +54,7 @@ class Arguments:
     learning_rate: float = field(metadata={"help": "Peak of a cosine schedule with warm-up."})
 
     def __post_init__(self) -> None:
-        check_forgetting(self)
+        super().__post_init__()
         check_positive(
             self,
             "train_images",

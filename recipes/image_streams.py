@@ -21,7 +21,7 @@ from common.memory_comparison import MemoryArguments, compare_over, run_task, wi
 from common.training import small_vit
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import ViTForImageClassification, set_seed
+from transformers import set_seed
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "image_streams"
 
@@ -78,22 +78,10 @@ def main(args: Arguments) -> dict[int, Any]:
 
     def run(arm: str, seed: int, distance: int) -> Run:
         set_seed(seed)
-        model = with_memory(backbone(train, args), arm, args)
-        return run_task(model, MarkedImage(train, test, distance), seed, args)
+        backbone = small_vit(train, patch_size=args.patch_size, **args.sizes())
+        return run_task(with_memory(backbone, arm, args), MarkedImage(train, test, distance), seed, args)
 
     return compare_over("distance", args.distance, run, args)
-
-
-def backbone(images: Images, args: Arguments) -> ViTForImageClassification:
-    """Return a ViT with random weights."""
-    return small_vit(
-        images,
-        patch_size=args.patch_size,
-        layers=args.layers,
-        hidden_size=args.hidden_size,
-        heads=args.heads,
-        initializer_range=args.initializer_range,
-    )
 
 
 if __name__ == "__main__":

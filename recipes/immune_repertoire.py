@@ -2,7 +2,7 @@
 
     python recipes/immune_repertoire.py                              # generated repertoires
     python recipes/immune_repertoire.py --data my_repertoires        # yours, as common/repertoires.py says
-    python recipes/immune_repertoire.py --config recipes/configs/immune_repertoire/relu.yaml --seeds 0
+    python recipes/immune_repertoire.py --attention relu --seeds 0
 
 DeepRC (Widrich et al., NeurIPS 2020): a convolution turns each sequence of a repertoire into a vector, a small network
 gives it a score, and the sum of the vectors, weighted by the softmax of the scores over the whole repertoire, is
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from common.arms import Run, compare_arms, parse_seeds
 from common.config import WrongSettingError, check_positive, parse_arguments
-from common.forgetting import ATTENTIONS, check_forgetting, forgetting_function
+from common.forgetting import ATTENTIONS, ForgettingArguments, forgetting_function
 from common.repertoires import (
     AMINO_ACIDS,
     POSITIONS,
@@ -41,15 +41,10 @@ MEASURES = {"auc": "AUC, cross-validation"}
 
 
 @dataclass(kw_only=True)
-class Arguments:
+class Arguments(ForgettingArguments):
     """The settings; those without a default have their value in base.yaml."""
 
     data: Path | None = field(default=None, metadata={"help": "Folder with metadata.tsv; else they are generated."})
-    attention: list[str] = field(metadata={"help": "One or more of softmax, relu, pfu."})
-    mu: str = field(metadata={"help": "Threshold of pfu: median, mean or a number."})
-    sigma: float = field(metadata={"help": "Standard deviation of the noise on it, in training."})
-    seeds: list[str] = field(metadata={"help": "One or more, as 0,1,2."})
-    output_dir: Path = field(metadata={"help": "Where results and plot go."})
 
     repertoires: int = field(metadata={"help": "Generated: how many, half of them positive."})
     sequences: int = field(metadata={"help": "Generated: sequences of each."})
@@ -67,7 +62,7 @@ class Arguments:
     learning_rate: float = field(metadata={"help": "Of AdamW."})
 
     def __post_init__(self) -> None:
-        check_forgetting(self)
+        super().__post_init__()
         if self.data is None:
             check_witnesses(self.sequences, self.motif, self.witness_rate)
         if self.folds < 2:

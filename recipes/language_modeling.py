@@ -3,7 +3,7 @@
     python recipes/language_modeling.py                                             # from nothing, in a few minutes
     python recipes/language_modeling.py --config recipes/configs/language_modeling/gutenberg.yaml \\
         --train_file books/*.txt --validation_file held_out/*.txt --seeds 0,1,2      # yours
-    python recipes/language_modeling.py --config recipes/configs/language_modeling/token_memory.yaml
+    python recipes/language_modeling.py --memory '{"kind": "token", "num_tokens": 16, "encoder_layers": 2}'
 
 Without a corpus it reads the documentation that ships with Python, without a checkpoint it trains a small GPT-2 and
 its tokenizer from nothing. Both arms get the same initial weights of the backbone, the same segments in the same order
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from common.arguments import ModelArguments
 from common.arms import parse_seeds
 from common.config import WrongSettingError, check_positive, parse_arguments
 from common.corpus import cut_documents, load_corpus
@@ -36,26 +37,24 @@ from common.report import (
     write_json,
 )
 from common.tokenizer import encode_documents, scored_bytes, train_tokenizer
-from common.training import adamw, small_gpt2
+from common.training import adamw, small_gpt2, train_on_lanes
 from datasets import Dataset
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
-    TrainingArguments,
     set_seed,
 )
 
-from hf_memoria import EngramMemoryConfig, MemoriaCallback, TokenMemoryConfig, segment_documents, wrap
-from hf_memoria.memories.interface import memory_config_from
+from hf_memoria import EngramMemoryConfig, TokenMemoryConfig, segment_documents, wrap
+from hf_memoria.models.config import memory_config_from
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "language_modeling"
 
 
 @dataclass(kw_only=True)
-class Arguments:
+class Arguments(ModelArguments):
     """The settings; those without a default have their value in base.yaml."""
 
     train_file: list[str] | None = field(
@@ -72,23 +71,14 @@ class Arguments:
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Checkpoint to fine-tune, with its tokenizer."}
     )
-    output_dir: Path = field(metadata={"help": "Where results, plot and model go."})
-    seeds: list[str] = field(metadata={"help": "One or more, as 0,1,2."})
     arms: list[str] = field(metadata={"help": "memory, and plain if the same backbone without one is to be trained."})
 
     vocabulary_size: int = field(metadata={"help": "Of the tokenizer trained here."})
-    layers: int = field(metadata={"help": "Blocks of the backbone trained from nothing."})
-    hidden_size: int = field(metadata={"help": "Its width."})
-    heads: int = field(metadata={"help": "Its attention heads."})
-    dropout: float = field(metadata={"help": "Its dropout."})
+    dropout: float = field(metadata={"help": "Of the backbone trained here."})
 
     memory: str = field(
         default="{}", metadata={"help": "JSON of a memory's settings, its kind among them; else engrams, as follows."}
     )
-    num_memories: int = field(metadata={"help": "Working-memory vectors that a segment leaves."})
-    stm_capacity: int = field(metadata={"help": "Short-term engrams before the oldest become long-term."})
-    num_reminded_stm: int = field(metadata={"help": "Short-term engrams reminded for a segment."})
-    num_reminded_ltm: int = field(metadata={"help": "Long-term engrams reminded for a segment."})
     gate: Literal["none", "tanh"] = field(metadata={"help": "tanh: reads grow from zero, for pretrained backbones."})
 
     segment_length: int = field(metadata={"help": "Tokens of a segment, and positions of a new backbone."})
@@ -106,8 +96,8 @@ class Arguments:
     generate_from: Path | None = field(default=None, metadata={"help": argparse.SUPPRESS})
 
     def __post_init__(self) -> None:
-        parse_seeds(self.seeds)
-        check_positive(self, "layers", "hidden_size", "heads", "segment_length", "lanes", "epochs", "learning_rate")
+        super().__post_init__()
+        check_positive(self, "segment_length", "lanes", "epochs", "learning_rate")
         try:
             json.loads(self.trainer_arguments)
         except json.JSONDecodeError as error:
@@ -124,9 +114,8 @@ class Arguments:
         """Return the settings of the memory."""
         if given := json.loads(self.memory):
             return memory_config_from({"segment_length": self.segment_length, **given})
-        names = ("num_memories", "stm_capacity", "num_reminded_stm", "num_reminded_ltm", "segment_length")
         gate = None if self.gate == "none" else self.gate
-        return EngramMemoryConfig(**{name: getattr(self, name) for name in names}, gate=gate)
+        return self.engram_memory(segment_length=self.segment_length, gate=gate)
 
 
 def main(args: Arguments) -> dict[str, Any]:
@@ -217,10 +206,8 @@ def build_arms(args: Arguments, tokenizer: PreTrainedTokenizerBase, seed: int) -
             vocabulary=len(tokenizer),
             end_of_text=tokenizer.eos_token_id,
             positions=args.segment_length,
-            layers=args.layers,
-            hidden_size=args.hidden_size,
-            heads=args.heads,
             dropout=args.dropout,
+            **args.sizes(),
         )
     positions = backbone.config.max_position_embeddings
     if args.sliding_window is not None and args.sliding_window > positions:
@@ -236,29 +223,16 @@ def build_arms(args: Arguments, tokenizer: PreTrainedTokenizerBase, seed: int) -
 def train_arm(arm: str, model: PreTrainedModel, segments: Dataset, args: Arguments, seed: int) -> list[dict[str, Any]]:
     """Train a model with the plain Trainer; return its logs: step, mean loss since the one before, and more."""
     settings = {
-        "output_dir": str(args.output_dir / "trainer" / arm),
-        "per_device_train_batch_size": args.lanes,
-        "train_sampling_strategy": "sequential",
         "num_train_epochs": args.epochs,
         "max_steps": args.max_steps,
         "lr_scheduler_type": "cosine",
-        "warmup_steps": 0.05,
         "logging_steps": 0.025,
-        "save_strategy": "no",
-        "report_to": "none",
         "seed": seed,
+        **json.loads(args.trainer_arguments),
     }
-    callbacks = [MemoriaCallback()] if model.config.memory is not None else []
-    trainer = Trainer(
-        model,
-        TrainingArguments(**{**settings, **json.loads(args.trainer_arguments)}),
-        train_dataset=segments,
-        optimizers=(adamw(model, args.learning_rate, args.memory_learning_rate), None),
-        callbacks=callbacks,
-    )
+    optimizer = adamw(model, args.learning_rate, args.memory_learning_rate)
     print(f"\nTraining: {CASES[arm]}, {model.num_parameters():,} parameters")
-    trainer.train()
-    return [entry for entry in trainer.state.log_history if "loss" in entry]
+    return train_on_lanes(model, segments, args.lanes, optimizer, args.output_dir / "trainer" / arm, **settings)
 
 
 def memory_statistics(logs: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:

@@ -18,8 +18,9 @@ from typing import Any
 from common.arms import Run
 from common.config import WrongSettingError, check_list, check_positive, parse_arguments
 from common.corpus import python_documentation, read_files
-from common.memory_comparison import MemoryArguments, compare_over, gpt2_of, run_task, with_memory
+from common.memory_comparison import MemoryArguments, compare_over, run_task, with_memory
 from common.stories import StoryTask, Vocabulary, generated_stories, read_stories, words
+from common.training import small_gpt2
 from transformers import set_seed
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "long_qa"
@@ -64,8 +65,8 @@ def main(args: Arguments) -> dict[int, Any]:
     def run(arm: str, seed: int, context: int) -> Run:
         task = StoryTask(train, test, filler, vocabulary, context, args.segment_length)
         set_seed(seed)
-        backbone = gpt2_of(args, len(vocabulary), end_of_text=0, positions=args.segment_length)
-        return run_task(with_memory(backbone, arm, args), task, seed, args)
+        shape = {"vocabulary": len(vocabulary), "end_of_text": 0, "positions": args.segment_length}
+        return run_task(with_memory(small_gpt2(**shape, **args.sizes()), arm, args), task, seed, args)
 
     return compare_over("context", args.context, run, args)
 

@@ -16,16 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common.arguments import ModelArguments
 from common.arms import Run, compare_arms, kept_runs, parse_seeds, plot_curves
 from common.config import WrongSettingError, check_positive, parse_arguments
 from common.memory_arms import RECALL_ARMS, check_arms
 from common.recall import RecallTask, accuracy_by_lag, training_rows
 from common.report import timed, write_json
 from common.sweep import plot_sweep, print_sweep
-from common.training import adamw, small_gpt2
-from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
+from common.training import adamw, small_gpt2, train_on_lanes
+from transformers import PreTrainedModel, set_seed
 
-from hf_memoria import EngramMemoryConfig, MemoriaCallback, TokenMemoryConfig, wrap
+from hf_memoria import TokenMemoryConfig, wrap
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "recall"
 CURVES = {
@@ -36,12 +37,8 @@ CURVES = {
 
 
 @dataclass(kw_only=True)
-class Arguments:
+class Arguments(ModelArguments):
     """The settings; all have their values in base.yaml."""
-
-    arms: list[str] = field(metadata={"help": "What is compared; see recipes/common/memory_arms.py."})
-    seeds: list[str] = field(metadata={"help": "One or more, as 0,1,2."})
-    output_dir: Path = field(metadata={"help": "Where results and plots go."})
 
     segments: int = field(metadata={"help": "Segments of a document."})
     pairs: int = field(metadata={"help": "Keys told in a segment."})
@@ -51,20 +48,10 @@ class Arguments:
     fillers: int = field(metadata={"help": "Words of filler."})
     filler_pieces: int = field(metadata={"help": "Of a segment, two words each."})
 
-    layers: int = field(metadata={"help": "Blocks of the backbone, a GPT-2."})
-    hidden_size: int = field(metadata={"help": "Its width."})
-    heads: int = field(metadata={"help": "Its attention heads."})
-
-    initializer_range: float = field(metadata={"help": "Standard deviation of its weights at the start."})
-
+    initializer_range: float = field(metadata={"help": "Standard deviation of the backbone's weights at first."})
     num_tokens: int = field(metadata={"help": "Memory tokens."})
     encoder_layers: int = field(metadata={"help": "Layers of their encoder, where there is one."})
     bptt_segments: int = field(metadata={"help": "Segments that the gradient goes back, where it does."})
-
-    num_memories: int = field(metadata={"help": "Engrams that a segment leaves."})
-    stm_capacity: int = field(metadata={"help": "Short-term engrams before the oldest become long-term."})
-    num_reminded_stm: int = field(metadata={"help": "Short-term engrams reminded for a segment."})
-    num_reminded_ltm: int = field(metadata={"help": "Long-term engrams reminded for a segment."})
 
     steps: int = field(metadata={"help": "Optimizer steps."})
     lanes: int = field(metadata={"help": "Documents read side by side: the batch size."})
@@ -74,9 +61,9 @@ class Arguments:
     test_documents: int = field(metadata={"help": "To measure on after the last step."})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_arms(self.arms, tuple(RECALL_ARMS))
-        parse_seeds(self.seeds)
-        check_positive(self, "segments", "pairs", "lags", "values", "fillers", "layers", "hidden_size", "heads")
+        check_positive(self, "segments", "pairs", "lags", "values", "fillers")
         check_positive(self, "steps", "lanes", "learning_rate", "memory_learning_rate", "logs", "test_documents")
         try:
             self.task()
@@ -92,11 +79,6 @@ class Arguments:
         """Return the settings of the token memory, with some changed."""
         names = ("num_tokens", "encoder_layers")
         return TokenMemoryConfig(**{name: getattr(self, name) for name in names} | changes)
-
-    def memory(self, **changes: Any) -> EngramMemoryConfig:
-        """Return the settings of the engram memory, with some changed."""
-        names = ("num_memories", "stm_capacity", "num_reminded_stm", "num_reminded_ltm")
-        return EngramMemoryConfig(**{name: getattr(self, name) for name in names} | changes)
 
 
 def main(args: Arguments) -> dict[str, Any]:
@@ -132,11 +114,8 @@ def run(arm: str, seed: int, args: Arguments) -> Run:
         vocabulary=task.vocabulary,
         end_of_text=0,
         positions=task.segment_length,
-        layers=args.layers,
-        hidden_size=args.hidden_size,
-        heads=args.heads,
-        dropout=0.0,
         initializer_range=args.initializer_range,
+        **args.sizes(),
     )
     model = wrap(backbone, memory=RECALL_ARMS[arm].memory(args))
     seconds: dict[str, float] = {}
@@ -152,27 +131,10 @@ def run(arm: str, seed: int, args: Arguments) -> Run:
 
 def train(model: PreTrainedModel, task: RecallTask, args: Arguments, seed: int, folder: Path) -> list[dict[str, Any]]:
     """Train with the plain Trainer on documents that are read once; return its logs."""
-    settings = TrainingArguments(
-        str(folder),
-        per_device_train_batch_size=args.lanes,
-        train_sampling_strategy="sequential",
-        max_steps=args.steps,
-        lr_scheduler_type="linear",
-        warmup_steps=0.05,
-        logging_steps=1 / args.logs,
-        save_strategy="no",
-        report_to="none",
-        seed=seed,
-    )
-    trainer = Trainer(
-        model,
-        settings,
-        train_dataset=training_rows(task, args.steps, args.lanes, torch.Generator().manual_seed(seed)),
-        optimizers=(adamw(model, args.learning_rate, args.memory_learning_rate), None),
-        callbacks=[MemoriaCallback()] if model.config.memory is not None else [],
-    )
-    trainer.train()
-    return [entry for entry in trainer.state.log_history if "loss" in entry]
+    rows = training_rows(task, args.steps, args.lanes, torch.Generator().manual_seed(seed))
+    settings = {"max_steps": args.steps, "lr_scheduler_type": "linear", "logging_steps": 1 / args.logs}
+    optimizer = adamw(model, args.learning_rate, args.memory_learning_rate)
+    return train_on_lanes(model, rows, args.lanes, optimizer, folder, seed=seed, **settings)
 
 
 if __name__ == "__main__":

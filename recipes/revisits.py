@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common.arguments import RunArguments
 from common.arms import compare_arms, parse_seeds
 from common.config import WrongSettingError, check_list, check_positive, parse_arguments
 from common.memory_arms import ARMS, check_arms
@@ -45,12 +46,10 @@ MEASURES = {
 
 
 @dataclass(kw_only=True)
-class Arguments:
+class Arguments(RunArguments):
     """The settings; all have their values in base.yaml."""
 
     arms: list[str] = field(metadata={"help": "How engrams are called up: graph, lottery, fifo, random, similarity."})
-    seeds: list[str] = field(metadata={"help": "One or more, as 0,1,2."})
-    output_dir: Path = field(metadata={"help": "Where results and plots go."})
 
     topics: int = field(metadata={"help": "How many there are."})
     visit: int = field(metadata={"help": "Segments that a topic lasts."})
@@ -68,8 +67,8 @@ class Arguments:
     lifespan_extend_scale: float = field(metadata={"help": "Steps that a reminded engram earns on average."})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_arms(self.arms, LABELS)
-        parse_seeds(self.seeds)
         check_positive(self, "visit", "hidden_size", "rows", "num_memories", "noise")
         check_list(self, "num_reminded_ltm", least=1)
         if self.segments < 2 * self.visit:

@@ -2,7 +2,7 @@
 
     python recipes/sdm_retrieval.py                                                        # random patterns, n = 64
     python recipes/sdm_retrieval.py --config recipes/configs/sdm_retrieval/thousand.yaml   # n = 1000
-    python recipes/sdm_retrieval.py --config recipes/configs/sdm_retrieval/digits.yaml     # scikit-learn's digits
+    python recipes/sdm_retrieval.py --data digits                                          # scikit-learn's digits
     python recipes/sdm_retrieval.py --config recipes/configs/sdm_retrieval/images.yaml --data_file mnist/train.parquet
 
 Every memory stores the same patterns (as bits, or as they are) and gets the same queries, each its pattern with some

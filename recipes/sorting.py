@@ -2,7 +2,7 @@
 
     python recipes/sorting.py                                                         # 8 segments, some minutes an arm
     python recipes/sorting.py --config recipes/configs/sorting/lengths.yaml           # 4, 8 and 16 segments
-    python recipes/sorting.py --config recipes/configs/sorting/paper.yaml             # the paper's size; for a GPU
+    python recipes/sorting.py --segments 2 --symbols 4 --arms none graph              # what you want to know
 
 The task of Martins et al., as in the paper of Memoria (section 4.1): frequencies drift along the sequence, the answer
 is the order of all symbols. The loss is that of the answer only, and the accuracy that of its symbols, each predicted
@@ -18,8 +18,9 @@ from typing import Any
 
 from common.arms import Run
 from common.config import WrongSettingError, check_list, check_positive, parse_arguments
-from common.memory_comparison import MemoryArguments, compare_over, gpt2_of, run_task, with_memory
+from common.memory_comparison import MemoryArguments, compare_over, run_task, with_memory
 from common.sorting import SortingTask
+from common.training import small_gpt2
 from transformers import set_seed
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "sorting"
@@ -50,8 +51,8 @@ def run(arm: str, seed: int, segments: int, args: Arguments) -> Run:
     """Train one arm and measure it."""
     task = SortingTask(args.symbols, segments, args.segment_length)
     set_seed(seed)
-    backbone = gpt2_of(args, task.vocabulary, end_of_text=args.symbols, positions=args.segment_length)
-    return run_task(with_memory(backbone, arm, args), task, seed, args)
+    shape = {"vocabulary": task.vocabulary, "end_of_text": args.symbols, "positions": args.segment_length}
+    return run_task(with_memory(small_gpt2(**shape, **args.sizes()), arm, args), task, seed, args)
 
 
 if __name__ == "__main__":

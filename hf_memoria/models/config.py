@@ -60,7 +60,7 @@ class MemoriaConfigMixin(KeepsOwnCode, AttentionChoice):
         return positions - (getattr(self, "pad_token_id", None) or 0) - 1
 
     def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, memory_settings_from(value) if name == "memory" else value)
+        super().__setattr__(name, memory_config_from(value) if name == "memory" else value)
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)  # type: ignore[misc]
@@ -108,7 +108,7 @@ class MemoriaConfigMixin(KeepsOwnCode, AttentionChoice):
         return {**{k: v for k, v in config.items() if k != "architectures"}, "model_type": cls.model_type}
 
 
-def memory_settings_from(value: Any) -> MemorySettings | None:
+def memory_config_from(value: Any) -> MemorySettings | None:
     """Return the settings of a memory that `value` holds; see `settings_from`."""
     return settings_from(value, {kind: system.settings_class for kind, system in SYSTEMS.items()}, "memory")
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from figures import add_output, forget_peak, status, write
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -65,7 +66,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=list(DTYPES), default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory_limit", type=float, default=4.0, help="GiB.")
-    parser.add_argument("--output", type=Path, help="JSON file; the plot lies beside it.")
+    add_output(parser, __file__, "; the plot lies beside it")
     return parser.parse_args()
 
 
@@ -114,11 +115,9 @@ def peak_of(name: str, shape: Shape, result: Any) -> None:
     """Send the MiB that a forward and backward take above their inputs, in this process."""
     FORMS[name](*inputs_of((1, 1, 32, 8, True))[0], True).sum().backward()
     states, grad = inputs_of(shape)
-    before = _resident("VmRSS")
-    # Linux: forget the peak of what came before.
-    Path("/proc/self/clear_refs").write_text("5")
+    before = forget_peak()
     torch.autograd.grad(FORMS[name](*states, shape[-1]), states, grad)
-    result.send(round((_resident("VmHWM") - before) / 1024, 1))
+    result.send(round(status("VmHWM") - before, 1))
 
 
 def peak_on_gpu(name: str, shape: Shape) -> float:
@@ -128,11 +127,6 @@ def peak_on_gpu(name: str, shape: Shape) -> float:
     before = torch.cuda.memory_allocated()
     torch.autograd.grad(FORMS[name](*states, shape[-1]), states, grad)
     return round((torch.cuda.max_memory_allocated() - before) / 2**20, 1)
-
-
-def _resident(field: str) -> float:
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return float(next(line for line in lines if line.startswith(field)).split()[1])
 
 
 def peak_in_own_process(name: str, shape: Shape) -> float:
@@ -204,7 +198,7 @@ def plot(runs: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    """Print the figures as JSON, and write them and the plot if asked to."""
+    """Print and write the figures, and draw them over the length."""
     args = parse_arguments()
     torch.set_num_threads(1)
     rows, heads = (1, 2) if args.device == "cpu" else (4, 12)
@@ -220,10 +214,9 @@ def main() -> None:
         "lengths": runs[len(args.shapes) :],
     }
     print(json.dumps(figures, indent=2))
-    if args.output is not None:
-        args.output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-        if figures["lengths"]:
-            plot(figures["lengths"], args.output.with_suffix(".png"))
+    write(figures, args.output)
+    if figures["lengths"]:
+        plot(figures["lengths"], args.output.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Does anything grow while a model reads on and on? Resident memory, engrams and slots over many segments.
 
-    python recipes/benchmarks/endurance.py --output recipes/benchmarks/results/endurance_cpu.json
+    python recipes/benchmarks/endurance.py
 
 A tiny GPT-2 reads random tokens, a segment a step, and never begins anew. Lifespans alone bound what it remembers:
 there is no `ltm_capacity`. Resident memory is that of the whole process; its first tenth, in which torch and
@@ -11,9 +11,9 @@ import argparse
 import json
 import platform
 import time
-from pathlib import Path
 
 import torch
+from figures import add_output, status, write
 
 from hf_memoria import (
     EngramMemoryConfig,
@@ -35,12 +35,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1)
     parser.add_argument("--memory", default="engram", choices=["engram", "token"])
     parser.add_argument("--graph", default="auto", choices=["auto", "dense", "sparse"], help="of engrams")
-    parser.add_argument("--output", type=Path)
+    add_output(parser, __file__)
     args = parser.parse_args()
     results = endure(args.segments, args.rows, settings_of(args.memory, args.graph))
     print(json.dumps(results["summary"], indent=1))
-    if args.output is not None:
-        args.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write(results, args.output)
 
 
 def settings_of(memory: str, graph: str = "auto") -> EngramMemoryConfig | TokenMemoryConfig:
@@ -61,7 +60,7 @@ def endure(segments: int, rows: int, settings: EngramMemoryConfig | TokenMemoryC
         for step in range(1, segments + 1):
             memory = model(torch.randint(61, (rows, 8), generator=generator), memory=memory).memory
             if step % max(segments // POINTS, 1) == 0:
-                points.append({"segments": step, "resident_mb": resident() / MEGABYTE, **measure(memory)})
+                points.append({"segments": step, "resident_mb": status("VmRSS"), **measure(memory)})
                 print(points[-1], flush=True)
     settled = points[len(points) // 10 :]
     measured = [name for name in settled[0] if name != "segments"]
@@ -93,12 +92,6 @@ def measure(memory: EngramState | TokenState) -> dict[str, float]:
 
 def _engrams(memory: EngramState) -> dict[str, int]:
     return {"engrams": int(memory.valid.sum(dim=-1).max()), "slots": memory.capacity}
-
-
-def resident() -> int:
-    """Return the bytes of this process that are in memory."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from engine_arms import SETTINGS, Ours, Reference, bytes_touched, clustered, grown, step
+from figures import add_output, forget_peak, status
 from tqdm import tqdm
 
 from hf_memoria.memories.engram.store import EngramKind, EngramState, native, remind
@@ -58,7 +59,7 @@ def parse_arguments() -> argparse.Namespace:
         help="Long-term engrams above which one lane is grown and the others are its copies.",
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, help="JSON file; results are added to those that it holds.")
+    add_output(parser, __file__, ", which are added to those that it holds")
     return parser.parse_args()
 
 
@@ -66,15 +67,12 @@ def main() -> None:
     """Measure and print."""
     args = parse_arguments()
     torch.set_num_threads(1)
-    results = []
     for batch in args.batch:
         for long_term in args.long_term:
             result = measure(args, batch, long_term)
             print(table(result), flush=True)
-            results.append(result)
             gc.collect()
-            if args.output:
-                save(result, args.output)
+            save(result, args.output)
 
 
 @torch.no_grad()
@@ -129,12 +127,12 @@ def take_turns(arms: dict[str, Any], segments: Any, args: argparse.Namespace) ->
             if is_reference and not 0 <= number < args.reference_rounds:
                 continue
             arm.prepare()
-            before = start_of_peak()
+            before = forget_peak()
             start = time.thread_time()
             arm.run(working)
             if number >= 0:
                 seconds[name].append(time.thread_time() - start)
-                peaks[name] = max(peaks.get(name, 0.0), peak() - before)
+                peaks[name] = max(peaks.get(name, 0.0), status("VmHWM") - before)
     return seconds, peaks
 
 
@@ -157,25 +155,6 @@ def bandwidth(size: int = 2**28) -> float:
         block.sum()
         times.append(time.thread_time() - start)
     return size / min(times)
-
-
-def start_of_peak() -> float:
-    """Forget the peak of the resident set; return its size now, in megabytes."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return resident("VmRSS")
-
-
-def peak() -> float:
-    """Return the largest resident set since then, in megabytes."""
-    return resident("VmHWM")
-
-
-def resident(field: str) -> float:
-    """Return a line of this process's status, in megabytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"/proc/self/status must tell {field}; this system's does not.")
 
 
 def table(result: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Time of a step against the size of long-term memory, of every system that `engine.py` has measured.
 
-python recipes/benchmarks/engine_plot.py recipes/benchmarks/results/engine_cpu.json
+python recipes/benchmarks/engine_plot.py                                  # what a run has left
+python recipes/benchmarks/engine_plot.py recipes/results/engine/cpu.json
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
+from figures import RESULTS
 
 SHOWN = ("memoria-pytorch", "torch", "native", "torch, logsumexp", "native, logsumexp")
 
@@ -20,7 +22,7 @@ SHOWN = ("memoria-pytorch", "torch", "native", "torch, logsumexp", "native, logs
 def main() -> None:
     """Draw a picture beside the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path)
+    parser.add_argument("results", type=Path, nargs="?", default=RESULTS / "engine" / "base" / "results.json")
     path = parser.parse_args().results
     matplotlib.use("Agg")
     draw(json.loads(path.read_text())).savefig(path.with_suffix(".png"), dpi=120)

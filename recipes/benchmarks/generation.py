@@ -1,7 +1,7 @@
 """What generating with memory costs, against the plain backbone within its window, and that it costs the same later.
 
     python recipes/benchmarks/generation.py                  # a small GPT-2 with random weights, some minutes
-    python recipes/benchmarks/generation.py --new_tokens 10000 --positions 128 --output results.json
+    python recipes/benchmarks/generation.py --new_tokens 10000 --positions 128
 
 The backbone fills its window again and again, from a prompt of one token. The model with memory has the same weights
 and goes on for `new_tokens` in one call; so it reads memory as well, and its figures are those of a memory that has
@@ -11,17 +11,14 @@ filled up. Both take turns in one process; peak memory is that of a process of i
 import argparse
 import json
 import platform
-import resource
 import statistics
-import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
+from backbone import gpt2
+from figures import add_output, printed_by, settings_of, status, write
 from tqdm import tqdm
-from transformers import GPT2Config, GPT2LMHeadModel, set_seed
 from transformers.generation.streamers import BaseStreamer
 
 from hf_memoria import EngramMemoryConfig, MemoriaCache, wrap
@@ -36,24 +33,14 @@ def parse_arguments() -> argparse.Namespace:
     amounts = {"new_tokens": 2000, "rounds": 5, "samples": 10, "threads": torch.get_num_threads(), "seed": 0}
     for name, default in {**sizes, **amounts}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--output", type=Path, help="JSON file for the figures.")
+    add_output(parser, __file__)
     parser.add_argument("--only", choices=ARMS, help="Generate with one model and print this process's peak memory.")
     return parser.parse_args()
 
 
 def build(arm: str, args: argparse.Namespace) -> Any:
     """Return a model with memory or without; both have the backbone's weights from one seed."""
-    set_seed(args.seed)
-    config = GPT2Config(
-        vocab_size=args.vocabulary,
-        n_positions=args.positions,
-        n_embd=args.hidden_size,
-        n_layer=args.layers,
-        n_head=args.heads,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    backbone = GPT2LMHeadModel(config).eval()
+    backbone = gpt2(args, args.positions).eval()
     return wrap(backbone, memory=EngramMemoryConfig()) if arm == "memory" else backbone
 
 
@@ -72,19 +59,10 @@ class Watch(BaseStreamer):
         if self.seen % self.every == 1:
             memory = self.cache.memory
             engrams = 0 if memory is None else int(memory.valid.sum())
-            self.samples.append({"token": self.seen - 1, "rss_mib": round(resident()), "engrams": engrams})
+            self.samples.append({"token": self.seen - 1, "rss_mib": round(status("VmRSS")), "engrams": engrams})
 
     def end(self) -> None:
         """Have no more to come."""
-
-
-def resident() -> float:
-    """Return the memory that this process holds now, in MiB; where /proc is not, the most that it has held."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    line = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) / 1024
 
 
 def generate(model: Any, tokens: int, args: argparse.Namespace, **options: Any) -> float:
@@ -96,12 +74,6 @@ def generate(model: Any, tokens: int, args: argparse.Namespace, **options: Any) 
     return args.batch_size * tokens / (time.perf_counter() - started)
 
 
-def peak_memory(arm: str) -> float:
-    """Return the peak resident memory in MiB of a process that generates with one model."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--only", arm]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
-
-
 def main() -> None:
     """Print the figures, or with `--only` one of them."""
     args = parse_arguments()
@@ -109,9 +81,9 @@ def main() -> None:
     window = args.positions - 1
     if args.only:
         generate(build(args.only, args), window if args.only == "plain" else min(args.new_tokens, 10 * window), args)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(status("VmHWM"))
         return
-    peaks = {arm: peak_memory(arm) for arm in tqdm(ARMS, desc="Peak memory", unit="model")}
+    peaks = {arm: float(printed_by(__file__, arm)[-1]) for arm in tqdm(ARMS, desc="Peak memory", unit="model")}
     models = {arm: build(arm, args) for arm in ARMS}
     cache = MemoriaCache(models["memory"].config)
     watch = Watch(cache, args.new_tokens, args.samples)
@@ -145,11 +117,10 @@ def report(
             "most_columns_of_keys": watch.most_columns,
             "over_time": watch.samples,
         },
-        "settings": {name: value for name, value in vars(args).items() if name not in ("output", "only")},
+        "settings": settings_of(args),
     }
     print(json.dumps(figures, indent=2))
-    if args.output is not None:
-        args.output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write(figures, args.output)
 
 
 if __name__ == "__main__":

@@ -19,15 +19,13 @@ import json
 import math
 import platform
 import statistics
-import subprocess
-import sys
 import time
 import tracemalloc
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from figures import add_output, printed_by, settings_of, status, write
 from tqdm.auto import tqdm
 
 from hf_memoria.sdm import NeuronMemory, PatternMemory, circle_intersection, circle_intersection_double_sum
@@ -68,18 +66,8 @@ def reader(neurons: int, args: argparse.Namespace) -> Callable[[], object]:
 
 def alone(neurons: int) -> tuple[float, float]:
     """Return seconds of the read and peak resident MiB of a process that writes and reads; -1: that only imports."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--only", str(neurons)]
-    took, peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-2:]
+    took, peak = printed_by(__file__, neurons)[-2:]
     return float(took), float(peak)
-
-
-def peak_of_this_process() -> float:
-    """Return this process's peak resident memory in MiB, on Linux.
-
-    Not `ru_maxrss`: that starts out as what the process held that started this one.
-    """
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 def peak_memory(neurons: int) -> float:
@@ -165,25 +153,24 @@ def main() -> None:
     parser.add_argument("--whole", type=int, help="Explicit neurons to read with once, in a process of its own.")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path, help="JSON file to write.")
+    add_output(parser, __file__)
     parser.add_argument("--only", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.only is not None:
         took = seconds(reader(args.only, args)) if args.only >= 0 else 0.0
-        print(took, peak_of_this_process())
+        print(took, status("VmHWM"))
         return
     figures: dict[str, Any] = {
         "machine": f"{platform.machine()}, {args.threads} thread(s), torch {torch.__version__}",
         "intersection": measure_intersection(args),
         "read": measure_reads(args),
-        "settings": {name: value for name, value in vars(args).items() if name not in ("output", "only")},
+        "settings": settings_of(args),
     }
     if args.whole is not None:
         figures["read"]["explicit_neurons_whole"] = measure_whole(args, figures["read"]["virtual_neurons"])
     print(json.dumps(figures, indent=2))
-    if args.output is not None:
-        args.output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write(figures, args.output)
 
 
 if __name__ == "__main__":

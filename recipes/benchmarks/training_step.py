@@ -15,19 +15,16 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import statistics
-import subprocess
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
+from backbone import gpt2
 from engine_arms import SETTINGS, grown
+from figures import add_output, printed_by, settings_of, status, write
 from tqdm import tqdm
-from transformers import GPT2Config, GPT2LMHeadModel, set_seed
 
 from hf_memoria import EngramMemoryConfig, EngramState, wrap
 from hf_memoria.backbones.blocks import READING
@@ -51,27 +48,14 @@ def parse_arguments() -> argparse.Namespace:
     for name, default in {**sizes, "rounds": 7, "threads": 1, "seed": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--long_term", type=int, nargs="+", default=[1000, 4000], help="Long-term engrams a lane.")
-    parser.add_argument("--output", type=Path, help="JSON file for the figures.")
+    add_output(parser, __file__)
     parser.add_argument("--only", choices=ARMS, help="Take steps of one model and print this process's peak memory.")
     return parser.parse_args()
 
 
 def build(arm: str, args: argparse.Namespace) -> Any:
     """Return a model without dropout, with memory or without."""
-    set_seed(args.seed)
-    config = GPT2Config(
-        vocab_size=args.vocabulary,
-        n_positions=1024,
-        n_embd=args.hidden_size,
-        n_layer=args.layers,
-        n_head=args.heads,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    backbone = GPT2LMHeadModel(config)
+    backbone = gpt2(args, positions=1024, dropout=0.0)
     return (wrap(backbone, memory=EngramMemoryConfig()) if arm != "plain" else backbone).train()
 
 
@@ -118,12 +102,6 @@ class Stepper:
         return seconds
 
 
-def peak_memory(arm: str) -> float:
-    """Return the peak resident memory in MiB of a process that takes three steps of one model."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--only", arm]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
-
-
 def ratio_of_multiplications(args: argparse.Namespace) -> float:
     """Return the multiplications of a forward with memory to those without, the search of the memory left out.
 
@@ -147,9 +125,9 @@ def main() -> None:
         stepper = Stepper(args.only, args)
         for _ in range(3):
             stepper.step(args.long_term[0] if args.only == "memory" else None)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(status("VmHWM"))
         return
-    peaks = {arm: peak_memory(arm) for arm in tqdm(ARMS, desc="Peak memory", unit="model")}
+    peaks = {arm: float(printed_by(__file__, arm)[-1]) for arm in tqdm(ARMS, desc="Peak memory", unit="model")}
     steppers = {arm: Stepper(arm, args) for arm in ARMS}
     cases = [("plain", None), ("floor", None), *(("memory", size) for size in args.long_term)]
     seconds: dict[str, list[float]] = {name_of(case): [] for case in cases}
@@ -182,11 +160,10 @@ def report(args: argparse.Namespace, seconds: dict[str, list[float]], peaks: dic
         "ratio_of_multiplications": round(ratio_of_multiplications(args), 3),
         "peak_memory_mib": {arm: round(peak) for arm, peak in peaks.items()},
         "ratio_of_peak_memory": round(peaks["memory"] / peaks["plain"], 3),
-        "settings": {name: value for name, value in vars(args).items() if name not in ("output", "only")},
+        "settings": settings_of(args),
     }
     print(json.dumps(figures, indent=2))
-    if args.output is not None:
-        args.output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write(figures, args.output)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,9 @@ class WrongSettingError(ValueError):
 def parse_arguments(arguments: type[Arguments], folder: Path, argv: list[str] | None = None) -> Arguments:
     """Fill a dataclass from base.yaml, the variant named by `--config` and the flags; the last one that speaks wins.
 
-    base.yaml is the one beside the variant, or else the one in `folder`. A value that a setting cannot have, wherever
-    it comes from, ends the program as argparse does: with the flag, what it must be, and what it is.
+    base.yaml is the one beside the variant, or else the one in `folder`. Where nothing says `output_dir`, it is the
+    `results_folder`. A value that a setting cannot have, wherever it comes from, ends the program as argparse does:
+    with the flag, what it must be, and what it is.
 
     Raises:
         ValueError: if a YAML file holds a key that the dataclass does not have.
@@ -36,7 +37,10 @@ def parse_arguments(arguments: type[Arguments], folder: Path, argv: list[str] | 
     parser = HfArgumentParser(arguments)
     parser.add_argument("--config", type=Path, help="YAML file with what differs from base.yaml.")
     flags = sys.argv[1:] if argv is None else argv
-    settings = _read_settings(_config_flag(flags), folder, set(arguments.__dataclass_fields__))
+    variant, known = _config_flag(flags), set(arguments.__dataclass_fields__)
+    settings = _read_settings(variant, folder, known)
+    if "output_dir" in known:
+        settings.setdefault("output_dir", results_folder(folder, variant))
     _show_in_help(parser, settings)
     # As flags in front of the real ones: the parser checks both alike, and takes the last of two.
     argv = [word for key, value in settings.items() for word in _as_flag(key, value)] + flags
@@ -44,6 +48,17 @@ def parse_arguments(arguments: type[Arguments], folder: Path, argv: list[str] | 
         return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[0]
     except ValueError as error:
         parser.error(str(error))
+
+
+def results_folder(folder: Path, variant: Path | None) -> Path:
+    """Return where the results of a config lie: recipes/results/RECIPE/CONFIG.
+
+    Args:
+        folder: the recipe's configs, recipes/configs/RECIPE.
+        variant: the config, if it is not base.yaml.
+    """
+    results = folder.parents[1] / "results" / folder.name / ("base" if variant is None else variant.stem)
+    return results.relative_to(Path.cwd()) if results.is_relative_to(Path.cwd()) else results
 
 
 def check_positive(arguments: Any, *names: str) -> None:

@@ -1,12 +1,13 @@
 """Softmax, ReLU, PFU: the three attentions that the recipes on forgetting compare."""
 
 import math
+from dataclasses import dataclass, field
 from typing import Any
 
 from hf_memoria import LwpfAttentionConfig
 from hf_memoria.attentions.lwpf.forgetting import PFU, ForgettingFunction, ForgettingReLU
 
-from .arms import parse_seeds
+from .arguments import RunArguments
 from .config import WrongSettingError
 
 ATTENTIONS = {"softmax": "softmax", "relu": "LwPF, ReLU", "pfu": "LwPF, PFU"}
@@ -16,20 +17,23 @@ THRESHOLDS = ("median", "mean")
 """Of PFU, besides a number."""
 
 
-def check_forgetting(arguments: Any) -> None:
-    """Check what the recipes on forgetting have in common: `attention`, `mu`, `sigma` and `seeds`.
+@dataclass(kw_only=True)
+class ForgettingArguments(RunArguments):
+    """What every recipe on forgetting has; all have their values in base.yaml."""
 
-    Raises:
-        WrongSettingError: naming the first that cannot be.
-    """
-    unknown = sorted(set(arguments.attention) - set(ATTENTIONS))
-    if unknown or not arguments.attention:
-        raise WrongSettingError("attention", f"among {', '.join(ATTENTIONS)}", unknown or arguments.attention)
-    if arguments.mu not in THRESHOLDS and not _is_finite(arguments.mu):
-        raise WrongSettingError("mu", f"{', '.join(THRESHOLDS)} or a number", arguments.mu)
-    if not (math.isfinite(arguments.sigma) and arguments.sigma >= 0):
-        raise WrongSettingError("sigma", "0 or above", arguments.sigma)
-    parse_seeds(arguments.seeds)
+    attention: list[str] = field(metadata={"help": "One or more of softmax, relu, pfu."})
+    mu: str = field(metadata={"help": "Threshold of pfu: median, mean or a number."})
+    sigma: float = field(metadata={"help": "Standard deviation of the noise on it, in training."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unknown = sorted(set(self.attention) - set(ATTENTIONS))
+        if unknown or not self.attention:
+            raise WrongSettingError("attention", f"among {', '.join(ATTENTIONS)}", unknown or self.attention)
+        if self.mu not in THRESHOLDS and not _is_finite(self.mu):
+            raise WrongSettingError("mu", f"{', '.join(THRESHOLDS)} or a number", self.mu)
+        if not (math.isfinite(self.sigma) and self.sigma >= 0):
+            raise WrongSettingError("sigma", "0 or above", self.sigma)
 
 
 def forgetting_function(name: str, mu: str, sigma: float) -> ForgettingFunction | None:

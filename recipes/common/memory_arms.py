@@ -22,7 +22,7 @@ class Arm:
 
 
 def _retrieval(label: str, retrieval: str) -> Arm:
-    return Arm(label, lambda args: args.memory(retrieval=retrieval))
+    return Arm(label, lambda args: args.engram_memory(retrieval=retrieval))
 
 
 def _tokens(args: Any, **settings: Any) -> TokenMemoryConfig:
@@ -60,7 +60,7 @@ RECALL_ARMS = {
         "recurrent memory transformer",
         lambda args: args.token_memory(encoder_layers=0, bptt_segments=args.bptt_segments),
     ),
-    "engram": Arm("engram memory", lambda args: args.memory()),
+    "engram": Arm("engram memory", lambda args: args.engram_memory()),
 }
 """Token memories with and without gradient through time, with one loss less each, and engrams."""
 

@@ -1,7 +1,21 @@
-"""What is trained, and with which optimizer?"""
+"""What is trained, with which optimizer, and how under Trainer?"""
+
+from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, ViTConfig, ViTForImageClassification
+from datasets import Dataset
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    Trainer,
+    TrainingArguments,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from hf_memoria import MemoriaCallback
 
 from .images import Images
 
@@ -14,7 +28,7 @@ def small_gpt2(
     layers: int,
     hidden_size: int,
     heads: int,
-    dropout: float,
+    dropout: float = 0.0,
     initializer_range: float = 0.02,
 ) -> GPT2LMHeadModel:
     """Return a GPT-2 with random weights.
@@ -73,3 +87,41 @@ def adamw(model: PreTrainedModel, learning_rate: float, memory_learning_rate: fl
     if memory:
         groups.append({"params": memory, "lr": memory_learning_rate or learning_rate})
     return torch.optim.AdamW(groups, weight_decay=0.0)
+
+
+def train_on_lanes(
+    model: PreTrainedModel,
+    rows: Dataset,
+    lanes: int,
+    optimizer: torch.optim.Optimizer,
+    folder: Path,
+    **settings: Any,
+) -> list[dict[str, Any]]:
+    """Train with the plain Trainer on segments that lie in lanes; return its logs: step, mean loss, and more.
+
+    Args:
+        model: with a memory, which goes from batch to batch, or without.
+        rows: segments, as `segment_documents` lays them.
+        lanes: how many lanes they lie in: the batch size.
+        optimizer: what steps are made with.
+        folder: where Trainer writes.
+        settings: more `TrainingArguments`.
+    """
+    arguments = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": lanes,
+        "train_sampling_strategy": "sequential",
+        "warmup_steps": 0.05,
+        "save_strategy": "no",
+        "report_to": "none",
+        **settings,
+    }
+    trainer = Trainer(
+        model,
+        TrainingArguments(**arguments),
+        train_dataset=rows,
+        optimizers=(optimizer, None),
+        callbacks=[MemoriaCallback()] if model.config.memory is not None else [],
+    )
+    trainer.train()
+    return [entry for entry in trainer.state.log_history if "loss" in entry]

@@ -16,7 +16,7 @@ def arms(monkeypatch):
     """What the benchmark takes turns with."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield importlib.import_module("engine_arms")
-    for name in ("engine", "engine_arms"):
+    for name in ("engine", "engine_arms", "figures"):
         sys.modules.pop(name, None)
 
 

@@ -103,3 +103,24 @@ def test_a_value_of_the_yaml_that_cannot_be_is_named_too(folder, capsys):
     with pytest.raises(SystemExit, match="2"):
         parse_arguments(Arguments, folder, ["--config", str(folder / "variant.yaml")])
     assert "argument --cap: must be above 0; got 0" in capsys.readouterr().err
+
+
+@dataclass(kw_only=True)
+class WithResults:
+    output_dir: Path
+
+
+def test_results_go_where_the_configs_name_says_unless_told_otherwise(tmp_path):
+    folder = tmp_path / "configs" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "base.yaml").write_text("{}\n")
+    (folder / "big.yaml").write_text("{}\n")
+    for flags, expected in (
+        ([], tmp_path / "results" / "mine" / "base"),
+        (["--config", str(folder / "big.yaml")], tmp_path / "results" / "mine" / "big"),
+        (["--output_dir", "here"], Path("here")),
+    ):
+        assert parse_arguments(WithResults, folder, flags).output_dir == expected
+    (folder / "big.yaml").write_text("output_dir: there\n")
+    found = parse_arguments(WithResults, folder, ["--config", str(folder / "big.yaml")])
+    assert found.output_dir == Path("there")

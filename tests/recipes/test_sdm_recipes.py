@@ -174,7 +174,8 @@ def test_every_reference_value_is_reproduced():
 
 
 @pytest.fixture
-def benchmark():
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(RECIPES / "benchmarks"))
     specification = importlib.util.spec_from_file_location("sdm_benchmark", RECIPES / "benchmarks" / "sdm.py")
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)

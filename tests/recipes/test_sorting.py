@@ -13,7 +13,7 @@ from common.arms import kept_runs
 from common.config import parse_arguments
 from common.documents import Learner, accuracy, learn, read
 from common.memory_arms import ARMS, check_arms
-from common.memory_comparison import gpt2_of, run_task, with_memory
+from common.memory_comparison import run_task, with_memory
 from common.sorting import SortingTask, by_frequency, draw_prompts
 from common.training import small_gpt2
 from transformers import set_seed
@@ -26,6 +26,10 @@ SMALL += ("--test_documents", 8, "--layers", 1, "--hidden_size", 16, "--heads", 
 
 def arguments(*flags):
     return parse_arguments(sorting.Arguments, sorting.CONFIGS, list(map(str, flags)))
+
+
+def tiny_gpt2(args):
+    return small_gpt2(vocabulary=5, end_of_text=4, positions=12, **args.sizes())
 
 
 def test_symbols_are_sorted_as_counter_does():
@@ -166,7 +170,7 @@ def test_a_recurrent_memory_learns_from_the_first_segment_what_the_answer_needs(
     documents = task.draw(2, torch.Generator().manual_seed(0))
     args = arguments(*SMALL)
     memory = TokenMemoryConfig(num_tokens=3, encoder_layers=0, bptt_segments=bptt_segments)
-    model = with_memory(gpt2_of(args, 5, end_of_text=4, positions=12), "none", args)
+    model = with_memory(tiny_gpt2(args), "none", args)
     model = wrap(model, memory=memory).train()
     embedded = []
 
@@ -190,7 +194,7 @@ def test_every_arm_of_a_seed_starts_alike_and_reads_the_same():
     for arm in ARMS:
         drawn = []
         set_seed(3)
-        model = with_memory(gpt2_of(args, 5, end_of_text=4, positions=12), arm, args)
+        model = with_memory(tiny_gpt2(args), arm, args)
         starts[arm] = {name: weight.clone() for name, weight in model.state_dict().items()}
         run_task(model, Noted(symbols=4, num_segments=3, segment_length=12), 3, args)
         read_by[arm] = torch.cat(drawn)
@@ -205,7 +209,7 @@ def test_engrams_read_for_the_answer_are_counted(arm, expected):
     args = arguments(
         *SMALL, "--num_memories", 3, "--stm_capacity", 3, "--num_reminded_stm", 2, "--num_reminded_ltm", 2
     )
-    model = with_memory(gpt2_of(args, 5, end_of_text=4, positions=12), arm, args)
+    model = with_memory(tiny_gpt2(args), arm, args)
     assert accuracy(model, task, 4, 8)["engrams_read"] == expected
 
 

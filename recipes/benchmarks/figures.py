@@ -1,0 +1,53 @@
+"""What the benchmarks share: where figures go, and how the memory of a process is measured."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+
+
+def add_output(parser: argparse.ArgumentParser, script: str, more: str = "") -> None:
+    """Add `--output`, by default the file in which runs of a script leave their figures."""
+    default = RESULTS / Path(script).stem / "base" / "results.json"
+    parser.add_argument("--output", type=Path, default=default, help=f"JSON file for the figures{more}.")
+
+
+def write(figures: dict[str, Any], path: Path) -> None:
+    """Write figures as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    print(f"Figures are in {path}")
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the flags that figures were made with."""
+    return {name: value for name, value in vars(args).items() if name not in ("output", "only")}
+
+
+def status(field: str) -> float:
+    """Return a size of this process in MiB, on Linux: VmRSS is what it holds now, VmHWM its peak.
+
+    Not `ru_maxrss`: that starts out as what the process held that started this one.
+    """
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"/proc/self/status must tell {field}; this system's does not.")
+
+
+def forget_peak() -> float:
+    """Let VmHWM begin anew; return what this process holds now, in MiB."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return status("VmRSS")
+
+
+def printed_by(script: str, only: object) -> list[str]:
+    """Return what a process of its own prints last, the script with the same flags and `--only`."""
+    command = [sys.executable, script, *sys.argv[1:], "--only", str(only)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
