@@ -14,7 +14,7 @@ from hf_memoria import segment_documents
 
 ROOT = Path(__file__).resolve().parents[1]
 HAVE_LISTS = (
-    *("backbones", "memories", "shared", "engram", "store", "token", "attentions", "lwpf", "generation"),
+    *("backbones", "shared", "engram", "store", "token", "attentions", "lwpf", "generation"),
     *("models", "memoria_pytorch", "hub", "training", "compatibility", "cli"),
 )
 """Folders whose files the README lists one by one."""
