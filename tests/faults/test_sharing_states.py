@@ -231,9 +231,8 @@ def test_a_state_is_sent_to_two_processes(family, kind, workers):
             worker.tell("read", segments[step])
         mine.read(sequences[2][step])
     got = [*(worker.tell("tell") for worker in workers), mine.outputs]
-    for outputs, theirs in zip(expected, got, strict=True):
-        wrong = wrong_ones(outputs, theirs)
-        assert not wrong, wrong
+    wrong = [wrong_ones(outputs, theirs) for outputs, theirs in zip(expected, got, strict=True)]
+    assert not any(wrong), wrong
     check_not_written(start, before)
 
 

@@ -9,7 +9,7 @@ from hf_memoria import LwpfAttentionConfig
 
 # What goes wrong with engrams goes wrong more seldom.
 SEGMENTS = {"engrams": 14, "tokens": 5, "rmt": 5}
-WITH_GRADIENTS = {"engrams": 7, "tokens": 3, "rmt": 3}
+WITH_GRADIENTS = {"engrams": 7, "tokens": 4, "rmt": 6}
 POSITIONS = "max_position_embeddings"
 
 
