@@ -106,13 +106,14 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Let the step's first forward take part."""
-        self._lanes.begin_turn()
+        self._lanes.begin_turn(kwargs.get("train_dataloader"))
 
     def on_substep_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Let the step's next forward take part, where gradients are accumulated."""
-        self._lanes.begin_turn()
+        self._lanes.end_turn()
+        self._lanes.begin_turn(kwargs.get("train_dataloader"))
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -210,7 +211,7 @@ class MemoriaCallback(TrainerCallback, ExportableState):
             self._evaluation_loss.restart()
             self._evaluated = dataloader
         was_fed, self._lanes.was_fed = self._lanes.was_fed, False
-        self._lanes.confirm_evaluation()
+        self._lanes.confirm_evaluation(dataloader)
         if not was_fed:
             raise ValueError(
                 "an evaluation with MemoriaCallback must read segments with reset_memory; this one did not. Make "

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import get_ident
 from typing import Any
 
+from accelerate.state import GradientState
 from torch import Tensor, nn
 
 from hf_memoria.memories.interface import State
@@ -21,15 +23,45 @@ class _Turn:
 
     Attributes:
         open: whether a forward may take part.
+        thread: thread in which it may.
+        loader: what accelerate iterates over while it may; None for anything.
         reset: `reset_memory` of the forward that took the turn. The same batch may be read again in it.
         before: the state that it started from.
         inputs: its arguments, while it is under way.
+        disturbed: whether another forward looked like Trainer's after it.
     """
 
     open: bool = False
+    thread: int = field(default_factory=get_ident)
+    loader: Any = None
     reset: Tensor | None = None
     before: State | None = None
     inputs: dict[str, Any] | None = None
+    disturbed: bool = False
+
+    def admits(self, reset: Tensor | None) -> bool:
+        """Whether a forward with this `reset_memory` belongs to it."""
+        if self.thread != get_ident():
+            return False
+        loader = GradientState().active_dataloader
+        if self.loader is not None and loader is not None and loader is not self.loader:
+            return False  # another Trainer's, after a training that was interrupted in its turn
+        if self.open or (reset is not None and self.reset is reset):
+            return True
+        self.disturbed = self.inputs is None
+        return False
+
+    def end(self) -> None:
+        """End it.
+
+        Raises:
+            ValueError: if two forwards looked like Trainer's.
+        """
+        if self.disturbed:
+            raise ValueError(
+                "one forward of a step must bring num_items_in_batch; two did, and which of them carries the memory "
+                "on is not known. Leave it out of forwards of your own, or give them memory=."
+            )
 
 
 class LaneMemory:
@@ -37,7 +69,7 @@ class LaneMemory:
 
     A forward takes part if Trainer is about to run it, which its events tell: `begin_turn` before each training
     forward, `confirm_evaluation` after each of an evaluation. It brings `num_items_in_batch` and no `memory`. Forwards
-    of a user's own, of another Trainer, or after a training that was interrupted take no part and change nothing.
+    of a user's own, in another thread, of another Trainer, or after a training that was interrupted take no part.
     Hooks are on the model between `attach` and `detach`, and do nothing in a copy of it.
 
     Attributes:
@@ -87,19 +119,29 @@ class LaneMemory:
             self._handles.pop().remove()
         self._turns = {True: _Turn(), False: _Turn()}
 
-    def begin_turn(self) -> None:
-        """Let the next training forward take part."""
+    def begin_turn(self, loader: Any) -> None:
+        """Let the next training forward take part, of a batch of `loader`."""
         if not self._handles:
             self.attach(self._model)
-        self._turns[True] = _Turn(open=True)
+        self._turns[True] = _Turn(open=True, loader=loader)
 
     def end_turn(self) -> None:
-        """Let no training forward take part until the next turn."""
-        self._turns[True] = _Turn()
+        """Let no training forward take part until the next turn.
 
-    def confirm_evaluation(self) -> None:
-        """Say that the evaluation forward that took part was Trainer's; the next one may as well."""
-        self._turns[False] = _Turn(open=True)
+        Raises:
+            ValueError: if two forwards looked like Trainer's.
+        """
+        turn, self._turns[True] = self._turns[True], _Turn()
+        turn.end()
+
+    def confirm_evaluation(self, loader: Any) -> None:
+        """Say that the evaluation forward that took part was Trainer's; the next one, of `loader`, may as well.
+
+        Raises:
+            ValueError: if two forwards looked like Trainer's.
+        """
+        turn, self._turns[False] = self._turns[False], _Turn(open=True, loader=loader)
+        turn.end()
 
     def forget_evaluation(self) -> None:
         """Empty the lanes of the evaluation, which is over."""
@@ -118,7 +160,7 @@ class LaneMemory:
         if kwargs.get("memory") is not None or "num_items_in_batch" not in kwargs:
             return None
         turn, reset = self._turns[model.training], kwargs.get("reset_memory")
-        if not turn.open and (reset is None or turn.reset is not reset):
+        if not turn.admits(reset):
             return self._leave_alone(model)
         if reset is None:
             if self.strict and model.training:
@@ -135,10 +177,9 @@ class LaneMemory:
         return args, turn.inputs
 
     def _leave_alone(self, model: nn.Module) -> None:
-        # Somebody else evaluates, or trains what an interrupted training left.
-        if not model.training:
+        # Somebody else's forward. Where nothing of ours is under way, what an interrupted run left on the model goes.
+        if not self.strict and not model.training and self._turns[False].inputs is None:
             self.forget_evaluation()
-        if model.training or not self.strict:
             self.detach()
 
     def take(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:

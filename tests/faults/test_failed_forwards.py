@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from families import CAUSAL, small_tokens, stock_class, tiny_model, tiny_segments, with_targets
+from families import CAUSAL, small_tokens, tiny_model, tiny_segments, with_targets
 from in_threads import CASES, HEADS, KINDS, attempt, read_on, read_one, same, wrong_ones
 
 ERRORS = (torch.OutOfMemoryError, KeyboardInterrupt)
@@ -69,13 +69,7 @@ def calls_of(model, family, head):
         "the model": lambda: read_one(model, {**second, **given}),
         "the model, from the beginning": lambda: read_one(model, other),
         "its backbone": lambda: read_one(model.base_model, plain),
-        "its backbone's own forward": lambda: own_forward(model, family, plain),
     }
-
-
-@torch.no_grad()
-def own_forward(model, family, inputs):
-    return dict(stock_class(family, "Model").forward(model.base_model, **inputs))
 
 
 def places_of(model):
