@@ -108,15 +108,21 @@ def test_a_parameter_that_goes_is_named(monkeypatch):
     monkeypatch.setattr(transformers.GenerationMixin, "_beam_search", lambda self, input_ids: None)
     (problem,) = check_interfaces().values()
     assert "generation_config" in problem
-    assert "models.generation" in problem
+    assert "generation.mixin" in problem
 
 
-def test_blocks_that_pass_nothing_on_are_named(monkeypatch):
-    from transformers.models.gpt2.modeling_gpt2 import GPT2Block
+def test_blocks_whose_parts_are_named_otherwise_are_named(monkeypatch):
+    from transformers.models.gpt2 import modeling_gpt2
 
-    monkeypatch.setattr(GPT2Block, "forward", lambda self, hidden_states, attention_mask=None: None)
+    class Renamed(modeling_gpt2.GPT2Block):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.attention = self.attn
+            del self.attn
+
+    monkeypatch.setattr(modeling_gpt2, "GPT2Block", Renamed)
     (problem,) = check_interfaces().values()
-    assert "GPT2Block" in problem
+    assert "attn" in problem
 
 
 def test_an_optional_package_may_be_missing(monkeypatch):

@@ -88,6 +88,7 @@ INTERFACES: tuple[Interface, ...] = (
     Interface("huggingface_hub.errors.StrictDataclassError", ("models.config",), checks.check_strict),
     exists("accelerate.data_loader.IterableDatasetShard", "training.checks"),
     exists("accelerate.utils.reduce", "training.callback", "training.evaluation_loss", parameters=("reduction",)),
+    exists("accelerate.state.GradientState.active_dataloader", "training.lane_memory"),
     exists("accelerate.utils.broadcast_object_list", "training.callback"),
     Interface("datasets.Dataset._fingerprint", ("training.segments",), checks.check_fingerprint),
     Interface("datasets.IterableDataset._distributed", ("training.streams",), checks.check_stream),

@@ -106,14 +106,14 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Let the step's first forward take part."""
-        self._lanes.begin_turn(kwargs.get("train_dataloader"))
+        self._lanes.begin_turn()
 
     def on_substep_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Let the step's next forward take part, where gradients are accumulated."""
         self._lanes.end_turn()
-        self._lanes.begin_turn(kwargs.get("train_dataloader"))
+        self._lanes.begin_turn()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -211,7 +211,7 @@ class MemoriaCallback(TrainerCallback, ExportableState):
             self._evaluation_loss.restart()
             self._evaluated = dataloader
         was_fed, self._lanes.was_fed = self._lanes.was_fed, False
-        self._lanes.confirm_evaluation(dataloader)
+        self._lanes.confirm_evaluation()
         if not was_fed:
             raise ValueError(
                 "an evaluation with MemoriaCallback must read segments with reset_memory; this one did not. Make "
@@ -219,6 +219,12 @@ class MemoriaCallback(TrainerCallback, ExportableState):
             )
         if dataloader is not None:
             check_dataset(dataloader.dataset, args.eval_batch_size, args.world_size, "eval_dataset")
+
+    def _end_evaluation(self) -> None:
+        try:
+            self._lanes.end_evaluation()
+        finally:
+            self._forget_evaluation()
 
     def _forget_evaluation(self) -> None:
         self._lanes.forget_evaluation()
@@ -231,14 +237,14 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Empty the evaluation's lanes."""
-        self._forget_evaluation()
+        self._end_evaluation()
 
     def on_predict(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any, **kwargs: Any
     ) -> None:
         """Make the loss of a prediction exact and empty its lanes."""
         metrics.update(self._exact_loss(metrics))
-        self._forget_evaluation()
+        self._end_evaluation()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

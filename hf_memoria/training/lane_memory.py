@@ -24,7 +24,7 @@ class _Turn:
     Attributes:
         open: whether a forward may take part.
         thread: thread in which it may.
-        loader: what accelerate iterates over while it may; None for anything.
+        loader: what accelerate iterated over when it began; None for anything.
         reset: `reset_memory` of the forward that took the turn. The same batch may be read again in it.
         before: the state that it started from.
         inputs: its arguments, while it is under way.
@@ -33,7 +33,7 @@ class _Turn:
 
     open: bool = False
     thread: int = field(default_factory=get_ident)
-    loader: Any = None
+    loader: Any = field(default_factory=lambda: GradientState().active_dataloader)
     reset: Tensor | None = None
     before: State | None = None
     inputs: dict[str, Any] | None = None
@@ -119,11 +119,11 @@ class LaneMemory:
             self._handles.pop().remove()
         self._turns = {True: _Turn(), False: _Turn()}
 
-    def begin_turn(self, loader: Any) -> None:
-        """Let the next training forward take part, of a batch of `loader`."""
+    def begin_turn(self) -> None:
+        """Let the next training forward take part."""
         if not self._handles:
             self.attach(self._model)
-        self._turns[True] = _Turn(open=True, loader=loader)
+        self._turns[True] = _Turn(open=True)
 
     def end_turn(self) -> None:
         """Let no training forward take part until the next turn.
@@ -134,13 +134,24 @@ class LaneMemory:
         turn, self._turns[True] = self._turns[True], _Turn()
         turn.end()
 
-    def confirm_evaluation(self, loader: Any) -> None:
-        """Say that the evaluation forward that took part was Trainer's; the next one, of `loader`, may as well.
+    def confirm_evaluation(self) -> None:
+        """Say that the evaluation forward that took part was Trainer's; the next one may as well.
 
         Raises:
             ValueError: if two forwards looked like Trainer's.
         """
-        turn, self._turns[False] = self._turns[False], _Turn(open=True, loader=loader)
+        turn, self._turns[False] = self._turns[False], _Turn(open=True)
+        turn.end()
+
+    def end_evaluation(self) -> None:
+        """Empty the lanes of an evaluation all of whose forwards were confirmed.
+
+        Raises:
+            ValueError: if another one looked like Trainer's.
+        """
+        turn = self._turns[False]
+        self.forget_evaluation()
+        turn.disturbed = turn.disturbed or turn.reset is not None
         turn.end()
 
     def forget_evaluation(self) -> None:
@@ -153,7 +164,7 @@ class LaneMemory:
         if not self._handles:
             self.attach(self._model)
         self.evaluation = None
-        self._turns[False] = _Turn(open=True)
+        self._turns[False] = _Turn(open=True, loader=None)
 
     def feed(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Give a forward that takes part the state of its lanes; a forward pre-hook."""

@@ -194,18 +194,17 @@ def test_a_model_without_memory_is_refused(tmp_path):
     with pytest.raises(ValueError, match="model must be a model of hf_memoria"):
         TraceRecorder(torch.nn.Linear(1, 1), tmp_path)
     model = wrap(tiny_model(), memory=TokenMemoryConfig(num_tokens=2, encoder_layers=1))
-    with pytest.raises(ValueError, match="must be an engram memory to record it; got kind 'token'"):
+    with pytest.raises(ValueError, match="must be of kind engram to be recorded; got 'token'"):
         TraceRecorder(model, tmp_path)
 
 
-def test_emptying_is_what_the_model_does():
-    from hf_memoria.analysis.trace_events import emptied
-
+def test_a_step_begins_with_the_rows_that_the_model_empties(tmp_path):
     model = tiny_model()
-    state = read(model, 6)
-    reset = torch.tensor([True, False])
-    started = emptied(state, reset, state)
-    assert started.next_id.tolist() == [0, int(state.next_id[1])]
-    assert not started.valid[0].any()
-    assert emptied(None, None, state).batch_size == 2
-    assert emptied(state, None, replace(state)) is state
+    with TraceRecorder(model, tmp_path) as recorder:
+        state = read(model, 6)
+        reset = torch.tensor([True, False])
+        started = recorder._before({"memory": state, "reset_memory": reset}, state)
+        assert started.next_id.tolist() == [0, int(state.next_id[1])]
+        assert not started.valid[0].any()
+        assert recorder._before({}, state).batch_size == 2
+        assert recorder._before({"memory": state}, replace(state)) is state

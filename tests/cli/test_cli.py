@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerFast
 import hf_memoria
 from hf_memoria.cli import doctor, main
 from hf_memoria.cli.main import COMMANDS
+from hf_memoria.memories.interface import SYSTEMS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -261,7 +262,9 @@ def test_inspect_tells_of_memory_tokens_and_what_is_no_memory(capsys, tmp_path):
     model.save_pretrained(tmp_path / "model")
     status, _, err = call(capsys, "inspect", tmp_path / "model" / "model.safetensors")
     assert status == 1
-    assert "must be 'hf_memoria.engram_state' or 'hf_memoria.token_state'; got 'pt'" in err
+    known = [repr(system.file_format) for system in SYSTEMS.values()]
+    assert f"must be {' or '.join(known)}; got 'pt'" in err
+    assert known[:2] == ["'hf_memoria.engram_state'", "'hf_memoria.token_state'"]
 
 
 def test_inspect_tells_what_a_file_holds(capsys, tmp_path):

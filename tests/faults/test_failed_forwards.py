@@ -170,7 +170,7 @@ def test_a_forward_inside_a_training_step(family, kind):
     calls = calls_of(model, family, head)
     first, second = (with_targets(family, head, inputs) for inputs in tiny_segments(family, steps=2))
     memory = read_one(model, first)["memory"]
-    inners = {name: calls[name] for name in ("the model", "its backbone's own forward")}
+    inners = {name: calls[name] for name in ("the model", "its backbone")}
     check_nested(lambda: read_one(model, {**second, "memory": memory}, gradients=True), inners, model)
 
 
@@ -178,7 +178,7 @@ def test_a_forward_inside_a_training_step(family, kind):
 def test_a_forward_that_fails_inside_another(family, kind):
     model = small_model(family, HEADS[family], kind)
     calls = calls_of(model, family, "Model")
-    deepest = next(module for name, module in model.named_modules() if re.search(r"\.1$", name))
+    deepest = next(module for name, module in model.named_modules() if re.search(r"\b(h|layers?)\.1$", name))
 
     def inner():
         failed = fails(calls["the model, from the beginning"], deepest, "after", ERRORS[0])
@@ -214,7 +214,7 @@ def test_a_failed_generation_leaves_the_next_call_right(family, kind, beams):
         "its backbone": lambda: read_one(model.base_model, plain),
     }
     expected = {name: call() for name, call in calls.items()}
-    place = next(module for name, module in model.named_modules() if re.search(r"\.1$", name))
+    place = next(module for name, module in model.named_modules() if re.search(r"\b(h|layers?)\.1$", name))
     wrong = []
     for nth, (name, call) in zip((9, 3, 1), calls.items(), strict=True):
         assert fails(lambda: generate(model, num_beams=beams), place, "before", ERRORS[nth % 2], nth)
@@ -228,7 +228,7 @@ def test_a_generation_inside_another(family, kind):
     model = decoder(family, kind)
     outer, inner = (lambda seed=seed: generate(model, seed) for seed in (0, 1))
     alone = [outer(), inner()]
-    block = next(module for name, module in model.named_modules() if re.search(r"\.1$", name))
+    block = next(module for name, module in model.named_modules() if re.search(r"\b(h|layers?)\.1$", name))
     # Within its attention, at the first token, within a segment, and where one ends.
     deep = next(module for name, module in block.named_modules() if name.endswith((".dense", "c_proj", "o_proj")))
     wrong = []
