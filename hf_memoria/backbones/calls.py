@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 _thread = threading.local()  # torch.compile traces it, and does not trace a ContextVar
@@ -128,12 +127,17 @@ class ReplayedCheckpoint:
     def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """As `torch.utils.checkpoint.checkpoint`."""
         call = current_call()
-        if call is None or torch.compiler.is_compiling():  # a compiled graph recomputes by itself
+        if call is None:
             return self.checkpoint(function, *args, **kwargs)
-        return self.checkpoint(functools.partial(call.run, function), *args, **kwargs)
+        return self.checkpoint(functools.partial(_run_within, call, function), *args, **kwargs)
 
     @property
     def is_reentrant(self) -> bool:
         """Whether the reentrant form was asked for, by name."""
         keywords = self.checkpoint.keywords if isinstance(self.checkpoint, functools.partial) else {}
         return bool(keywords.get("use_reentrant"))
+
+
+def _run_within(call: Call, function: Callable[..., Any], *args: Any) -> Any:
+    # The first run is within the call: a compiled graph is traced without a change to the thread's call.
+    return function(*args) if current_call() is call else call.run(function, *args)
