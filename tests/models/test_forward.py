@@ -181,3 +181,12 @@ def test_what_inference_mode_remembered_can_be_trained_on(build, segments, read)
     model.train()
     model(ids[2], labels=ids[2], memory=memory).loss.backward()
     assert model.transformer.abstractor.queries.weight.grad.abs().sum() > 0
+
+
+def test_checkpoints_of_the_backbone_alone_are_refused(build, segments):
+    model = build().train()
+    model.transformer.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    with pytest.raises(
+        ValueError, match="activation checkpointing must be switched on by the model with memory itself"
+    ):
+        model(segments(steps=1)[0])

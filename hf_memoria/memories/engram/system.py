@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -125,13 +126,13 @@ def _check_checkpoints(block: Any) -> None:
     checkpoint = getattr(block, "_gradient_checkpointing_func", None)
     if checkpoint is None or not (block.training and getattr(block, "gradient_checkpointing", False)):
         return
-    if not isinstance(checkpoint, ReplayedCheckpoint):
+    if isinstance(checkpoint, functools.partial):  # what Transformers sets by itself
         raise ValueError(
             "activation checkpointing must be switched on by the model with memory itself, "
             "model.gradient_checkpointing_enable(); its backbone was switched on, whose second run of a block would "
             "read no memory."
         )
-    if checkpoint.is_reentrant:
+    if isinstance(checkpoint, ReplayedCheckpoint) and checkpoint.is_reentrant:
         # The reentrant form sends the gradient of the working memory through its graph once a block and fails with
         # "backward through the graph a second time", which names neither the cause nor the remedy.
         raise ValueError("use_reentrant must be False to checkpoint activations of a model with memory; got True.")
