@@ -187,6 +187,6 @@ def test_checkpoints_of_the_backbone_alone_are_refused(build, segments):
     model = build().train()
     model.transformer.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     with pytest.raises(
-        ValueError, match="activation checkpointing must be switched on by the model with memory itself"
+        ValueError, match="must be switched on by the model with memory itself"
     ):
         model(segments(steps=1)[0])
