@@ -45,28 +45,35 @@ class MeanState(RowState):
 
 
 class MeanReader(nn.Module):
-    """Adds the mean, times a learned scale, to what the first block reads.
+    """Adds the mean, times a learned scale, to hidden states."""
 
-    Args:
-        base_model: the model without head.
-    """
-
-    def __init__(self, base_model: nn.Module) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(()))
-        self.base_model = (base_model,)  # in a tuple: a module may not hold the one that holds it
 
     def reset_memory_parameters(self) -> None:
-        """Initialise what no checkpoint gave."""
+        """Initialise what a checkpoint does not give."""
         nn.init.ones_(self.scale)
 
-    def add(self, block: nn.Module, args: tuple[Any, ...]) -> Any:
+    def forward(self, hidden: Tensor, mean: Tensor) -> Tensor:
+        """Return `hidden` `[B, T, D]` with the mean `[B, D]` in every position."""
+        return hidden + (self.scale * mean).to(hidden.dtype).unsqueeze(1)
+
+
+class BlockHook:
+    """The hook of the first block. A holder's method, not a closure, so that it is copied with the model."""
+
+    def __init__(self, base_model: nn.Module) -> None:
+        self.base_model: Any = base_model
+
+    def read(self, block: nn.Module, args: tuple[Any, ...]) -> Any:
         """Return the block's arguments with the mean added; a forward pre-hook."""
-        reading = reading_of(self.base_model[0])
+        reading = reading_of(self.base_model)
         if reading is None:
             return None
         hidden, *others = args
-        return (hidden + (self.scale * reading.state.mean).to(hidden.dtype).unsqueeze(1), *others)
+        # Looked up at each call: PEFT puts a trained copy in its place.
+        return (self.base_model.memory(hidden, reading.state.mean), *others)
 
 
 class MeanMemory(SegmentMemory[MeanState]):
@@ -78,8 +85,8 @@ class MeanMemory(SegmentMemory[MeanState]):
     def install(self, model: Any) -> None:
         """Add the reader to the base model, and its hook to the first block."""
         base = model.base_model
-        base.memory = MeanReader(base)
-        blocks_of(base, model.config.backbone_spec)[0].register_forward_pre_hook(base.memory.add)
+        base.memory = MeanReader()
+        blocks_of(base, model.config.backbone_spec)[0].register_forward_pre_hook(BlockHook(base).read)
 
     def empty(self, config: Any, rows: int, like: Tensor) -> MeanState:
         """Return the state of lanes that have read nothing."""

@@ -16,8 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-_thread = threading.local()  # torch.compile traces it, and does not trace a ContextVar
-_thread.call = None
+from hf_memoria.backbones.ownership import ATTENTION
 
 
 @dataclass(eq=False)
@@ -52,9 +51,18 @@ class Call:
             _thread.call = before
 
 
+class _Thread(threading.local):
+    """What a thread has under way. torch.compile traces this, and does not trace a ContextVar."""
+
+    call: Call | None = None
+
+
+_thread = _Thread()
+
+
 def current_call() -> Call | None:
     """Return the innermost call of this thread, or None."""
-    return getattr(_thread, "call", None)
+    return _thread.call
 
 
 def call_of(base: nn.Module) -> Call | None:
@@ -78,6 +86,8 @@ def wants_attentions(config: Any, kwargs: dict[str, Any]) -> bool:
 def enter(base: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Begin the base model's part of a call; a forward pre-hook, to stand before all others of ours."""
     call = current_call()
+    if call is None and not getattr(base, ATTENTION, ()):
+        return  # by itself, and nothing has to be known of it
     if call is None or call.base is not base or call.entered:
         call = Call(base, bare=True, outer=call)
         _thread.call = call
@@ -138,6 +148,14 @@ class ReplayedCheckpoint:
         return bool(keywords.get("use_reentrant"))
 
 
-def _run_within(call: Call, function: Callable[..., Any], *args: Any) -> Any:
+def _run_within(call: Call, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     # The first run is within the call: a compiled graph is traced without a change to the thread's call.
-    return function(*args) if current_call() is call else call.run(function, *args)
+    return function(*args, **kwargs) if current_call() is call else call.run(function, *args, **kwargs)
+
+
+def replay_wrappers(blocks: nn.ModuleList) -> None:
+    """Let blocks that torch's `checkpoint_wrapper` wraps, as activation checkpointing of FSDP does, replay calls."""
+    for block in blocks:
+        checkpoint = getattr(block, "checkpoint_fn", None)
+        if checkpoint is not None and not isinstance(checkpoint, ReplayedCheckpoint):
+            setattr(block, "checkpoint_fn", ReplayedCheckpoint(checkpoint))  # noqa: B010

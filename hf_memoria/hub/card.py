@@ -119,12 +119,20 @@ def _what_it_is(model: Any, origin: Origin) -> str:
 def _how_to_load(model: Any, contents: CardContents) -> str:
     end = next(end for end in AUTO_CLASSES if type(model).__name__.endswith(end))
     auto = AUTO_CLASSES[end].__name__
-    plain = LOADING.format(imports="import hf_memoria\n", auto=auto, name=contents.name, trust="")
+    plain = LOADING.format(
+        imports=f"import hf_memoria\n{_own_module(model.config)}", auto=auto, name=contents.name, trust=""
+    )
     reading = [] if model.config.memory is None else [READING]
     if not contents.brings_code:
         return "\n\n".join([INSTALLED, plain, *reading])
     trusting = LOADING.format(imports="", auto=auto, name=contents.name, trust=", trust_remote_code=True")
     return "\n\n".join([INSTALLED, plain, "Without it, by the code in this repository:", trusting, *reading])
+
+
+def _own_module(config: Any) -> str:
+    """Return the line that imports a kind of memory from outside of the package."""
+    module = "" if config.memory is None else type(system_of(config.memory)).__module__
+    return "" if module.partition(".")[0] in ("", "hf_memoria") else f"import {module}  # its kind of memory\n"
 
 
 def _settings(config: Any) -> list[str]:

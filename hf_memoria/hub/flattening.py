@@ -43,9 +43,15 @@ def flatten_own(module: str, path: Path) -> tuple[str, list[str]]:
         path: its file.
 
     Raises:
-        ValueError: if it imports the package in another form than `from hf_memoria... import name`.
+        ValueError: if it imports what lies beside it, or the package in another form than
+            `from hf_memoria... import name`.
     """
     source = path.read_text(encoding="utf-8")
+    beside = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom) and node.level]
+    if beside:
+        raise ValueError(
+            f"{module} must be one module to be exported; line {beside[0].lineno} imports what lies beside it."
+        )
     lines, needed = source.splitlines(), []
     for node in _imports_in_reverse(source, module):
         found = _by_defining_module(node)

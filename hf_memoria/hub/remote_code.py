@@ -11,16 +11,13 @@ from typing import Any
 from transformers import CONFIG_MAPPING
 
 from hf_memoria.hub.flattening import PACKAGE, flat_name, flatten, flatten_own
-from hf_memoria.memories.interface import SYSTEMS
+from hf_memoria.memories.interface import OWN_MODULE, SYSTEMS
 from hf_memoria.models.config import MemoriaConfigMixin
 from hf_memoria.models.families import AUTO_CLASSES, MEMORIA_CLASSES
 from hf_memoria.version import VERSION
 
 STUB = "memoria_remote"
 """The file that Transformers is told of: it takes the installed package where there is one."""
-
-OWN = "memoria_own_"
-"""What names of files begin with that hold a kind of memory from outside of the package."""
 
 HEADER = """# Part of hf_memoria {version} (Apache-2.0), for machines that do not have it; one that is installed
 # is used instead. Made by hf_memoria.export_remote_code.
@@ -109,8 +106,8 @@ def _own_memory(memory: dict[str, Any] | None) -> tuple[dict[str, str], list[str
             f"{cls.__name__} is in {cls.__module__}."
         )
     source, needed = flatten_own(cls.__module__, Path(path))
-    name = cls.__module__.replace(".", "_")
-    return {name if name.startswith(OWN) else f"{OWN}{name}": source}, needed
+    name = cls.__module__.rpartition(".")[2] if OWN_MODULE in cls.__module__ else cls.__module__.replace(".", "_")
+    return {name if name.startswith(OWN_MODULE) else f"{OWN_MODULE}{name}": source}, needed
 
 
 def _stub(config_class: type, own: list[str]) -> str:

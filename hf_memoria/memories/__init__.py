@@ -15,6 +15,8 @@ from hf_memoria.memories.interface import (
     system_of,
     system_of_state,
 )
+from hf_memoria.memories.shared.masks import real_positions, token_mask
+from hf_memoria.memories.shared.outputs import with_memory
 from hf_memoria.memories.shared.row_state import RowState
 from hf_memoria.memories.shared.segment_memory import SegmentMemory
 from hf_memoria.memories.shared.settings import MemorySettings
@@ -29,7 +31,10 @@ __all__ = [
     "State",
     "Statistics",
     "kinds",
+    "real_positions",
     "register_memory",
     "system_of",
     "system_of_state",
+    "token_mask",
+    "with_memory",
 ]

@@ -125,13 +125,7 @@ class Statistics(Protocol):
     """What `MemoriaCallback` logs of a kind of memory, added up over training steps."""
 
     def observe(self, before: Any, inputs: Mapping[str, Any], output: Any) -> None:
-        """Count one training forward.
-
-        Args:
-            before: the state that it started from, or None for empty lanes.
-            inputs: arguments of the forward, `reset_memory` among them.
-            output: the model's output.
-        """
+        """Count one training forward: the state that it started from (None is empty), arguments, and output."""
 
     def sums(self, state: Any) -> Tensor:
         """Return what this process has counted since the last call, float64 `[S]`; processes add theirs up."""
@@ -165,8 +159,10 @@ class MemorySystem(Protocol[StateT, ReadingT]):
     def install(self, model: Any) -> None:
         """Add modules and hooks to a model that was just built.
 
-        Names of parameters have `memory` or `abstractor` in them. Hooks keep nothing on modules: what they need of a
-        forward is in `reading_of(model.base_model)`.
+        Parameters stand in modules of the base model with `memory` or `abstractor` in their names. A module with
+        parameters beside those of torch's layers has `reset_memory_parameters()`, for what a checkpoint does not give.
+        Hooks keep nothing on modules: what they need of a forward is in `reading_of(model.base_model)`. They look
+        modules up at each call, because PEFT puts trained copies in their places.
         """
 
     def sizes(self, config: Any) -> dict[str, int]:
@@ -176,20 +172,23 @@ class MemorySystem(Protocol[StateT, ReadingT]):
         """Return the state of `rows` new lanes, of the device and dtype of `like`."""
 
     def read(self, model: Any, stock_forward: Forward, state: StateT, kwargs: dict[str, Any]) -> ModelOutput:
-        """Run a forward over one segment and write it: return the output with the state after it."""
+        """Run a forward over one segment and write it.
+
+        A forward that goes on in a filled KV cache (`cached_length`) writes nothing. The state is detached, and rows
+        whose segment is all padding keep theirs.
+
+        Returns:
+            the output of `run` with the state after the segment, see `with_memory`.
+        """
 
     def run(self, model: Any, stock_forward: Forward, reading: ReadingT, kwargs: dict[str, Any]) -> ModelOutput:
-        """Run a forward that reads what `reading` says."""
+        """Run a forward that reads what `reading` says, see `run_segment`."""
 
     def recall(self, model: Any, stock_forward: Forward, state: StateT) -> Recall[StateT, ReadingT]:
         """Return what a segment that starts from `state` reads while it is read in pieces."""
 
     def write_file(self, state: StateT, path: str | Path, description: Mapping[str, Any] | None) -> None:
-        """Write a state and the settings that it was made with.
-
-        Raises:
-            OSError: if it cannot be written; what stood under `path` before still does.
-        """
+        """Write a state and the settings that it was made with; see `write_tensors` for what is raised."""
 
     def read_file(
         self, path: str | Path, device: torch.device | str | None = None
@@ -214,14 +213,8 @@ class MemorySystem(Protocol[StateT, ReadingT]):
     def events(self, before: StateT, reading: ReadingT, after: StateT, settings: Any) -> dict[str, np.ndarray]:
         """Return what became of everything remembered in one step, where `records_events`.
 
-        Args:
-            before: the state that the segment started from, reset rows emptied.
-            reading: what it read.
-            after: the state after it.
-            settings: settings of the memory.
-
-        Returns:
-            columns `row`, `event` (place in `EVENTS`), `id`, `tier`, `created`, `credit` and `lifespan`.
+        Columns are `row`, `event` (place in `EVENTS`), `id`, `tier`, `created`, `credit` and `lifespan`; `before` is
+        the state that the segment started from, reset rows emptied.
         """
 
     def describe(self) -> str:
@@ -230,6 +223,9 @@ class MemorySystem(Protocol[StateT, ReadingT]):
     def warn_untrained(self, settings: Any) -> None:
         """Warn of settings with which training would leave some of the memory untrained."""
 
+
+OWN_MODULE = "memoria_own_"
+"""What the name of a file begins with in which a checkpoint brings a kind of memory from outside of the package."""
 
 SYSTEMS: dict[str, MemorySystem[Any, Any]] = {}
 """Kinds of memory that are known, by `kind`."""
@@ -259,15 +255,21 @@ def register_memory(system: SystemT) -> SystemT:
     if there is not None and _identity(there) != _identity(system):
         told = f"got {settings.kind!r}, which {type(there).__module__}.{type(there).__qualname__} has"
         raise ValueError(f"kind must be one that no other memory has; {told}.")
-    if there is None or type(there).__module__ == type(system).__module__:
+    if there is None or not _came_with_checkpoint(system):
         SYSTEMS[settings.kind] = system
     return system
 
 
 def _identity(system: Any) -> tuple[str, str]:
-    # A checkpoint may bring a copy of a module that is there already, under a longer name.
-    module = type(system).__module__.rpartition(".")[2]
-    return module.removeprefix("memoria_own_"), type(system).__qualname__
+    # A checkpoint may bring a copy of a module that is there already, in a file that is called after it.
+    module = type(system).__module__
+    if _came_with_checkpoint(system):
+        module = module.rpartition(".")[2].removeprefix(OWN_MODULE)
+    return module.replace(".", "_"), type(system).__qualname__
+
+
+def _came_with_checkpoint(system: Any) -> bool:
+    return type(system).__module__.rpartition(".")[2].startswith(OWN_MODULE)
 
 
 def system_of(settings: MemorySettings) -> MemorySystem[Any, Any]:

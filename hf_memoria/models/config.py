@@ -110,6 +110,9 @@ class MemoriaConfigMixin(KeepsOwnCode, AttentionChoice):
 
 def memory_config_from(value: Any) -> MemorySettings | None:
     """Return the settings of a memory that `value` holds; see `settings_from`."""
+    if isinstance(value, MemorySettings) and value.kind in SYSTEMS:
+        known = isinstance(value, SYSTEMS[value.kind].settings_class)
+        value = value if known else value.to_dict()  # of a copy of the kind that came with a checkpoint
     return settings_from(value, {kind: system.settings_class for kind, system in SYSTEMS.items()}, "memory")
 
 

@@ -25,7 +25,7 @@ def describe_memory(config: PreTrainedConfig) -> dict[str, Any]:
     memory = getattr(config, "memory", None)
     if memory is None:
         raise ValueError("config.memory must be the settings of a memory; got None.")
-    settings = {name: value for name, value in memory.to_dict().items() if name != "cofire_graph"}
+    settings = {name: value for name, value in memory.to_dict().items() if name not in memory.not_of_state}
     return {"model_type": config.model_type, "hidden_size": config.hidden_size, **settings}
 
 

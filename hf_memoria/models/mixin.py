@@ -131,7 +131,8 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
             output = read_in_segments(self, super().forward, cache, like, kwargs)  # type: ignore[misc]
             return with_memory(output, cache.memory)
         state = self.starting_state(memory, reset_memory, like)
-        return system_of(self.config.memory).read(self, super().forward, state, kwargs)  # type: ignore[misc]
+        output = system_of(self.config.memory).read(self, super().forward, state, kwargs)  # type: ignore[misc]
+        return zero_without_targets(output, kwargs)
 
     def train(self, mode: bool = True) -> Any:
         """As the stock method; whoever carries the memory through an evaluation is told that one may begin."""

@@ -43,13 +43,17 @@ class _Turn:
         """Whether a forward with this `reset_memory` belongs to it."""
         if self.thread != get_ident():
             return False
-        loader = GradientState().active_dataloader
-        if self.loader is not None and loader is not None and loader is not self.loader:
+        if self.is_of_another_loader():
             return False  # another Trainer's, after a training that was interrupted in its turn
         if self.open or (reset is not None and self.reset is reset):
             return True
         self.disturbed = self.inputs is None
         return False
+
+    def is_of_another_loader(self) -> bool:
+        """Whether accelerate iterates over something else than when it began."""
+        loader = GradientState().active_dataloader
+        return self.loader is not None and loader is not None and loader is not self.loader
 
     def end(self) -> None:
         """End it.
@@ -87,7 +91,8 @@ class LaneMemory:
         self.was_fed = False
         self.listeners: list[Listener] = []
         self._handles: list[Any] = []
-        self._turns = {True: _Turn(), False: _Turn()}
+        self._turns = {True: _Turn(), False: _Turn(loader=None)}
+        self._may_begin = False
         self._model: Any = None
 
     def listen(self, model: nn.Module) -> None:
@@ -117,7 +122,7 @@ class LaneMemory:
         """Remove the hooks; nothing of the lanes is left on the model."""
         while self._handles:
             self._handles.pop().remove()
-        self._turns = {True: _Turn(), False: _Turn()}
+        self._turns = {True: _Turn(), False: _Turn(loader=None)}
 
     def begin_turn(self) -> None:
         """Let the next training forward take part."""
@@ -157,19 +162,29 @@ class LaneMemory:
     def forget_evaluation(self) -> None:
         """Empty the lanes of the evaluation, which is over."""
         self.evaluation = None
-        self._turns[False] = _Turn()
+        self._turns[False] = _Turn(loader=None)
 
     def _begin_evaluation(self) -> None:
-        # Whose evaluation it is shows after its first forward, which starts with empty lanes in any case.
+        # Whose evaluation it is shows after its first forward, which starts with empty lanes in any case. In the
+        # middle of one the model may be put into evaluation mode again: another one begins with another loader.
         if not self._handles:
             self.attach(self._model)
-        self.evaluation = None
+        self._may_begin = self._turns[False].loader is not None
+        if not self._may_begin:
+            self._begin_lanes()
+
+    def _begin_lanes(self) -> None:
+        self.evaluation, self._may_begin = None, False
         self._turns[False] = _Turn(open=True, loader=None)
 
     def feed(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Give a forward that takes part the state of its lanes; a forward pre-hook."""
         if kwargs.get("memory") is not None or "num_items_in_batch" not in kwargs:
+            if not self.strict and self.evaluation is None and self._turns[False].inputs is None:
+                self.detach()  # no evaluation of ours has begun
             return None
+        if not model.training and self._may_begin and self._turns[False].is_of_another_loader():
+            self._begin_lanes()
         turn, reset = self._turns[model.training], kwargs.get("reset_memory")
         if not turn.admits(reset):
             return self._leave_alone(model)

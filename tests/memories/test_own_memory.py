@@ -17,6 +17,7 @@ from hf_memoria import MemoriaCache, MemoriaCallback, load_memory, save_memory, 
 from hf_memoria.cli import main as command_line
 from hf_memoria.hub.card import describe, make_card
 from hf_memoria.memories import MemorySettings, SegmentMemory, register_memory, system_of
+from hf_memoria.memories.interface import SYSTEMS
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 sys.path.insert(0, str(RECIPES))
@@ -294,3 +295,57 @@ def test_what_a_memory_has_to_define_is_named():
 def test_the_example_is_one_module_with_one_call():
     source = Path(mean_memory.__file__).read_text(encoding="utf-8")
     assert source.count("register_memory(") == 1
+
+
+def test_peft_trains_its_parameters():
+    from peft import LoraConfig, get_peft_model
+
+    model = tiny_model()
+    first, second = tiny_segments("GPT2", steps=2)
+    adapters = LoraConfig(target_modules=["c_attn"], modules_to_save=hf_memoria.memory_modules(model))
+    adapted = get_peft_model(model, adapters)
+    adapted(**second, labels=second["input_ids"], memory=adapted(**first).memory).loss.backward()
+    trained = [parameter for name, parameter in adapted.named_parameters() if "modules_to_save" in name]
+    assert len(trained) == 1
+    assert trained[0].grad.abs() > 0
+
+
+def test_a_plain_checkpoint_gets_initialised_parameters(tmp_path):
+    plain = wrap(tiny_model(), memory=None)
+    plain.save_pretrained(tmp_path)
+    loaded = type(plain).from_pretrained(tmp_path, memory=MeanMemoryConfig())
+    assert loaded.transformer.memory.scale.item() == 1.0
+
+
+def test_activation_checkpoints_and_no_targets():
+    model = tiny_model().train()
+    first, second = tiny_segments("GPT2", steps=2)
+    labels = second["input_ids"]
+    memory = model(**first).memory
+    parameters = list(model.parameters())
+    expected = torch.autograd.grad(model(**second, labels=labels, memory=memory).loss, parameters)
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    got = torch.autograd.grad(model(**second, labels=labels, memory=memory).loss, parameters)
+    assert all(map(torch.equal, got, expected))
+    assert model(**second, labels=torch.full_like(labels, -100), memory=memory).loss == 0
+
+
+def test_two_modules_of_one_name_in_two_packages_are_two_kinds():
+    made = []
+    for package in ("one", "other"):
+        settings = type("Config", (MeanMemoryConfig,), {"kind": "twin"})
+        body = {"settings_class": settings, "__module__": f"{package}.system"}
+        made.append(type("Twin", (MeanMemory,), body)())
+    try:
+        register_memory(made[0])
+        with pytest.raises(ValueError, match=r"got 'twin', which one\.system\.Twin has"):
+            register_memory(made[1])
+    finally:
+        SYSTEMS.pop("twin")
+
+
+def test_settings_of_the_copy_that_a_checkpoint_brought_are_settings_of_the_kind():
+    copy_of_settings = type("MeanMemoryConfig", (MemorySettings,), {"kind": "mean", "segment_length": 8})
+    copy_of_settings.to_dict = lambda self: {"kind": "mean", "segment_length": 8}
+    config = memoria_class("GPT2", "Config")(**SETTINGS["GPT2"], memory=copy_of_settings())
+    assert config.memory == MeanMemoryConfig(segment_length=8)

@@ -186,7 +186,5 @@ def test_what_inference_mode_remembered_can_be_trained_on(build, segments, read)
 def test_checkpoints_of_the_backbone_alone_are_refused(build, segments):
     model = build().train()
     model.transformer.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    with pytest.raises(
-        ValueError, match="must be switched on by the model with memory itself"
-    ):
+    with pytest.raises(ValueError, match="must be switched on by the model with memory itself"):
         model(segments(steps=1)[0])

@@ -424,9 +424,9 @@ def interrupted(model_of, trainer_of):
 @pytest.mark.parametrize("way", INTERRUPTIONS)
 def test_a_model_whose_training_was_interrupted_is_alone(kind, way, model_of, interrupted, batch):
     model, trainer = interrupted(kind, way)
-    # Between the beginning of a step and its forward, that one is waited for: a user who writes out all that Trainer
-    # gives to a forward, num_items_in_batch included, is taken for it. Another Trainer is not, see below.
-    between = way in ("where a step begins", "before the forward")
+    # Where a forward of Trainer's is waited for, a user who writes out all that Trainer gives to one,
+    # num_items_in_batch included, is taken for it. Another Trainer is not, see below.
+    between = way in ("where a step begins", "before the forward", "in an evaluation")
     check_as_fresh(model, model_of(kind, like=model), batch, like_trainer=not between)
     assert trainer.model is model
 
@@ -610,3 +610,29 @@ def test_a_user_s_forwards_all_along_in_another_thread(kind, model_of, trainer_o
         thread.join()
     assert calls
     check_undisturbed(trainer, undisturbed(kind))
+
+
+class EvaluatesAgain(Trainer):
+    """Puts the model into evaluation mode before each step of an evaluation."""
+
+    def prediction_step(self, model, *args, **kwargs):
+        model.eval()
+        return super().prediction_step(model, *args, **kwargs)
+
+
+@kinds
+def test_evaluation_mode_in_the_middle_of_an_evaluation_empties_no_lane(kind, model_of, trainer_of):
+    usual, again = trainer_of(model_of(kind)), trainer_of(model_of(kind), trainer=EvaluatesAgain)
+    expected = usual.evaluate()["eval_loss"]
+    assert again.evaluate()["eval_loss"] == expected
+    assert again.evaluate()["eval_loss"] == expected
+
+
+@kinds
+def test_a_forward_of_a_user_s_own_after_training_leaves_no_hook(kind, model_of, trainer_of, batch):
+    trainer = trainer_of(model_of(kind))
+    before = hooks_of(trainer.model)
+    trainer.train()
+    inputs = users_own(batch, like_trainer=False)
+    trainer.model.eval()(**inputs)
+    assert hooks_of(trainer.model) == before

@@ -48,6 +48,7 @@ class EngramMemoryConfig(MemorySettings):
     """
 
     kind: ClassVar[str] = "engram"
+    not_of_state: ClassVar[tuple[str, ...]] = ("cofire_graph",)
 
     num_memories: int | None = 50
     stm_capacity: int = 400

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.utils import ModelOutput
 
 from hf_memoria.backbones import blocks_of, cached_length, run_segment
-from hf_memoria.backbones.calls import ReplayedCheckpoint
+from hf_memoria.backbones.calls import ReplayedCheckpoint, replay_wrappers
 from hf_memoria.memories.engram.config import EngramMemoryConfig
 from hf_memoria.memories.engram.events import events_of
 from hf_memoria.memories.engram.fits import check_layers
@@ -26,7 +26,6 @@ from hf_memoria.memories.engram.store import EngramState
 from hf_memoria.memories.engram.store.io import FORMAT, read_state, write_state
 from hf_memoria.memories.engram.summary import summary_of
 from hf_memoria.memories.interface import Forward
-from hf_memoria.memories.shared.losses import zero_without_targets
 from hf_memoria.memories.shared.masks import token_mask
 from hf_memoria.memories.shared.outputs import with_memory
 
@@ -71,7 +70,9 @@ class EngramSystem:
     def read(self, model: Any, stock_forward: Forward, state: EngramState, kwargs: dict[str, Any]) -> ModelOutput:
         """As `MemorySystem.read`."""
         base, settings = model.base_model, model.config.memory
-        _check_checkpoints(blocks_of(base, model.config.backbone_spec)[0])
+        blocks = blocks_of(base, model.config.backbone_spec)
+        _check_checkpoints(blocks[0])
+        replay_wrappers(blocks)
         mask = token_mask(kwargs.get("attention_mask"))
         reading = prepare_reading(state, getattr(base, "abstractor", None), settings, mask)
         continues = cached_length(kwargs.get("past_key_values")) > 0
@@ -79,7 +80,7 @@ class EngramSystem:
         if not continues:
             assert reading.final_hidden is not None
             state = end_segment(state, reading, settings, reading.final_hidden.detach())
-        return with_memory(zero_without_targets(output, kwargs), state)
+        return with_memory(output, state)
 
     def run(self, model: Any, stock_forward: Forward, reading: Reading, kwargs: dict[str, Any]) -> ModelOutput:
         """As `MemorySystem.run`."""

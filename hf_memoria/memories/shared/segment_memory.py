@@ -15,7 +15,6 @@ from transformers.utils import ModelOutput
 from hf_memoria.backbones import cached_length, run_segment
 from hf_memoria.memories.interface import Forward, KeysAndValues, Statistics
 from hf_memoria.memories.shared.files import check, read_tensors, write_tensors
-from hf_memoria.memories.shared.losses import zero_without_targets
 from hf_memoria.memories.shared.masks import real_positions, token_mask
 from hf_memoria.memories.shared.outputs import with_memory
 from hf_memoria.memories.shared.row_state import RowState, rows_where
@@ -91,7 +90,7 @@ class SegmentMemory(Generic[RowStateT]):
         if not continues:
             assert reading.final_hidden is not None
             state = self.after(model, state, reading.final_hidden, real_positions(mask, reading.final_hidden))
-        return with_memory(zero_without_targets(output, kwargs), state)
+        return with_memory(output, state)
 
     def run(
         self, model: Any, stock_forward: Forward, reading: StateReading[RowStateT], kwargs: dict[str, Any]

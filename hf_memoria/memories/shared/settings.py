@@ -11,10 +11,12 @@ class MemorySettings:
 
     Attributes:
         kind: name of the kind of memory, in config.json.
+        not_of_state: fields that say nothing of what a state holds: a memory file of other ones fits the model.
         segment_length: tokens of a segment; None is all the positions that the backbone has.
     """
 
     kind: ClassVar[str]
+    not_of_state: ClassVar[tuple[str, ...]] = ()
     segment_length: int | None
 
     def to_dict(self) -> dict[str, Any]:
