@@ -11,6 +11,7 @@ from accelerate.state import GradientState
 from torch import Tensor, nn
 
 from hf_memoria.memories.interface import State
+from hf_memoria.memories.shared.outputs import without_keys
 from hf_memoria.models import MemoriaMixin
 from hf_memoria.models.evaluations import listen_to_evaluations
 
@@ -193,11 +194,16 @@ class LaneMemory:
             self.forget_evaluation()
             self.detach()
 
-    def take(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """Take the state after a forward that took part; a forward hook."""
+    def take(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """Take the state after a forward that took part; a forward hook.
+
+        Returns:
+            In an evaluation, the output without the keys that Trainer is to ignore. It gathers every other, and forgets
+            our list of those where `ignore_keys` gives it another.
+        """
         turn = self._turns[model.training]
         if turn.inputs is None or kwargs.get("reset_memory") is not turn.reset:
-            return
+            return None
         inputs, turn.inputs = turn.inputs, None
         # The state stands last in the tuple that return_dict=False gives.
         after = output["memory"] if isinstance(output, dict) else output[-1]
@@ -208,6 +214,7 @@ class LaneMemory:
         self.was_fed = self.was_fed or not model.training
         for listener in self.listeners:
             listener(turn.before, inputs, output)
+        return None if model.training else without_keys(output, model.config.keys_to_ignore_at_inference)
 
 
 class _LaneHooks:
@@ -219,9 +226,8 @@ class _LaneHooks:
     def feed(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return None if self.lanes is None else self.lanes.feed(model, args, kwargs)
 
-    def take(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if self.lanes is not None:
-            self.lanes.take(model, args, kwargs, output)
+    def take(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        return None if self.lanes is None else self.lanes.take(model, args, kwargs, output)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _LaneHooks:
         return _LaneHooks(None)
