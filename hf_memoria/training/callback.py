@@ -14,6 +14,7 @@ from transformers.trainer_callback import ExportableState
 from hf_memoria.memories.interface import State, Statistics, system_of
 from hf_memoria.training.checkpoints import load_lanes, save_lanes
 from hf_memoria.training.checks import check_dataset, check_resumable, check_trained, check_training_arguments
+from hf_memoria.training.continuity import check_rows
 from hf_memoria.training.evaluation_loss import EvaluationLoss
 from hf_memoria.training.lane_memory import LaneMemory, find_memory_model
 from hf_memoria.training.pushing import check_push, write_for_push
@@ -78,13 +79,15 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         check_push(args, self.push_memory)
         check_trained(kwargs["model"])
         dataloader = kwargs["train_dataloader"]
-        check_dataset(dataloader.dataset, args.train_batch_size, args.world_size, "train_dataset")
+        layout = check_dataset(dataloader.dataset, args.train_batch_size, args.world_size, "train_dataset")
+        check_rows(dataloader.dataset, layout, "train_dataset")
         self._lanes.attach(kwargs["model"])
         if state.global_step:
             check_resumable(dataloader.dataset, state.epoch)
         self._lanes.strict = self._training = True
         model: Any = find_memory_model(kwargs["model"])
         self._statistics = system_of(model.config.memory).new_statistics()
+        self._lanes.continuity[True].restart()
         self._lanes.training = self._resumed_lanes(args, state, kwargs["model"]) if state.global_step else None
         self._run_id = broadcast_object_list([uuid.uuid4().hex])[0]
 
@@ -100,6 +103,7 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         here = _checkpoint_folder(args, state)
         told = [] if self.checkpoint is None else [Path(self.checkpoint)]
         lanes = load_lanes([*told, Path(saved["folder"]), here], saved["id"], args.process_index, args.world_size)
+        self._lanes.continuity[True].go_on(lanes.batch_size)
         return lanes.to(model.device)
 
     def on_step_begin(
@@ -138,7 +142,12 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         return {"args": {}, "attributes": {}, "memory": self._saving}
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Write this process's lanes into the checkpoint that was just saved."""
+        """Write this process's lanes into the checkpoint that was just saved.
+
+        Raises:
+            ValueError: if lanes are torn.
+        """
+        self._lanes.continuity[True].confirm()
         self._save_into(_checkpoint_folder(args, state), args)
 
     def _save_into(self, folder: Path, args: TrainingArguments) -> None:
@@ -168,6 +177,7 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         """Add the memory's numbers to a training log, and make the loss of an evaluation exact."""
         if logs is None:
             return
+        self._lanes.continuity[True].confirm()
         if "loss" in logs and self._lanes.training is not None:
             self._amend(state, logs, self._read_statistics(self._lanes.training))
         exact = self._exact_loss(logs)
@@ -219,6 +229,7 @@ class MemoriaCallback(TrainerCallback, ExportableState):
             )
         if dataloader is not None:
             check_dataset(dataloader.dataset, args.eval_batch_size, args.world_size, "eval_dataset")
+        self._lanes.continuity[False].confirm(rarely=True)
 
     def _end_evaluation(self) -> None:
         try:

@@ -34,8 +34,11 @@ def segment_documents(
     A lane is a sequence of whole documents read one after another. Documents go, in their order, each to the lane that
     has the fewest segments so far. Row k of the result belongs to step k // lanes and lane k % lanes, so `lanes` is
     the batch size per device times the number of processes. Lanes that end early are filled up with rows that are all
-    padding. No token is dropped; empty documents are left out, also where the tokenizer would put a [CLS] or the like into
-    them: a document is empty whose ids are those of an empty text.
+    padding. No token is dropped; empty documents are left out. A document is empty whose ids are those of an empty
+    text, also where the tokenizer puts a [CLS] or the like into it.
+
+    Documents can be shuffled, split and filtered before; rows stay as they are, since `MemoriaCallback` refuses lanes
+    that are torn. Whole steps can be cut off at the end, `select(range(n))` with n a multiple of `lanes`.
 
     `shift_labels[i]` is the document's next token after position i, also where that one is the first of the next
     segment: every token of a document but its first is scored exactly once. `labels` are the ids that were read.

@@ -1,4 +1,4 @@
-"""`ignore_keys` takes the place of our own list of what Trainer is not to gather; a memory is left out all the same."""
+"""`ignore_keys` takes the place of our list of what Trainer is not to gather; a memory is left out all the same."""
 
 import numpy as np
 import pytest

@@ -39,6 +39,16 @@ def _class_with_memory(stock: type[ModelOutput]) -> type[ModelOutput]:
     return made
 
 
+class GatheredTuple(tuple[Any, ...]):
+    """The values of an output that can be gathered.
+
+    Attributes:
+        memory: the state, which cannot.
+    """
+
+    memory: State
+
+
 def without_keys(output: Any, names: Collection[str]) -> Any:
     """Return an output whose values are tensors, for whoever gathers and stacks all of them.
 
@@ -48,7 +58,9 @@ def without_keys(output: Any, names: Collection[str]) -> Any:
     """
     if not isinstance(output, ModelOutput):
         # A tuple says no names: it keeps what can be gathered.
-        return tuple(value for value in output if isinstance(value, (Tensor, tuple, list)))
+        kept_values = GatheredTuple(value for value in output if isinstance(value, (Tensor, tuple, list)))
+        kept_values.memory = output.memory if isinstance(output, GatheredTuple) else output[-1]
+        return kept_values
     there = [name for name in names if name in output]
     kept = type(output)(**{name: value for name, value in output.items() if name not in there})
     for name in there:
