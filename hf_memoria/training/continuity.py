@@ -155,13 +155,9 @@ class Continuity:
             after: what comes after the last row of each lane, of a checkpoint; None where reading begins.
         """
         self._after = None if after is None else torch.tensor(after, dtype=torch.int64)
-        self._resumed = after is not None
+        self._goes_on = after is not None
         self._batches = 0
         self._found: Tensor | None = None
-
-    def go_on(self, lanes: int) -> None:
-        """Expect the first batch of lanes of which it is not known how far they were read."""
-        self.restart([UNKNOWN] * lanes)
 
     @torch.compiler.disable
     @torch.no_grad()
@@ -173,11 +169,11 @@ class Continuity:
         known = known.to(device)
         before = known[:rows]
         torn = torn_rows(before, edges)
-        if self._resumed:
+        if self._goes_on and not self._batches:
             # Where some documents go on, it is the middle of the data: none is left before it has ended.
             torn = torn | (edges.reset & (before >= 0) & ~edges.reset.all())
         self._note(torn, before, _beginning(edges))
-        self._after, self._resumed = torch.cat([edges.after, known[rows:]]), False
+        self._after = torch.cat([edges.after, known[rows:]])
         self._batches += 1
 
     def _note(self, torn: Tensor, before: Tensor, got: Tensor) -> None:
@@ -199,7 +195,8 @@ class Continuity:
         torn, lane, before, got, batch = self._found.tolist()
         self._found = None
         if torn:
-            raise _torn(self._name, f"row {lane} of batch {batch} of this process", before, got)
+            which = "the first batch after the checkpoint" if self._goes_on and not batch else f"batch {batch}"
+            raise _torn(self._name, f"row {lane} of {which} of this process", before, got)
 
 
 def _torn(name: str, where: str, before: int, got: int) -> ValueError:
