@@ -169,7 +169,7 @@ def test_a_folder_that_a_checkpoint_names_gives_no_memory_but_its_own(tmp_path):
     mine, named = tmp_path / "mine", tmp_path / "named"
     save_lanes(a_state(), mine, "mine", 0, 1)
     save_lanes(a_state(), named, "another", 0, 1)
-    assert load_lanes([named, mine], "mine", 0, 1).batch_size == 2
+    assert load_lanes([named, mine], "mine", 0, 1)[0].batch_size == 2
     with pytest.raises(FileNotFoundError, match="must lie beside its weights"):
         load_lanes([named], "mine", 0, 1)
 

@@ -14,9 +14,11 @@ from transformers.trainer_callback import ExportableState
 from hf_memoria.memories.interface import State, Statistics, system_of
 from hf_memoria.training.checkpoints import load_lanes, save_lanes
 from hf_memoria.training.checks import check_dataset, check_resumable, check_trained, check_training_arguments
+from hf_memoria.training.continuity import UNKNOWN, check_rows
 from hf_memoria.training.evaluation_loss import EvaluationLoss
 from hf_memoria.training.lane_memory import LaneMemory, find_memory_model
 from hf_memoria.training.pushing import check_push, write_for_push
+from hf_memoria.training.run_record import check_same_run, describe_run
 
 
 class MemoriaCallback(TrainerCallback, ExportableState):
@@ -49,8 +51,9 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         self._evaluation_loss = EvaluationLoss()
         self._lanes.listeners.append(self._observe)
         self._run_id = ""
+        self._run: dict[str, Any] = {}
         self._training = False
-        self._saving: dict[str, str] | None = None
+        self._saving: dict[str, Any] | None = None
         self._evaluated: Any = None
 
     @property
@@ -78,13 +81,16 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         check_push(args, self.push_memory)
         check_trained(kwargs["model"])
         dataloader = kwargs["train_dataloader"]
-        check_dataset(dataloader.dataset, args.train_batch_size, args.world_size, "train_dataset")
+        layout = check_dataset(dataloader.dataset, args.train_batch_size, args.world_size, "train_dataset")
+        check_rows(dataloader.dataset, layout, "train_dataset")
         self._lanes.attach(kwargs["model"])
         if state.global_step:
             check_resumable(dataloader.dataset, state.epoch)
         self._lanes.strict = self._training = True
         model: Any = find_memory_model(kwargs["model"])
         self._statistics = system_of(model.config.memory).new_statistics()
+        self._run = describe_run(dataloader.dataset, layout, args, model.config)
+        self._lanes.continuity[True].restart()
         self._lanes.training = self._resumed_lanes(args, state, kwargs["model"]) if state.global_step else None
         self._run_id = broadcast_object_list([uuid.uuid4().hex])[0]
 
@@ -97,9 +103,11 @@ class MemoriaCallback(TrainerCallback, ExportableState):
                 f"the checkpoint must have been saved with one {type(self).__name__}; its trainer_state.json names no "
                 "memory. Resuming with an empty memory would not be the same run."
             )
-        here = _checkpoint_folder(args, state)
+        check_same_run(saved.get("run"), self._run)
         told = [] if self.checkpoint is None else [Path(self.checkpoint)]
-        lanes = load_lanes([*told, Path(saved["folder"]), here], saved["id"], args.process_index, args.world_size)
+        folders = [*told, Path(saved["folder"]), _checkpoint_folder(args, state)]
+        lanes, after = load_lanes(folders, saved["id"], args.process_index, args.world_size)
+        self._lanes.continuity[True].restart([UNKNOWN] * lanes.batch_size if after is None else after)
         return lanes.to(model.device)
 
     def on_step_begin(
@@ -131,19 +139,25 @@ class MemoriaCallback(TrainerCallback, ExportableState):
             )
         self._lanes.end_turn()
         folder = _checkpoint_folder(args, state).resolve()
-        self._saving = {"id": f"{self._run_id}-{state.global_step}", "folder": str(folder)}
+        self._saving = {"id": f"{self._run_id}-{state.global_step}", "folder": str(folder), "run": self._run}
 
     def state(self) -> dict[str, Any]:
         """Return what trainer_state.json has to know to find the memory of its checkpoint."""
         return {"args": {}, "attributes": {}, "memory": self._saving}
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Write this process's lanes into the checkpoint that was just saved."""
+        """Write this process's lanes into the checkpoint that was just saved.
+
+        Raises:
+            ValueError: if lanes are torn.
+        """
+        self._lanes.continuity[True].confirm()
         self._save_into(_checkpoint_folder(args, state), args)
 
     def _save_into(self, folder: Path, args: TrainingArguments) -> None:
         if self._saving is not None and self._lanes.training is not None:
-            save_lanes(self._lanes.training, folder, self._saving["id"], args.process_index, args.world_size)
+            after = self._lanes.continuity[True].after
+            save_lanes(self._lanes.training, folder, self._saving["id"], args.process_index, args.world_size, after)
 
     def on_push_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -168,6 +182,7 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         """Add the memory's numbers to a training log, and make the loss of an evaluation exact."""
         if logs is None:
             return
+        self._lanes.continuity[True].confirm()
         if "loss" in logs and self._lanes.training is not None:
             self._amend(state, logs, self._read_statistics(self._lanes.training))
         exact = self._exact_loss(logs)
@@ -219,6 +234,7 @@ class MemoriaCallback(TrainerCallback, ExportableState):
             )
         if dataloader is not None:
             check_dataset(dataloader.dataset, args.eval_batch_size, args.world_size, "eval_dataset")
+        self._lanes.continuity[False].confirm(rarely=True)
 
     def _end_evaluation(self) -> None:
         try:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from hf_memoria.memories.interface import State
 from hf_memoria.memories.shared.state_files import read_state, write_state
 
 ID = "checkpoint_id"
+AFTER = "after"
 
 
 def memory_file(folder: Path, rank: int, processes: int) -> Path:
@@ -17,17 +19,24 @@ def memory_file(folder: Path, rank: int, processes: int) -> Path:
     return folder / f"memory-{rank:05d}-of-{processes:05d}.safetensors"
 
 
-def save_lanes(state: State, folder: Path, checkpoint_id: str, rank: int, processes: int) -> None:
-    """Write the memory of this process's lanes into a checkpoint."""
-    write_state(state, memory_file(folder, rank, processes), {ID: checkpoint_id})
+def save_lanes(
+    state: State, folder: Path, checkpoint_id: str, rank: int, processes: int, after: list[int] | None = None
+) -> None:
+    """Write the memory of this process's lanes into a checkpoint, and what comes after the last row of each."""
+    write_state(state, memory_file(folder, rank, processes), {ID: checkpoint_id, AFTER: after})
 
 
-def load_lanes(folders: Iterable[Path], checkpoint_id: str, rank: int, processes: int) -> State:
+def load_lanes(
+    folders: Iterable[Path], checkpoint_id: str, rank: int, processes: int
+) -> tuple[State, list[int] | None]:
     """Read this process's lanes from the first folder that holds the memory of the checkpoint.
+
+    Returns:
+        The memory, and what comes after the last row of each lane; None in a checkpoint of version 0.1.
 
     Raises:
         FileNotFoundError: if no folder holds it.
-        ValueError: if it was saved by another number of processes.
+        ValueError: if it was saved by another number of processes, or is damaged.
     """
     looked = []
     for folder in dict.fromkeys(folders):
@@ -36,8 +45,8 @@ def load_lanes(folders: Iterable[Path], checkpoint_id: str, rank: int, processes
         path = memory_file(folder, rank, processes)
         if path.is_file():
             state, description = read_state(path)
-            if (description or {}).get(ID) == checkpoint_id:
-                return state
+            if description is not None and description.get(ID) == checkpoint_id:
+                return state, _checked(description.get(AFTER), state, path)
         elif others:
             raise ValueError(
                 f"processes must be as many as when {folder} was saved; got {processes} for {others[0].name}."
@@ -81,3 +90,13 @@ def _is_whole(folder: Path) -> bool:
     except (OSError, ValueError, KeyError, IndexError, TypeError):
         return False
     return any(folder.glob("*model*.safetensors"))
+
+
+def _checked(after: Any, state: State, path: Path) -> list[int] | None:
+    ids = isinstance(after, list) and all(type(number) is int for number in after)
+    if after is None or (ids and len(after) == state.batch_size):
+        return after
+    raise ValueError(
+        f"{AFTER} in {path} must be one int for each of its {state.batch_size} lanes; got {after!r}. The file is "
+        "damaged: resume from another checkpoint."
+    )

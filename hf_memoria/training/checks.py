@@ -14,7 +14,7 @@ from transformers.trainer_utils import has_length
 from hf_memoria.memories.interface import system_of
 from hf_memoria.models.adapters import frozen_memory_parameters
 from hf_memoria.training.lane_memory import find_memory_model
-from hf_memoria.training.lanes import lane_layout
+from hf_memoria.training.lanes import LaneLayout, lane_layout
 
 
 def check_training_arguments(args: TrainingArguments) -> None:
@@ -37,8 +37,8 @@ def check_training_arguments(args: TrainingArguments) -> None:
     _require("restore_callback_states_from_checkpoint", restore, False, "MemoriaCallback restores the memory itself")
 
 
-def check_dataset(dataset: Any, rows: int, processes: int, name: str) -> None:
-    """Refuse a dataset that is not segmented into as many lanes as there are rows in a step.
+def check_dataset(dataset: Any, rows: int, processes: int, name: str) -> LaneLayout:
+    """Refuse a dataset that is not segmented into as many lanes as there are rows in a step; return its layout.
 
     Args:
         dataset: what a dataloader reads.
@@ -68,6 +68,7 @@ def check_dataset(dataset: Any, rows: int, processes: int, name: str) -> None:
             f"{name} must have whole steps of {layout.lanes} lanes on {processes} processes; got {len(dataset)} rows. "
             "Leave out or select rows of whole steps."
         )
+    return layout
 
 
 def check_trained(model: nn.Module) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,9 @@ from hf_memoria.memories.shared.losses import IGNORED
 from hf_memoria.training.lanes import LaneLayout, assign_lanes, record_layout
 
 _LABELS = ("labels", "label")
+
+# Of many streams, the fingerprint takes in the first image of so many, evenly spread.
+_SAMPLED_STREAMS = 64
 
 
 def segment_images(
@@ -109,6 +114,29 @@ class ImageSegments(torch.utils.data.Dataset):
         stream = int(self._plan[lane][place])
         return self._row(self._pixels(stream, frame), self._label_of(stream, frame), frame == 0)
 
+    def fingerprint(self) -> str:
+        """Return a fingerprint of the lanes, and of the first image and label of some streams."""
+        digest = hashlib.sha256()
+        for streams, ends in zip(self._plan, self._ends, strict=True):
+            digest.update(np.stack([streams, ends]).astype("<i8").tobytes())
+        streams = np.sort(np.concatenate(self._plan))
+        for place in np.unique(np.linspace(0, len(streams) - 1, _SAMPLED_STREAMS).astype(int)):
+            stream = int(streams[place])
+            digest.update(f"{self._label_of(stream, 0)} ".encode())
+            digest.update(self._stored(stream))
+        return digest.hexdigest()
+
+    def _stored(self, stream: int) -> bytes:
+        """Return the first image of a stream as it is stored."""
+        image = self._image(stream, 0)
+        if not isinstance(getattr(self._feature, "feature", None), Image):
+            return _array(image).tobytes()
+        found = image[0].as_py()
+        if found["bytes"] is not None:
+            return found["bytes"]
+        # The path itself may be another on another machine.
+        return Path(found["path"]).read_bytes() if Path(found["path"]).is_file() else b""
+
     def _row(self, pixels: Tensor, label: int, first: bool) -> dict[str, Any]:
         labels = {"labels": label} if self._label else {}
         return {"pixel_values": pixels, **labels, "reset_memory": first}
@@ -119,10 +147,13 @@ class ImageSegments(torch.utils.data.Dataset):
         label = self._streams[stream][self._label][0]
         return (label.values[frame] if isinstance(label, pa.ListScalar) else label).as_py()
 
-    def _pixels(self, stream: int, frame: int) -> Tensor:
+    def _image(self, stream: int, frame: int) -> Any:
         # One image of the stream is taken out of its file, however long the stream is.
         images = self._streams[stream][self._column][0]
-        image = (images.value if isinstance(images, pa.ExtensionScalar) else images).values.slice(frame, 1)
+        return (images.value if isinstance(images, pa.ExtensionScalar) else images).values.slice(frame, 1)
+
+    def _pixels(self, stream: int, frame: int) -> Tensor:
+        image = self._image(stream, frame)
         feature = getattr(self._feature, "feature", None)
         found: Any = feature.decode_example(image[0].as_py()) if isinstance(feature, Image) else _array(image)
         if self._processor is None:

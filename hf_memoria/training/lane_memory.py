@@ -11,8 +11,10 @@ from accelerate.state import GradientState
 from torch import Tensor, nn
 
 from hf_memoria.memories.interface import State
+from hf_memoria.memories.shared.outputs import without_keys
 from hf_memoria.models import MemoriaMixin
 from hf_memoria.models.evaluations import listen_to_evaluations
+from hf_memoria.training.continuity import Continuity
 
 Listener = Callable[[State | None, dict[str, Any], Any], None]
 
@@ -81,6 +83,7 @@ class LaneMemory:
         evaluation: state after the last evaluation step, or None.
         strict: whether a training forward without `reset_memory` is an error.
         was_fed: whether an evaluation's forward took part since this was last set to False.
+        continuity: whether each batch of training, or of an evaluation, goes on where its lanes stopped.
         listeners: called after each such forward with the state before, the inputs and the output.
     """
 
@@ -89,6 +92,7 @@ class LaneMemory:
         self.evaluation: State | None = None
         self.strict = False
         self.was_fed = False
+        self.continuity = {True: Continuity("train_dataset"), False: Continuity("eval_dataset")}
         self.listeners: list[Listener] = []
         self._handles: list[Any] = []
         self._turns = {True: _Turn(), False: _Turn(loader=None)}
@@ -134,10 +138,11 @@ class LaneMemory:
         """Let no training forward take part until the next turn.
 
         Raises:
-            ValueError: if two forwards looked like Trainer's.
+            ValueError: if two forwards looked like Trainer's, or lanes are torn.
         """
         turn, self._turns[True] = self._turns[True], _Turn()
         turn.end()
+        self.continuity[True].confirm(rarely=True)
 
     def confirm_evaluation(self) -> None:
         """Say that the evaluation forward that took part was Trainer's; the next one may as well.
@@ -152,16 +157,20 @@ class LaneMemory:
         """Empty the lanes of an evaluation all of whose forwards were confirmed.
 
         Raises:
-            ValueError: if another one looked like Trainer's.
+            ValueError: if another one looked like Trainer's, or lanes are torn.
         """
         turn = self._turns[False]
-        self.forget_evaluation()
+        try:
+            self.continuity[False].confirm()
+        finally:
+            self.forget_evaluation()
         turn.disturbed = turn.disturbed or turn.reset is not None
         turn.end()
 
     def forget_evaluation(self) -> None:
         """Empty the lanes of the evaluation, which is over."""
         self.evaluation = None
+        self.continuity[False].restart()
         self._turns[False] = _Turn(loader=None)
 
     def _begin_evaluation(self) -> None:
@@ -175,6 +184,7 @@ class LaneMemory:
 
     def _begin_lanes(self) -> None:
         self.evaluation, self._may_begin = None, False
+        self.continuity[False].restart()
         self._turns[False] = _Turn(open=True, loader=None)
 
     def feed(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -199,6 +209,7 @@ class LaneMemory:
             state = self.training if model.training else self.evaluation
             turn.before = None if state is None else _first_rows(state, len(reset))
             turn.open, turn.reset = False, reset
+            self.continuity[model.training].follow(kwargs)
         turn.inputs = {**kwargs, "memory": turn.before}
         return args, turn.inputs
 
@@ -208,14 +219,20 @@ class LaneMemory:
             self.forget_evaluation()
             self.detach()
 
-    def take(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """Take the state after a forward that took part; a forward hook."""
+    def take(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """Take the state after a forward that took part; a forward hook.
+
+        Returns:
+            In an evaluation, the output without the keys that Trainer is to ignore. It gathers every other, and
+            forgets our list of those where `ignore_keys` gives it another.
+        """
         turn = self._turns[model.training]
         if turn.inputs is None or kwargs.get("reset_memory") is not turn.reset:
-            return
+            return None
         inputs, turn.inputs = turn.inputs, None
-        # The state stands last in the tuple that return_dict=False gives.
-        after = output["memory"] if isinstance(output, dict) else output[-1]
+        # The state stands last in the tuple that return_dict=False gives. Where two callbacks listen, the other one
+        # may have left it out of what is gathered.
+        after = output.memory if hasattr(output, "memory") else output[-1]
         if model.training:
             self.training = _replace_first_rows(self.training, after)
         else:
@@ -223,6 +240,7 @@ class LaneMemory:
         self.was_fed = self.was_fed or not model.training
         for listener in self.listeners:
             listener(turn.before, inputs, output)
+        return None if model.training else without_keys(output, model.config.keys_to_ignore_at_inference)
 
 
 class _LaneHooks:
@@ -234,9 +252,8 @@ class _LaneHooks:
     def feed(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return None if self.lanes is None else self.lanes.feed(model, args, kwargs)
 
-    def take(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if self.lanes is not None:
-            self.lanes.take(model, args, kwargs, output)
+    def take(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        return None if self.lanes is None else self.lanes.take(model, args, kwargs, output)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _LaneHooks:
         return _LaneHooks(None)

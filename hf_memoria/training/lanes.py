@@ -39,7 +39,8 @@ class LaneLayout:
 def lane_layout(dataset: Any) -> LaneLayout | None:
     """Read back how `segment_documents` laid a dataset out.
 
-    What selects or reorders rows afterwards (`select`, `shuffle`) keeps the record, whether or not it still holds.
+    What selects or reorders rows afterwards (`select`, `shuffle`) keeps the record, whether or not it still holds; the
+    callback looks at the rows themselves (`hf_memoria.training.continuity`).
 
     Args:
         dataset: a `datasets.Dataset`, or anything else.

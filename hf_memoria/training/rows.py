@@ -3,6 +3,7 @@
 from typing import Any
 
 from datasets import Features, List, Value
+from transformers import PreTrainedTokenizerBase
 
 from hf_memoria.memories.shared.losses import IGNORED
 
@@ -34,3 +35,9 @@ def segment_row(ids: list[int], first: bool, segment_length: int, pad: int) -> d
         "shift_labels": targets + [IGNORED] * (segment_length - len(targets)),
         "reset_memory": first,
     }
+
+
+def ids_of_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Return the ids of whole texts, with the special tokens that the tokenizer adds by default."""
+    # verbose=False: that a document is longer than the model's maximum is what segments are for.
+    return tokenizer(texts, truncation=False, padding=False, verbose=False)["input_ids"]

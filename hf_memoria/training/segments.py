@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_memoria.training import rows
 from hf_memoria.training.lanes import LaneLayout, assign_lanes, record_layout
-from hf_memoria.training.rows import FEATURES, segment_row
+from hf_memoria.training.rows import FEATURES, ids_of_texts, segment_row
 from hf_memoria.training.streams import SegmentStream, segment_stream
 
 # Documents can be books: few enough a batch that the tokenizer's own bookkeeping for a batch stays small.
@@ -34,7 +34,11 @@ def segment_documents(
     A lane is a sequence of whole documents read one after another. Documents go, in their order, each to the lane that
     has the fewest segments so far. Row k of the result belongs to step k // lanes and lane k % lanes, so `lanes` is
     the batch size per device times the number of processes. Lanes that end early are filled up with rows that are all
-    padding. No token is dropped; empty documents are left out.
+    padding. No token is dropped; empty documents are left out. A document is empty whose ids are those of an empty
+    text, also where the tokenizer puts a [CLS] or the like into it.
+
+    Documents can be shuffled, split and filtered before; rows stay as they are, since `MemoriaCallback` refuses lanes
+    that are torn. Whole steps can be cut off at the end, `select(range(n))` with n a multiple of `lanes`.
 
     `shift_labels[i]` is the document's next token after position i, also where that one is the first of the next
     segment: every token of a document but its first is scored exactly once. `labels` are the ids that were read.
@@ -147,10 +151,12 @@ def _batches(dataset: Dataset, name: str) -> Iterator[tuple[int, Any]]:
 
 
 def _tokenized(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    # Nested, because the cache's key then takes in the code of the function, not just its name.
+    # Nested, because the cache's key then takes in the code of the function, not just its name. It also takes in
+    # `empty`, and with it the rule that documents without text are empty.
+    empty = ids_of_texts([""], tokenizer)[0]
+
     def tokenize(batch: dict[str, list[str]]) -> dict[str, Any]:
-        # verbose=False: that a document is longer than the model's maximum is what segments are for.
-        return {"input_ids": tokenizer(batch["text"], truncation=False, padding=False, verbose=False)["input_ids"]}
+        return {"input_ids": [[] if ids == empty else ids for ids in ids_of_texts(batch["text"], tokenizer)]}
 
     texts = dataset.with_format(None).select_columns("text")
     ids = Features(input_ids=List(Value("int32")))

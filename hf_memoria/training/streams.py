@@ -13,7 +13,7 @@ from torch.utils.data import get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from hf_memoria.training.lanes import LaneLayout, record_layout
-from hf_memoria.training.rows import FEATURES, segment_row
+from hf_memoria.training.rows import FEATURES, ids_of_texts, segment_row
 
 # As few as `segment_documents` reads at once of a Dataset.
 _DOCUMENTS_A_BATCH = 32
@@ -146,11 +146,13 @@ def segment_stream(
     if tokenizer is None:
         return SegmentStream(documents, layout)
 
+    empty = ids_of_texts([""], tokenizer)[0]
+
     def tokenize(batch: dict[str, list[Any]]) -> dict[str, Any]:
         for text in batch.get("text", [None]):
             if not isinstance(text, str):
                 raise TypeError(f"segment_documents: column 'text' must hold strings, got {type(text).__name__}.")
-        return {"input_ids": tokenizer(batch["text"], truncation=False, padding=False, verbose=False)["input_ids"]}
+        return {"input_ids": [[] if ids == empty else ids for ids in ids_of_texts(batch["text"], tokenizer)]}
 
     tokens = documents.map(tokenize, batched=True, batch_size=_DOCUMENTS_A_BATCH)
     return SegmentStream(tokens, layout, pad=0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id)

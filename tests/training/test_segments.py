@@ -316,14 +316,28 @@ def test_text_is_tokenized_whole_with_special_tokens(pad_token, pad_id):
     tokenizer, texts = train_tokenizer(pad_token), ["a b c d e", "", "c"]
     dataset = Dataset.from_dict({"text": texts, "title": texts})
     rows = segment_documents(dataset, tokenizer, segment_length=4, lanes=1).to_list()
-    first, second, third = (ids_of(tokenizer, text) for text in texts)
-    assert [row["input_ids"] for row in rows] == [
-        first[:4],
-        [*first[4:], pad_id],
-        [*second, pad_id, pad_id],
-        [*third, pad_id],
-    ]
-    assert sum(sum(row["attention_mask"]) for row in rows) == 12
+    first, _, third = (ids_of(tokenizer, text) for text in texts)
+    assert [row["input_ids"] for row in rows] == [first[:4], [*first[4:], pad_id], [*third, pad_id]]
+    assert sum(sum(row["attention_mask"]) for row in rows) == 10
+
+
+TEMPLATES = {"BOS": "<s> $A", "EOS": "$A </s>", "both": "<s> $A </s>", "none": "$A"}
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["held", "stream"])
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_documents_without_text_do_not_begin(template, streaming):
+    tokenizer = train_tokenizer()
+    special = [("<s>", 1), ("</s>", 2)]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(template, special_tokens=special)
+    texts = Dataset.from_dict({"text": ["", "a b c d e", " ", "\n\n", "c"]})
+    documents = texts.to_iterable_dataset() if streaming else texts
+    rows = list(segment_documents(documents, tokenizer, segment_length=4, lanes=2))
+    assert sum(row["reset_memory"] for row in rows) == 2
+    added = len(template.split()) - 1
+    assert sum(sum(row["attention_mask"]) for row in rows) == 6 + 2 * added
+    with pytest.raises(ValueError, match=r"lane layout: .*lanes.* got|lane layout: .*3 lanes, got 2"):
+        list(segment_documents(documents, tokenizer, segment_length=4, lanes=3))
 
 
 def test_long_text_is_no_warning(caplog, monkeypatch):

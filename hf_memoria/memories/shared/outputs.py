@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import make_dataclass
 from types import ModuleType
 from typing import Any
@@ -36,6 +37,35 @@ def _class_with_memory(stock: type[ModelOutput]) -> type[ModelOutput]:
         f"`{stock.__name__}` with `memory`, the state after the segment, and `losses`, the parts of the loss by name."
     )
     return made
+
+
+class GatheredTuple(tuple[Any, ...]):
+    """The values of an output that can be gathered.
+
+    Attributes:
+        memory: the state, which cannot.
+    """
+
+    memory: State
+
+
+def without_keys(output: Any, names: Collection[str]) -> Any:
+    """Return an output whose values are tensors, for whoever gathers and stacks all of them.
+
+    Args:
+        output: of a model with memory, an output or the tuple of one.
+        names: keys that go; they stay attributes, so that `output.memory` is there for those who ask by name.
+    """
+    if not isinstance(output, ModelOutput):
+        # A tuple says no names: it keeps what can be gathered.
+        kept_values = GatheredTuple(value for value in output if isinstance(value, (Tensor, tuple, list)))
+        kept_values.memory = output.memory if isinstance(output, GatheredTuple) else output[-1]
+        return kept_values
+    there = [name for name in names if name in output]
+    kept = type(output)(**{name: value for name, value in output.items() if name not in there})
+    for name in there:
+        vars(kept)[name] = output[name]  # setting the attribute would set the key
+    return kept
 
 
 def __getattr__(name: str) -> Any:
