@@ -53,7 +53,11 @@ def _real_positions(attention_mask: Any, like: Tensor) -> Tensor:
     if attention_mask is None:
         return torch.ones(batch, length, dtype=torch.bool)
     if not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2:
-        raise ValueError("attention_mask must be a tensor of shape [rows, positions] with a MemoriaCache.")
+        got = list(attention_mask.shape) if isinstance(attention_mask, Tensor) else type(attention_mask).__name__
+        raise ValueError(
+            f"attention_mask must be a tensor of shape [rows, positions] with a MemoriaCache; got {got}. Rows end "
+            "segments by their own tokens: pass the mask of padding."
+        )
     # It may cover what came before as well.
     return attention_mask[:, -length:].to("cpu", torch.bool)
 

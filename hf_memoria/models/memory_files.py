@@ -29,7 +29,7 @@ def describe_memory(config: PreTrainedConfig) -> dict[str, Any]:
     return {"model_type": config.model_type, "hidden_size": config.hidden_size, **settings}
 
 
-def save_memory(state: State, path: str | Path, config: PreTrainedConfig | None = None) -> None:
+def save_memory(state: State, path: str | Path, config: PreTrainedConfig | PreTrainedModel | None = None) -> None:
     """Save a state to a safetensors file.
 
     It holds representations of the text that was read: share it as you would share that text.
@@ -37,12 +37,13 @@ def save_memory(state: State, path: str | Path, config: PreTrainedConfig | None 
     Args:
         state: what `out.memory` of a forward holds.
         path: of the file.
-        config: of the model that made it, so that loading can tell whether it fits.
+        config: of the model that made it, or that model, so that loading can tell whether it fits.
 
     Raises:
-        TypeError: if `state` is no state.
+        TypeError: if `state` is no state, or `config` neither a config nor a model.
         ValueError: if the config has no memory, or another hidden size.
     """
+    config = _config_of("config", config)
     description = None if config is None else describe_memory(config)
     if config is not None:
         check_kind(state, system_of(config.memory).state_class, "state must be {}")
@@ -54,26 +55,40 @@ def save_memory(state: State, path: str | Path, config: PreTrainedConfig | None 
 
 
 def load_memory(
-    path: str | Path, model: PreTrainedModel | None = None, device: torch.device | str | None = None
+    path: str | Path,
+    model: PreTrainedModel | PreTrainedConfig | None = None,
+    device: torch.device | str | None = None,
 ) -> State:
     """Load a state that `save_memory` wrote.
 
     Args:
         path: of the file.
-        model: that is to have it; the settings that the state was made with have to be the model's. Without a model
-            nothing is compared.
+        model: that is to have it; the settings that the state was made with have to be the model's. A config is
+            compared alike, and the state keeps the dtype that it was saved in. Without either nothing is compared.
         device: to put it on; the model's by default.
 
     Raises:
         FileNotFoundError: if there is no such file.
+        TypeError: if `model` is neither a model nor a config.
         ValueError: if it is damaged, or does not fit the model.
     """
-    state, made_with = read_state(path, device if model is None or device is not None else model.device)
-    if model is None:
+    config = _config_of("model", model)
+    of_model: Any = None if model is config else model
+    state, made_with = read_state(path, device if of_model is None or device is not None else of_model.device)
+    if config is None:
         return state
-    expected = describe_memory(model.config)
-    _check_fits(path, expected, {**(made_with or {}), "hidden_size": state.hidden_size})
-    return state.to(dtype=model.dtype)
+    _check_fits(path, describe_memory(config), {**(made_with or {}), "hidden_size": state.hidden_size})
+    return state if of_model is None else state.to(dtype=of_model.dtype)
+
+
+def _config_of(name: str, given: Any) -> PreTrainedConfig | None:
+    """Return the config of a model that may be wrapped (as PEFT does), or the config that was given."""
+    if given is None or isinstance(given, PreTrainedConfig):
+        return given
+    config = getattr(given, "config", None)
+    if not isinstance(config, PreTrainedConfig):
+        raise TypeError(f"{name} must be a model, its config, or None; got {type(given).__name__}.")
+    return config
 
 
 def _check_fits(path: str | Path, expected: dict[str, Any], made_with: dict[str, Any]) -> None:

@@ -21,7 +21,8 @@ from hf_memoria.generation.segments import read_in_segments
 from hf_memoria.memories.interface import system_of
 from hf_memoria.memories.shared.losses import zero_without_targets
 from hf_memoria.memories.shared.outputs import with_memory
-from hf_memoria.memories.shared.starting_state import rows_to_reset, starting_state
+from hf_memoria.memories.shared.rows import row_mask
+from hf_memoria.memories.shared.starting_state import starting_state
 from hf_memoria.models.config import check_memory_fits
 from hf_memoria.models.evaluations import tell_evaluation
 from hf_memoria.models.own_code import NotCopied
@@ -115,7 +116,7 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
         """
         system, rows = system_of(self.config.memory), like.shape[0]
         of_model = torch.empty(0, device=like.device, dtype=self.dtype)  # type: ignore[attr-defined]
-        reset = None if reset_memory is None else rows_to_reset(reset_memory, rows, like.device)
+        reset = None if reset_memory is None else row_mask("reset_memory", reset_memory, rows, like.device)
         return starting_state(
             system.empty(self.config, rows, of_model) if memory is None else memory,
             reset,

@@ -195,3 +195,28 @@ def test_the_memory_of_a_checkpoint_loads_into_the_model(path, build, remembered
     write_state(EngramState.empty(1, 8), path, {"checkpoint_id": "abc"})
     with pytest.raises(ValueError, match="hidden_size is 8, the model's 32"):
         load_memory(path, build())
+
+
+def test_a_config_is_compared_as_its_model_is(saved, build, remembered, same_state):
+    loaded = load_memory(saved, build().config)
+    assert same_state(loaded, remembered)
+    assert loaded.data.device.type == "cpu"
+    with pytest.raises(ValueError, match="stm_capacity is 6, the model's 7"):
+        load_memory(saved, build(memory={"stm_capacity": 7}).config)
+    with pytest.raises(ValueError, match=r"config\.memory must be the settings of a memory; got None"):
+        load_memory(saved, build(without_memory=True).config)
+
+
+def test_saving_takes_the_model_as_loading_does(path, build, remembered, same_state):
+    save_memory(remembered, path, build())
+    assert same_state(load_memory(path, build()), remembered)
+    with safe_open(path, "pt") as file:
+        assert "stm_capacity" in str(file.metadata())
+
+
+@pytest.mark.parametrize("other", [{"memory": None}, "gpt2", 3], ids=repr)
+def test_what_is_neither_model_nor_config_is_refused(saved, remembered, path, other):
+    with pytest.raises(TypeError, match=f"model must be a model, its config, or None; got {type(other).__name__}"):
+        load_memory(saved, other)
+    with pytest.raises(TypeError, match=f"config must be a model, its config, or None; got {type(other).__name__}"):
+        save_memory(remembered, path, other)

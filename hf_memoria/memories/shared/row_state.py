@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hf_memoria.memories.shared.rows import row_index
+from hf_memoria.memories.shared.rows import row_index, row_mask
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -71,7 +71,13 @@ class RowState:
         return self._each(Tensor.clone)
 
     def reset(self, rows: Tensor) -> Self:
-        """Empty the rows where the bool mask `rows` `[B]` is true."""
+        """Empty the rows where the bool mask `rows` `[B]` is true.
+
+        Raises:
+            TypeError: if `rows` is no bool tensor.
+            ValueError: if it is not of shape `[B]`.
+        """
+        rows = row_mask("rows", rows, self.batch_size, self.data.device)
         return self._each(lambda value: value.masked_fill(rows.reshape(-1, *[1] * (value.dim() - 1)), 0))
 
     @classmethod

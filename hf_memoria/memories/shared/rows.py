@@ -18,24 +18,53 @@ def row_index(rows: Any, batch_size: int, device: torch.device) -> Tensor:
         device: of the index.
 
     Raises:
-        TypeError: if `rows` are numbers with a fraction.
-        IndexError: if one does not exist.
+        TypeError: if `rows` are no integers.
+        IndexError: if one does not exist, or they are not in one axis.
     """
     if isinstance(rows, slice):
         rows = range(batch_size)[rows]
-    index = torch.as_tensor(list(rows) if isinstance(rows, range) else rows, device=device)
-    if index.numel() == 0:
-        index = index.to(torch.int64)
-    elif index.dtype == torch.bool:
+    try:
+        index = torch.as_tensor(list(rows) if isinstance(rows, range) else rows, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"rows must be integers or a bool mask; got {rows!r}.") from error
+    if index.dtype == torch.bool:
         if index.shape != (batch_size,):
             raise IndexError(f"a mask of rows must have shape [{batch_size}]; got {list(index.shape)}.")
         return index
-    if index.is_floating_point():
+    if index.dim() > 1:
+        raise IndexError(f"rows must be an integer or stand in one axis; got the shape {list(index.shape)}.")
+    if index.numel() and (index.is_floating_point() or index.is_complex()):
         raise TypeError(f"rows must be integers or a bool mask; got {index.dtype}.")
+    # Small types would wrap in the comparison, and index nothing or as a mask. An empty list has become float32.
+    index = index.to(torch.int64)
     outside = index[(index < -batch_size) | (index >= batch_size)]
     if outside.numel():
-        raise IndexError(f"row must be below the batch size {batch_size}; got {int(outside[0])}.")
+        raise IndexError(
+            f"row must be below the batch size {batch_size}; got {int(outside[0])}. Rows count from 0, and from the "
+            "last one as -1."
+        )
     return index.reshape(-1)
+
+
+def row_mask(name: str, mask: Any, batch_size: int, device: torch.device) -> Tensor:
+    """Return a mask of rows, bool `[batch_size]`, on a device.
+
+    Args:
+        name: what it is called, for errors.
+        mask: whatever was given.
+        batch_size: how many rows there are.
+        device: of the mask.
+
+    Raises:
+        TypeError: if it is no bool tensor.
+        ValueError: if it is not of shape `[batch_size]`.
+    """
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"{name} must be a bool tensor of shape [{batch_size}]; got {got}.")
+    if mask.shape != (batch_size,):
+        raise ValueError(f"{name} must have shape [{batch_size}], one entry a row; got {list(mask.shape)}.")
+    return mask.to(device)
 
 
 def engram_ids(ids: Any) -> Tensor:

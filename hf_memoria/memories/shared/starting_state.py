@@ -75,20 +75,3 @@ def _check_agrees(memory: Any, state_class: Any, sizes: dict[str, int], like: Te
         expected, got = getattr(like, name), getattr(memory.data, name)
         if got != expected:
             raise ValueError(f"memory must have the {name} {expected}; got {got}. See {state_class.__name__}.to.")
-
-
-def rows_to_reset(reset_memory: Any, batch_size: int, device: torch.device) -> Tensor:
-    """Return `reset_memory` on a device.
-
-    Raises:
-        TypeError: if it is no bool tensor.
-        ValueError: if it is not of shape `[batch_size]`.
-    """
-    if not isinstance(reset_memory, Tensor) or reset_memory.dtype != torch.bool:
-        got = reset_memory.dtype if isinstance(reset_memory, Tensor) else type(reset_memory).__name__
-        raise TypeError(f"reset_memory must be a bool tensor of shape [{batch_size}]; got {got}.")
-    if reset_memory.shape != (batch_size,):
-        raise ValueError(
-            f"reset_memory must have shape [{batch_size}], one entry a row; got {list(reset_memory.shape)}."
-        )
-    return reset_memory.to(device)

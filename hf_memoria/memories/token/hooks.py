@@ -162,9 +162,10 @@ class TokenHooks:
         mask = kwargs.get("attention_mask")
         if mask is not None:
             if not isinstance(mask, Tensor) or mask.dim() != 2:
+                got = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
                 raise ValueError(
-                    "attention_mask must be a tensor of shape [rows, positions] with a token memory, which has masks "
-                    "of its own."
+                    f"attention_mask must be a tensor of shape [rows, positions] with a token memory; got {got}. What "
+                    "memory tokens see and who sees them is put into the model's own masks; pass the mask of padding."
                 )
             front = mask.new_ones(len(mask), reading.num_front + reading.cached)
             mask = reading.around(mask, front, mask.new_ones(len(mask), reading.num_end), self.causal)

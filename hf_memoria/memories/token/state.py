@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_memoria.memories.shared.row_state import RowState
+from hf_memoria.memories.shared.rows import row_mask
 
 HISTORY = "history"
 
@@ -105,7 +106,13 @@ class TokenState(RowState):
         return cls(**own, history=tuple(PastSegment.of(past[number]) for number in sorted(past)))
 
     def reset(self, rows: Tensor) -> TokenState:
-        """Empty the rows where the bool mask `rows` `[B]` is true."""
+        """Empty the rows where the bool mask `rows` `[B]` is true.
+
+        Raises:
+            TypeError: if `rows` is no bool tensor.
+            ValueError: if it is not of shape `[B]`.
+        """
+        rows = row_mask("rows", rows, self.batch_size, self.data.device)
         past = tuple(replace(segment, live=segment.live & ~rows) for segment in self.history)
         fresh: dict[str, Any] = {
             name: value.masked_fill(rows.reshape(-1, *[1] * (value.dim() - 1)), 0)

@@ -21,7 +21,7 @@ from hf_memoria.memories.engram.store.precision import in_type, outside_autocast
 from hf_memoria.memories.engram.store.room import Claim, Room
 from hf_memoria.memories.engram.store.slots import members, pad_slots
 from hf_memoria.memories.engram.store.stacking import check_alike, shared_room, stack_graphs, stack_tensors
-from hf_memoria.memories.shared.rows import engram_ids, row_index
+from hf_memoria.memories.shared.rows import engram_ids, row_index, row_mask
 
 CofireGraph = DenseGraph | EventGraph
 GRAPHS = {graph.form: graph for graph in (DenseGraph, EventGraph)}
@@ -210,7 +210,13 @@ class EngramState:
         return self.with_tensors({name: value.clone() for name, value in self.tensors().items()}, Claim())
 
     def reset(self, rows: Tensor) -> EngramState:
-        """Empty the rows where the bool mask `rows` `[B]` is true, cue included."""
+        """Empty the rows where the bool mask `rows` `[B]` is true, cue included.
+
+        Raises:
+            TypeError: if `rows` is no bool tensor.
+            ValueError: if it is not of shape `[B]`.
+        """
+        rows = row_mask("rows", rows, self.batch_size, self.data.device)
         fresh: dict[str, Any] = {
             name: value.masked_fill(_trailing(rows, value), -1 if name == "recent" else 0)
             for name, value in self.tensors().items()
