@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from hf_memoria.backbones import blocks_of, reading_of
+from hf_memoria.backbones import blocks_of, leave_undecayed, reading_of
 from hf_memoria.memories import MemorySettings, RowState, SegmentMemory, register_memory
 
 
@@ -54,6 +54,7 @@ class MeanReader(nn.Module):
     def __init__(self, base_model: nn.Module) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(()))
+        leave_undecayed(self)  # weight decay would pull it to zero
         self.base_model = (base_model,)  # in a tuple: a module may not hold the one that holds it
 
     def reset_memory_parameters(self) -> None:

@@ -165,7 +165,8 @@ class MemorySystem(Protocol[StateT, ReadingT]):
     def install(self, model: Any) -> None:
         """Add modules and hooks to a model that was just built.
 
-        Names of parameters have `memory` or `abstractor` in them. Hooks keep nothing on modules: what they need of a
+        Names of parameters have `memory` or `abstractor` in them; `backbones.leave_undecayed` keeps weight decay off
+        gates, scales and norms that are no `torch.nn.LayerNorm`. Hooks keep nothing on modules: what they need of a
         forward is in `reading_of(model.base_model)`.
         """
 
