@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from hf_memoria.backbones import blocks_of, reading_of
+from hf_memoria.backbones import blocks_of, leave_undecayed, reading_of
 from hf_memoria.memories import MemorySettings, RowState, SegmentMemory, register_memory
 
 
@@ -50,6 +50,7 @@ class MeanReader(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(()))
+        leave_undecayed(self)  # weight decay would pull it to zero
 
     def reset_memory_parameters(self) -> None:
         """Initialise what a checkpoint does not give."""

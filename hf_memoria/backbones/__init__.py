@@ -3,6 +3,7 @@
 from hf_memoria.backbones.blocks import blocks_of, cached_length, norm_of, submodule
 from hf_memoria.backbones.calls import Call, call_of, current_call, reading_of, run_segment
 from hf_memoria.backbones.spec import SPECS, BackboneSpec
+from hf_memoria.backbones.undecayed import leave_undecayed
 
 __all__ = [
     "SPECS",
@@ -12,6 +13,7 @@ __all__ = [
     "cached_length",
     "call_of",
     "current_call",
+    "leave_undecayed",
     "norm_of",
     "reading_of",
     "run_segment",

@@ -115,6 +115,33 @@ def check_stream() -> None:
     require(hasattr(stream, "_distributed"), "a stream must say in _distributed whether it was split.")
 
 
+def check_parameters() -> None:
+    from torch import nn
+
+    held = vars(nn.Linear(1, 1)).get("_parameters")
+    require(
+        isinstance(held, dict) and list(held) == ["weight", "bias"], "a module must hold parameters by name there."
+    )
+
+
+def check_decay() -> None:
+    from torch import nn
+    from transformers import Trainer
+
+    from hf_memoria.backbones.undecayed import leave_undecayed
+
+    model = nn.ModuleDict({"plain": nn.Linear(1, 1, bias=False), "left": nn.Linear(1, 1, bias=False)})
+    leave_undecayed(model["left"])
+    decayed = Trainer.get_decay_parameter_names(_blank_object(Trainer), model)
+    require(
+        decayed == ["plain.weight"], f"weight decay must look at lowered names of parameters; it decays {decayed}."
+    )
+
+
+def _blank_object(cls: Any) -> Any:
+    return cls.__new__(cls)
+
+
 def check_metrics() -> None:
     from transformers.trainer_utils import speed_metrics
 

@@ -163,6 +163,7 @@ class MemorySystem(Protocol[StateT, ReadingT]):
         parameters beside those of torch's layers has `reset_memory_parameters()`, for what a checkpoint does not give.
         Hooks keep nothing on modules: what they need of a forward is in `reading_of(model.base_model)`. They look
         modules up at each call, because PEFT puts trained copies in their places.
+        `backbones.leave_undecayed` keeps weight decay off gates, scales and norms that are no `torch.nn.LayerNorm`.
         """
 
     def sizes(self, config: Any) -> dict[str, int]:

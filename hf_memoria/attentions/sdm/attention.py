@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hf_memoria.backbones import leave_undecayed
 from hf_memoria.sdm.beta import fit_beta
 from hf_memoria.sdm.checks import choice, radius_in, whole
 from hf_memoria.sdm.memories.vectors import cosines
@@ -152,6 +153,7 @@ class SdmAttention(nn.Module):
         self.weighting = weighting
         heads = torch.empty(whole("num_heads", num_heads, 1))
         self.memory_log_beta = nn.Parameter(heads) if learn_beta else None
+        leave_undecayed(self)  # decay would pull every beta to 1
         self.reset_memory_parameters()
 
     @property

@@ -37,7 +37,8 @@ class EngramMemoryConfig(MemorySettings):
             long-term ones by lot, each among its tier; `"fifo"` takes the youngest of all. What a graph's walks find
             may be fewer. Lots are mixed from what the state holds, so that resuming draws the same. Lifespans,
             tiers and co-fire counts go on as ever.
-        gate: `"tanh"` multiplies each read by tanh of a learned scalar that starts at zero; None is the paper's form.
+        gate: `"tanh"` multiplies each read by tanh of a learned scalar that starts at zero, which Trainer's
+            weight decay leaves alone; None is the paper's form.
         segment_length: tokens of a segment; None is all the positions that the backbone has.
         cofire_graph: how the co-fire graph is held: `"dense"` is a table of all pairs, `"sparse"` the events
             themselves, `"auto"` chooses by the number of engrams. What is remembered is the same.

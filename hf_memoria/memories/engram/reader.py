@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hf_memoria.backbones import leave_undecayed
 from hf_memoria.memories.shared.masks import masked_softmax, open_empty_rows
 
 Projected = tuple[Tensor, Tensor]
@@ -74,6 +75,8 @@ class MemoryReader(nn.Module):
         post_norm: which of the two forms.
         gated: multiply what each read changes by tanh of a learned scalar that starts at zero, so that a pretrained
             backbone starts out as itself, a post-norm one too.
+
+    Trainer's weight decay leaves norms and gate alone.
     """
 
     def __init__(
@@ -85,6 +88,8 @@ class MemoryReader(nn.Module):
         self.norms = nn.ModuleList(norms)
         self.post_norm = post_norm
         self.gate = nn.Parameter(torch.zeros(1)) if gated else None
+        for undecayed in (self, *(part for norm in norms for part in norm.modules())):
+            leave_undecayed(undecayed)
 
     def reset_memory_parameters(self) -> None:
         """Close the gate again; all else is initialised as the backbone's layers of the same type are."""
