@@ -63,7 +63,7 @@ def test_rows_in_two_axes_are_refused(state, rows):
         state[rows]
 
 
-@pytest.mark.parametrize("rows", ["first", None, object(), torch.tensor([1j]), 1.5], ids=repr)
+@pytest.mark.parametrize("rows", ["first", None, slice, torch.tensor([1j]), 1.5], ids=repr)
 def test_what_is_no_integer_is_refused(state, rows):
     with pytest.raises(TypeError, match="rows must be integers or a bool mask; got"):
         state[rows]
