@@ -159,13 +159,13 @@ class LaneMemory:
         Raises:
             ValueError: if another one looked like Trainer's, or lanes are torn.
         """
-        turn = self._turns[False]
-        try:
-            self.continuity[False].confirm()
-        finally:
-            self.forget_evaluation()
+        turn, continuity = self._turns[False], self.continuity[False]
+        self.continuity[False] = Continuity("eval_dataset")
+        self.forget_evaluation()
         turn.disturbed = turn.disturbed or turn.reset is not None
+        # First whether all were Trainer's: another's forward does not go on where lanes stopped.
         turn.end()
+        continuity.confirm()
 
     def forget_evaluation(self) -> None:
         """Empty the lanes of the evaluation, which is over."""
