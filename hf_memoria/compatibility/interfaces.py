@@ -82,6 +82,7 @@ INTERFACES: tuple[Interface, ...] = (
     exists("transformers.trainer_callback.ExportableState", "training.callback"),
     exists("transformers.trainer_callback.TrainerCallback.on_push_begin", "training.callback"),
     Interface("transformers.Trainer.get_decay_parameter_names", ("backbones.undecayed",), checks.check_decay),
+    exists("transformers.trainer.DEFAULT_CALLBACKS", "training.logs"),
     has_field("transformers.TrainerState", "stateful_callbacks", "training.callback"),
     has_field("transformers.TrainingArguments", "train_sampling_strategy", "training.checks"),
     exists("transformers.trainer_utils.has_length", "training.checks"),

@@ -17,6 +17,7 @@ from hf_memoria.training.checks import check_dataset, check_resumable, check_tra
 from hf_memoria.training.continuity import UNKNOWN, check_rows
 from hf_memoria.training.evaluation_loss import EvaluationLoss
 from hf_memoria.training.lane_memory import LaneMemory, find_memory_model
+from hf_memoria.training.logs import amend_logs_of
 from hf_memoria.training.pushing import check_push, write_for_push
 from hf_memoria.training.run_record import check_same_run, describe_run
 
@@ -26,11 +27,11 @@ class MemoriaCallback(TrainerCallback, ExportableState):
 
     Give it to a Trainer whose datasets `segment_documents` made and whose arguments say
     `train_sampling_strategy="sequential"`. Evaluation starts empty and leaves the training memory as it was. The
-    evaluation loss becomes the mean over targets. List reporting callbacks after this one if they are to report what
-    comes with each log: of engrams `memory/short_term` and `memory/long_term` (engrams a lane), `memory/lifespan` and
-    `memory/age` (means), and `memory/forgotten` and `memory/promoted` (since the last log); of memory tokens their
-    variance between slots and between rows, `memory/slot_variance` and `memory/row_variance`, and the parts of the
-    loss since the last log by name, as `memory/recall_loss`.
+    evaluation loss becomes the mean over targets. With each log come, for the console and for every reporter, in
+    whatever order callbacks are listed: of engrams `memory/short_term` and `memory/long_term` (engrams a lane),
+    `memory/lifespan` and `memory/age` (means), and `memory/forgotten` and `memory/promoted` (since the last log); of
+    memory tokens their variance between slots and between rows, `memory/slot_variance` and `memory/row_variance`, and
+    the parts of the loss since the last log by name, as `memory/recall_loss`.
 
     Trainer's pushes to the Hub get a card that says what the model is (with `MemoriaTrainerMixin` the last push too).
     What is remembered is only pushed if that is asked for.
@@ -55,6 +56,7 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         self._training = False
         self._saving: dict[str, Any] | None = None
         self._evaluated: Any = None
+        self._amended: Any = None
 
     @property
     def memory(self) -> State | None:
@@ -70,6 +72,7 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Be told of evaluations without training."""
+        amend_logs_of(state, self)
         if kwargs.get("model") is not None:
             self._lanes.listen(kwargs["model"])
 
@@ -114,6 +117,7 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Let the step's first forward take part."""
+        amend_logs_of(state, self)
         self._lanes.begin_turn()
 
     def on_substep_end(
@@ -179,9 +183,14 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        """Amend a log that `MemoryLogs` has not amended: that of a Trainer made before this module was imported."""
+        if logs is not None and logs is not self._amended:
+            self.amend_log(state, logs)
+        self._amended = None
+
+    def amend_log(self, state: TrainerState, logs: dict[str, Any]) -> None:
         """Add the memory's numbers to a training log, and make the loss of an evaluation exact."""
-        if logs is None:
-            return
+        self._amended = logs
         self._lanes.continuity[True].confirm()
         if "loss" in logs and self._lanes.training is not None:
             self._amend(state, logs, self._read_statistics(self._lanes.training))
@@ -214,6 +223,7 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Refuse an evaluation that reads no memory, or whose lanes do not match its batches."""
+        amend_logs_of(state, self)
         try:
             self._check_evaluation(args, kwargs.get("eval_dataloader"))
         except ValueError:
