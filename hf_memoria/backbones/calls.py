@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from hf_memoria.backbones.ownership import ATTENTION
+from hf_memoria.backbones.warnings_once import learns, note_empty_start
 
 
 @dataclass(eq=False)
@@ -92,6 +93,13 @@ def enter(base: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call = Call(base, bare=True, outer=call)
         _thread.call = call
     call.entered, call.with_attentions = True, wants_attentions(base.config, kwargs)
+
+
+def note_bare(base: nn.Module, args: tuple[Any, ...]) -> None:
+    """Note that training runs a base model past the head that reads memory; a forward pre-hook, behind `enter`."""
+    call = call_of(base)
+    if (call is None or call.bare) and learns(base):
+        note_empty_start(base, "ran the model below the head alone, which reads no memory and trains none of it")
 
 
 def leave(base: nn.Module, args: tuple[Any, ...], output: Any) -> None:

@@ -221,6 +221,9 @@ class MemorySystem(Protocol[StateT, ReadingT]):
     def describe(self) -> str:
         """Return what it is in words that go on after "a model with", with its source."""
 
+    def never_carried(self, settings: Any) -> str:
+        """Return what a training leaves out in which every segment starts empty, as a clause."""
+
     def warn_untrained(self, settings: Any) -> None:
         """Warn of settings with which training would leave some of the memory untrained."""
 

@@ -14,8 +14,9 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from hf_memoria.attentions.choice import AttendsByChoice
-from hf_memoria.backbones.calls import Call, ReplayedCheckpoint, call_of, enter, leave, wants_attentions
+from hf_memoria.backbones.calls import Call, ReplayedCheckpoint, call_of, enter, leave, note_bare, wants_attentions
 from hf_memoria.backbones.ownership import MEMORY, record_added
+from hf_memoria.backbones.warnings_once import learns, note_carried, note_empty_start
 from hf_memoria.generation.cache import MemoriaCache
 from hf_memoria.generation.segments import read_in_segments
 from hf_memoria.memories.interface import system_of
@@ -67,6 +68,8 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
         """Let hooks on the modules know which call is under way, and add the memory, whose hooks stand in between."""
         self.base_model.register_forward_pre_hook(enter, with_kwargs=True)
         if self._reads_memory:
+            if not isinstance(self.base_model, MemoriaMixin):
+                self.base_model.register_forward_pre_hook(note_bare)
             # Once more: settings may have come to the config after it was made, as from_pretrained(memory=...) does.
             check_memory_fits(self.config)
             record_added(self.base_model, MEMORY, lambda: system_of(self.config.memory).install(self))
@@ -131,9 +134,17 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
             cache.start_from(memory, reset_memory, lambda state, reset: self.starting_state(state, reset, like))
             output = read_in_segments(self, super().forward, cache, like, kwargs)  # type: ignore[misc]
             return with_memory(output, cache.memory)
+        self._note_start(memory)
         state = self.starting_state(memory, reset_memory, like)
         output = system_of(self.config.memory).read(self, super().forward, state, kwargs)  # type: ignore[misc]
         return zero_without_targets(output, kwargs)
+
+    def _note_start(self: Any, memory: Any) -> None:
+        if memory is not None:
+            note_carried(self.base_model)
+        elif learns(self):
+            left = system_of(self.config.memory).never_carried(self.config.memory)
+            note_empty_start(self.base_model, f"began with empty memory (memory=None): {left}")
 
     def train(self, mode: bool = True) -> Any:
         """As the stock method; whoever carries the memory through an evaluation is told that one may begin."""

@@ -10,6 +10,7 @@ from typing import Any
 from accelerate.state import GradientState
 from torch import Tensor, nn
 
+from hf_memoria.backbones.warnings_once import note_carried
 from hf_memoria.memories.interface import State
 from hf_memoria.memories.shared.outputs import without_keys
 from hf_memoria.models import MemoriaMixin
@@ -211,6 +212,7 @@ class LaneMemory:
             turn.open, turn.reset = False, reset
             self.continuity[model.training].follow(kwargs)
         turn.inputs = {**kwargs, "memory": turn.before}
+        note_carried(self._model.base_model)
         return args, turn.inputs
 
     def _leave_alone(self, model: nn.Module) -> None:

@@ -119,6 +119,12 @@ class EngramSystem:
         """As `MemorySystem.describe`."""
         return "an engram memory (Memoria, Park & Bak, ICML 2024)"
 
+    def never_carried(self, settings: EngramMemoryConfig) -> str:
+        """As `MemorySystem.never_carried`: with a cue of the same segment there still is working memory."""
+        if settings.cue_layer is None:
+            return "no engram was read, and no parameter of the memory got a gradient"
+        return "no engram of an earlier segment was read"
+
     def warn_untrained(self, settings: EngramMemoryConfig) -> None:
         """As `MemorySystem.warn_untrained`: every parameter gets a gradient, whatever the settings."""
 

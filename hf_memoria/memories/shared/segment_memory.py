@@ -153,6 +153,10 @@ class SegmentMemory(Generic[RowStateT]):
         cls = type(self)
         return f"a memory of kind {self.settings_class.kind!r} ({cls.__module__}.{cls.__qualname__})"
 
+    def never_carried(self, settings: Any) -> str:
+        """Return that nothing was read of what is remembered."""
+        return "nothing was read of what is remembered"
+
     def warn_untrained(self, settings: Any) -> None:
         """Warn of nothing."""
 

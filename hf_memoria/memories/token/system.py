@@ -104,6 +104,10 @@ class TokenSystem:
         """As `MemorySystem.describe`."""
         return "a token memory (thought-and-memory)"
 
+    def never_carried(self, settings: TokenMemoryConfig) -> str:
+        """As `MemorySystem.never_carried`: the first tokens are parameters, and losses reach the encoder."""
+        return "memory tokens were read as they are learned at the start, never as a segment before wrote them"
+
     def warn_untrained(self, settings: TokenMemoryConfig) -> None:
         """As `MemorySystem.warn_untrained`."""
         if settings.encoder_layers or settings.recall_weight or settings.bptt_segments != 0:
