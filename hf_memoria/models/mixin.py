@@ -26,6 +26,7 @@ from hf_memoria.memories.shared.rows import row_mask
 from hf_memoria.memories.shared.starting_state import starting_state
 from hf_memoria.models.config import check_memory_fits
 from hf_memoria.models.evaluations import tell_evaluation
+from hf_memoria.models.lengths import check_length
 from hf_memoria.models.own_code import NotCopied
 
 OWN_ARGUMENTS = ("memory", "reset_memory")
@@ -134,6 +135,7 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
             cache.start_from(memory, reset_memory, lambda state, reset: self.starting_state(state, reset, like))
             output = read_in_segments(self, super().forward, cache, like, kwargs)  # type: ignore[misc]
             return with_memory(output, cache.memory)
+        check_length(self, like, kwargs, carried=memory is not None or reset_memory is not None)
         self._note_start(memory)
         state = self.starting_state(memory, reset_memory, like)
         output = system_of(self.config.memory).read(self, super().forward, state, kwargs)  # type: ignore[misc]

@@ -50,3 +50,10 @@ def test_short_trainings_of_one_model_are_not_told_of(new_model, segments, new_t
     for _ in range(4):
         _, told = train(new_trainer, model, segments, max_steps=1, callback=MemoriaCallback())
         assert told == []
+
+
+def test_rows_longer_than_a_segment_are_refused_in_the_first_step(new_model, segments, new_trainer):
+    with pytest.raises(
+        ValueError, match=r"segment_length=5 tokens; got 8.*segment_documents\(\.\.\., segment_length=5"
+    ):
+        new_trainer(new_model(segment_length=5), segments, max_steps=1).train()
