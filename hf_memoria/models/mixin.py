@@ -20,7 +20,7 @@ from hf_memoria.backbones.warnings_once import learns, note_carried, note_empty_
 from hf_memoria.generation.cache import MemoriaCache
 from hf_memoria.generation.segments import read_in_segments
 from hf_memoria.memories.interface import system_of
-from hf_memoria.memories.shared.losses import zero_without_targets
+from hf_memoria.memories.shared.losses import with_zero_loss
 from hf_memoria.memories.shared.outputs import with_memory
 from hf_memoria.memories.shared.rows import row_mask
 from hf_memoria.memories.shared.starting_state import starting_state
@@ -88,7 +88,7 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
         if self.config.memory is None:
             if memory is not None:
                 raise ValueError("memory must be None for a model whose config.memory is None; got a state.")
-            return zero_without_targets(self._run_stock(super().forward, kwargs), kwargs)  # type: ignore[misc]
+            return self._run_stock(with_zero_loss(super().forward), kwargs)  # type: ignore[misc]
         if not self._reads_memory:
             raise ValueError(
                 "config.memory must be None for a model that was built without memory; got settings. "
@@ -138,8 +138,9 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
         check_length(self, like, kwargs, carried=memory is not None or reset_memory is not None)
         self._note_start(memory)
         state = self.starting_state(memory, reset_memory, like)
-        output = system_of(self.config.memory).read(self, super().forward, state, kwargs)  # type: ignore[misc]
-        return zero_without_targets(output, kwargs)
+        stock_forward = with_zero_loss(super().forward)  # type: ignore[misc]
+        output: ModelOutput = system_of(self.config.memory).read(self, stock_forward, state, kwargs)
+        return output
 
     def _note_start(self: Any, memory: Any) -> None:
         if memory is not None:

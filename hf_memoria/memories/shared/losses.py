@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -35,6 +35,15 @@ def share_of_step(inputs: Mapping[str, Any]) -> Tensor | float:
     if of_step is None:
         return (count > 0).to(torch.float32)
     return count / torch.as_tensor(of_step, device=count.device).clamp(min=1)
+
+
+def with_zero_loss(stock_forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a stock forward whose loss is zero where none of the targets counts, before a memory adds to it."""
+
+    def forward(**inputs: Any) -> Any:
+        return zero_without_targets(stock_forward(**inputs), inputs)
+
+    return forward
 
 
 def zero_without_targets(output: Any, inputs: dict[str, Any]) -> Any:

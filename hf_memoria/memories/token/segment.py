@@ -14,7 +14,6 @@ from transformers.utils import ModelOutput
 
 from hf_memoria.backbones import cached_length
 from hf_memoria.memories.interface import Forward
-from hf_memoria.memories.shared.losses import zero_without_targets
 from hf_memoria.memories.shared.masks import real_positions
 from hf_memoria.memories.shared.outputs import with_memory
 from hf_memoria.memories.token import PastSegment, TokenState
@@ -58,7 +57,6 @@ class TokenSegment:
         output = self.forward.whole(reading, kwargs)
         real = _real_positions(kwargs.get("attention_mask"), reading)
         after = self.write(before, reading, real)
-        output = zero_without_targets(output, kwargs)
         losses = None
         if learns and output.get("loss") is not None:
             losses = TokenLosses(self.forward, kwargs, reading, real).add_to(output, before, after)
