@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from hf_memoria.memories.engram.store.lifespans import LEAST
 from hf_memoria.memories.engram.store.room import Claim
 from hf_memoria.memories.engram.store.slots import zero_unless
 from hf_memoria.memories.engram.store.state import EngramKind, EngramState
@@ -70,8 +71,8 @@ def promote(state: EngramState, rows: Tensor, stm_capacity: int) -> EngramState:
 
 
 def forget_expired(state: EngramState, rows: Tensor) -> EngramState:
-    """Drop engrams without lifespan left."""
-    return _forget(state, (state.lifespan <= 0) & rows.unsqueeze(1))
+    """Drop engrams with no more than `LEAST` of a lifespan left."""
+    return _forget(state, (state.lifespan <= LEAST) & rows.unsqueeze(1))
 
 
 def bound_long_term(state: EngramState, rows: Tensor, capacity: int | None) -> EngramState:
@@ -79,7 +80,7 @@ def bound_long_term(state: EngramState, rows: Tensor, capacity: int | None) -> E
     if capacity is None:
         return state
     long_term = state.is_kind(EngramKind.LONG_TERM)
-    left = state.lifespan.masked_fill(~long_term, float("-inf"))
+    left = (state.lifespan / LEAST).round().masked_fill(~long_term, float("-inf"))
     rank = torch.argsort(torch.argsort(left, dim=-1, descending=True, stable=True), dim=-1)
     return _forget(state, long_term & (rank >= capacity) & rows.unsqueeze(1))
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from hf_memoria.memories.engram.store.lifespans import LEAST
 from hf_memoria.memories.engram.store.state import EngramKind, EngramState
 
 
@@ -135,7 +136,7 @@ def memorize(
         replace(e, lifespan=e.lifespan + gains.get(e.id, 0.0) - 1.0, age=e.age + 1) for e in (*row.engrams, *new)
     ]
     engrams = promote(engrams, stm_capacity)
-    engrams = [engram for engram in engrams if engram.lifespan > 0]
+    engrams = [engram for engram in engrams if engram.lifespan > LEAST]
     engrams = bound_long_term(engrams, ltm_capacity)
     cofire = fire(row.cofire, [*reminded, *(engram.id for engram in new)])
     return NaiveRow(tuple(engrams), keep_edges(cofire, engrams), row.step + 1, row.next_id + len(new))
@@ -173,7 +174,7 @@ def bound_long_term(engrams: list[NaiveEngram], capacity: int | None) -> list[Na
     if capacity is None:
         return engrams
     long_term = [engram for engram in engrams if engram.kind == EngramKind.LONG_TERM]
-    kept = {engram.id for engram in sorted(long_term, key=lambda engram: -engram.lifespan)[:capacity]}
+    kept = {engram.id for engram in sorted(long_term, key=lambda engram: -round(engram.lifespan / LEAST))[:capacity]}
     return [engram for engram in engrams if engram.kind != EngramKind.LONG_TERM or engram.id in kept]
 
 

@@ -1,0 +1,12 @@
+"""How near lifespans may come before they are the same: what rounding leaves of a life is none."""
+
+from __future__ import annotations
+
+LEAST = 2.0**-14
+"""A part of a step: who has no more left to live is forgotten, and lifespans are compared in whole parts.
+
+What engrams earn is a share of a sum, which rounds otherwise in a batch than alone, by some 1e-7 of it; what they lose
+is whole steps. So lifespans that are whole numbers by the rules come out just beside them, on either side, and at 0
+one row would forget what another keeps. Rounding stays below this up to lifespans of some hundreds of steps, no life
+is shortened by more than a ten-thousandth of a step, and sums end just here by chance alone, but at 0 by the rules.
+"""
