@@ -10,14 +10,25 @@ from typing import Any, TypeVar
 SettingsT = TypeVar("SettingsT")
 
 
-def check_count(name: str, value: Any, least: int = 0, optional: bool = False) -> None:
-    """Check for an integer of at least `least`, or None where that is allowed."""
+MOST_VECTORS = 2**16
+"""Vectors that are allocated for every row, and that every position attends to: more than most segments are long."""
+
+MOST_COUNTED = 2**30
+"""What bounds something and allocates nothing: it is counted in 32 bits, where the sum of two has to fit."""
+
+MOST_STEPS = 2**10
+"""What runs one after another, and what a compiled graph holds one by one: steps of a walk, layers, chunks."""
+
+
+def check_count(name: str, value: Any, least: int = 0, optional: bool = False, most: int | None = None) -> None:
+    """Check for an integer from `least` to `most` (None is no bound), or None where that is allowed."""
     if value is None and optional:
         return
-    expected = f"an integer of at least {least}{' or None' if optional else ''}"
+    bound = "" if most is None else f" and at most {most}"
+    expected = f"an integer of at least {least}{bound}{' or None' if optional else ''}"
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be {expected}; got {value!r}.")
-    if value < least:
+    if value < least or (most is not None and value > most):
         raise ValueError(f"{name} must be {expected}; got {value!r}.")
 
 

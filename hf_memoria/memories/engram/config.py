@@ -9,7 +9,15 @@ from hf_memoria.memories.engram.store.checks import RETRIEVALS
 from hf_memoria.memories.engram.store.room import GRAPHS
 from hf_memoria.memories.engram.store.similarity import CORRELATIONS
 from hf_memoria.memories.shared.settings import MemorySettings
-from hf_memoria.settings import check_count, check_list_of_counts, check_number, check_one_of
+from hf_memoria.settings import (
+    MOST_COUNTED,
+    MOST_STEPS,
+    MOST_VECTORS,
+    check_count,
+    check_list_of_counts,
+    check_number,
+    check_one_of,
+)
 
 GATES = (None, "tanh")
 
@@ -19,11 +27,12 @@ class EngramMemoryConfig(MemorySettings):
     """An engram memory (Memoria, Park & Bak, ICML 2024). The defaults are the paper's for GPT-2.
 
     Args:
-        num_memories: working-memory vectors that the abstractor makes of a segment; None keeps every position.
+        num_memories: working-memory vectors that the abstractor makes of a segment, at most 65536; None keeps every
+            position.
         stm_capacity: short-term engrams of a row before the oldest become long-term.
-        num_reminded_stm: short-term engrams called up for a segment.
-        num_reminded_ltm: long-term engrams called up for a segment.
-        ltm_search_depth: steps of each walk on the co-fire graph.
+        num_reminded_stm: short-term engrams called up for a segment; of more than there are, all are.
+        num_reminded_ltm: long-term engrams called up for a segment, likewise.
+        ltm_search_depth: steps of each walk on the co-fire graph, at most 1024.
         initial_lifespan: steps that an engram lives if it is never reminded.
         lifespan_extend_scale: steps of life that a reminded engram earns on average.
         ltm_capacity: long-term engrams of a row at most; None leaves it to their lifespans.
@@ -69,11 +78,12 @@ class EngramMemoryConfig(MemorySettings):
 
     def __post_init__(self) -> None:
         self.layers = None if self.layers is None else check_list_of_counts("layers", self.layers)
-        check_count("num_memories", self.num_memories, least=1, optional=True)
-        for name in ("stm_capacity", "num_reminded_stm", "num_reminded_ltm", "ltm_search_depth"):
-            check_count(name, getattr(self, name))
-        for name in ("ltm_capacity", "cue_layer"):
-            check_count(name, getattr(self, name), optional=True)
+        check_count("num_memories", self.num_memories, least=1, optional=True, most=MOST_VECTORS)
+        for name in ("stm_capacity", "num_reminded_stm", "num_reminded_ltm"):
+            check_count(name, getattr(self, name), most=MOST_COUNTED)
+        check_count("ltm_search_depth", self.ltm_search_depth, most=MOST_STEPS)
+        check_count("ltm_capacity", self.ltm_capacity, optional=True, most=MOST_COUNTED)
+        check_count("cue_layer", self.cue_layer, optional=True)
         check_count("segment_length", self.segment_length, least=1, optional=True)
         check_number("initial_lifespan", self.initial_lifespan, lambda value: value > 0, "above 0")
         check_number("lifespan_extend_scale", self.lifespan_extend_scale, lambda value: value >= 0, "0 or above")

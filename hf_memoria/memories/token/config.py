@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hf_memoria.memories.shared.settings import MemorySettings
-from hf_memoria.settings import check_bool, check_count, check_number, check_one_of
+from hf_memoria.settings import MOST_STEPS, MOST_VECTORS, check_bool, check_count, check_number, check_one_of
 
 RECALL_TARGETS = ("hidden", "tokens")
 RECALL_WEIGHT, MEMORY_WEIGHT = 0.5, 0.125
@@ -22,8 +22,8 @@ class TokenMemoryConfig(MemorySettings):
     2022) instead: the backbone rewrites the tokens itself, and learns it through time only (`bptt_segments`).
 
     Args:
-        num_tokens: memory tokens of a row.
-        encoder_layers: layers of the memory encoder; 0 for none.
+        num_tokens: memory tokens of a row, at most 65536.
+        encoder_layers: layers of the memory encoder, at most 1024; 0 for none.
         encoder_heads: heads of the memory encoder; None is as many as the backbone's.
         encoder_dropout: in the memory encoder, in training.
         recall_weight: of the recall loss: given the new memory tokens and a mask token at every position, the
@@ -32,7 +32,7 @@ class TokenMemoryConfig(MemorySettings):
             the reference), or `"tokens"`, the tokens (cross-entropy; language models only).
         memory_weight: of the memory loss: reading a segment in chunks is to give the memory of reading it whole, plus
             VICReg's terms. By default 0.125, and 0 without a memory encoder, which it is about.
-        max_chunks: chunks of a segment at most, for the memory loss.
+        max_chunks: chunks of a segment at most, for the memory loss; from 2 to 1024.
         vicreg: whether the memory loss has VICReg's variance and covariance terms, which keep the memory tokens from
             becoming all the same.
         variance_weight: of VICReg's variance term, inside the memory loss.
@@ -65,13 +65,13 @@ class TokenMemoryConfig(MemorySettings):
     segment_length: int | None = None
 
     def __post_init__(self) -> None:
-        check_count("encoder_layers", self.encoder_layers)
+        check_count("encoder_layers", self.encoder_layers, most=MOST_STEPS)
         if self.recall_weight is None:
             self.recall_weight = RECALL_WEIGHT if self.encoder_layers else 0.0
         if self.memory_weight is None:
             self.memory_weight = MEMORY_WEIGHT if self.encoder_layers else 0.0
-        check_count("num_tokens", self.num_tokens, least=1)
-        check_count("max_chunks", self.max_chunks, least=2)
+        check_count("num_tokens", self.num_tokens, least=1, most=MOST_VECTORS)
+        check_count("max_chunks", self.max_chunks, least=2, most=MOST_STEPS)
         check_count("bptt_segments", self.bptt_segments, optional=True)
         for name in ("encoder_heads", "segment_length"):
             check_count(name, getattr(self, name), least=1, optional=True)

@@ -25,6 +25,10 @@ from hf_memoria.memories.engram.store.similarity import centre_of, correlation
 from hf_memoria.memories.engram.store.slots import mark_slots, may_look, slots_where, take_slots, zero_unless
 from hf_memoria.memories.engram.store.state import EngramKind, EngramState
 
+ALWAYS = 1024
+"""Entries that a row is given if they are asked for, whether or not there are as many engrams: shapes of a compiled
+graph stay as they are while the memory grows. Beyond that there are as many as there are slots."""
+
 
 def best_of(candidates: Tensor, mask: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` candidates with the highest scores, `[B, count]`, and which of them exist.
@@ -49,6 +53,8 @@ def walk(state: EngramState, index: Tensor, mask: Tensor, depth: int) -> Tensor:
     a walk without such a neighbour ends.
     """
     long_term = state.is_kind(EngramKind.LONG_TERM)
+    # Every step but the last finds something new, so there are no more of them than slots.
+    depth = min(depth, state.capacity)
     if native.may_walk(state):
         return native.walk(state, index, mask, long_term, depth)
     current, alive, recent = index, mask, Recent.of(state.recent, state.capacity)
@@ -56,6 +62,8 @@ def walk(state: EngramState, index: Tensor, mask: Tensor, depth: int) -> Tensor:
     for _ in range(depth + 1):
         following, linked = state.graph.best_neighbours(current, long_term & ~found, recent)
         alive = alive & linked
+        if may_look(alive) and not bool(alive.any()):
+            break
         current = torch.where(alive, following, current)
         found = found | mark_slots(current, alive, state.capacity)
     return found
@@ -91,7 +99,8 @@ def remind(
 
     Returns:
         K = `num_reminded_stm + num_reminded_ltm` entries a row, as many of them counted as there are such engrams;
-        none while no row has ever held one.
+        none while no row has ever held one. Where more are asked for than there are slots, and than `ALWAYS`, as
+        many as that.
 
     Raises:
         TypeError, ValueError: if state and working memory do not agree, or a size is negative or no integer.
@@ -186,7 +195,8 @@ def _best(query: _Query, among: Tensor, at_most: int, count: int, score: _Score)
     # A row without working memory is reminded of nothing.
     among = among & query.working_mask.any(dim=-1, keepdim=True)
     index, mask = slots_where(among, _width(among, min(at_most, query.state.capacity)))
-    return best_of(index, mask, score(query, index, mask), count)
+    most = max(query.state.capacity, ALWAYS)
+    return best_of(index, mask, score(query, index, mask), count if count <= most else most)
 
 
 def _append(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
