@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from hf_memoria.attentions.interface import install_attention, refuse_backbone, register_attention
+from hf_memoria.attentions.interface import (
+    implementation_of,
+    install_attention,
+    refuse_backbone,
+    register_attention,
+)
 from hf_memoria.attentions.kinds import ATTENTION_KINDS, attention_config_from
 from hf_memoria.attentions.settings import AttentionSettings
 from hf_memoria.backbones.ownership import ATTENTION, record_added
@@ -33,9 +38,9 @@ class AttentionChoice:
         """Let the implementation's name follow the settings."""
         found = self.__dict__.get("_attn_implementation_internal")
         if attention is not None:
-            check_implementation(found if found not in ATTENTION_KINDS else None, attention)
-            self.__dict__["_attn_implementation_internal"] = attention.kind
-        elif found in ATTENTION_KINDS:
+            check_implementation(found if not _is_a_kind(found) else None, attention)
+            self.__dict__["_attn_implementation_internal"] = implementation_of(attention.kind)
+        elif _is_a_kind(found):
             self.__dict__["_attn_implementation_internal"] = None
 
     @property
@@ -111,6 +116,8 @@ class AttendsByChoice:
         """As in Transformers; an error if `config.attention` says something else."""
         asked = attn_implementation.get("") if isinstance(attn_implementation, dict) else attn_implementation
         check_implementation(asked, self.config.attention)
+        if self.config.attention is not None and asked is not None:
+            attn_implementation = implementation_of(self.config.attention.kind)
         super().set_attn_implementation(attn_implementation, *args, **kwargs)  # type: ignore[misc]
 
 
@@ -120,16 +127,22 @@ def check_implementation(asked: str | None, attention: AttentionSettings | None)
     Raises:
         ValueError: if they contradict each other.
     """
-    if attention is None and asked in ATTENTION_KINDS:
+    if attention is None and _is_a_kind(asked):
+        settings = next(cls for kind, cls in ATTENTION_KINDS.items() if asked in (kind, implementation_of(kind)))
         raise ValueError(
             f"attn_implementation must not be {asked!r} without its settings: give them as attention="
-            f"{ATTENTION_KINDS[asked].__name__}(...)."
+            f"{settings.__name__}(...)."
         )
-    if attention is not None and asked not in (None, attention.kind):
+    if attention is not None and asked not in (None, attention.kind, implementation_of(attention.kind)):
         raise ValueError(
             f"attn_implementation must be None or {attention.kind!r} for a model whose config.attention has "
             f"kind={attention.kind!r}; got {asked!r}. wrap(model, attention=None) gives the backbone's attention back."
         )
+
+
+def _is_a_kind(implementation: str | None) -> bool:
+    """Whether an attention implementation is one of ours."""
+    return any(implementation in (kind, implementation_of(kind)) for kind in ATTENTION_KINDS)
 
 
 def check_not_replaced(found: Any, asked: Any) -> None:

@@ -19,6 +19,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from hf_memoria.attentions.lwpf.naive import lwpf_attention_naive
 from hf_memoria.backbones import BackboneSpec, blocks_of, current_call
+from hf_memoria.backbones.brought import own_name
 
 UNIT = "attention_unit"
 """Name of the unit on an attention module."""
@@ -27,10 +28,15 @@ NOT_DONE = ("position_bias", "softcap", "s_aux", "cache")
 """Arguments by which some backbones change their attention, which a unit knows nothing of."""
 
 
-def register_attention(name: str) -> None:
-    """Make Transformers know an attention by this name; calling it again changes nothing."""
-    AttentionInterface.register(name, attend)
-    AttentionMaskInterface.register(name, sdpa_mask)
+def register_attention(kind: str) -> None:
+    """Make Transformers know a kind of attention; calling it again changes nothing."""
+    AttentionInterface.register(implementation_of(kind), attend)
+    AttentionMaskInterface.register(implementation_of(kind), sdpa_mask)
+
+
+def implementation_of(kind: str) -> str:
+    """Return the attention implementation, as Transformers calls it, of a kind of attention."""
+    return own_name(kind)
 
 
 def attend(

@@ -25,6 +25,7 @@ from transformers.conversion_mapping import (
 )
 from transformers.core_model_loading import WeightRenaming
 
+from hf_memoria.backbones.brought import came_with_checkpoint
 from hf_memoria.backbones.spec import SPECS, BackboneSpec
 from hf_memoria.generation.mixin import MemoriaGenerationMixin
 from hf_memoria.models import registered
@@ -58,7 +59,8 @@ def register_family(
     """Give a memory to a family of models, and make the Auto classes and `wrap` know it.
 
     Of stock classes, classes with memory are made, called as they are with `Memoria` in front (and `ForCausalLM` for
-    `LMHeadModel`); classes that are made already are taken as they are.
+    `LMHeadModel`); classes that are made already are taken as they are. Code that came with a checkpoint is known to
+    the Auto classes for that checkpoint alone.
 
     Args:
         spec: where things are in the family's blocks.
@@ -80,7 +82,10 @@ def register_family(
     models = tuple(_model_with_memory(model, config, home) for model in model_classes)
     registered.REGISTERED.update({cls.__name__: cls for cls in (config, *models) if cls.__module__ == home})
     SPECS[config.backbone_type] = spec
-    AutoConfig.register(config.model_type, config, exist_ok=True)
+    if not came_with_checkpoint(config.__module__):
+        # By this name Transformers would load the next checkpoint that brings its code with this one's. The entries
+        # below are by class, and so this code's alone; heads that build their base model by AutoModel need them.
+        AutoConfig.register(config.model_type, config, exist_ok=True)
     _load_as(config.backbone_type, config.model_type)
     for model in models:
         stock = model.__bases__[1]

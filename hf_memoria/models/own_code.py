@@ -12,13 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-BROUGHT = "transformers_modules"
-"""The package in which Transformers runs code that came with a checkpoint."""
-
-
-def came_with_checkpoint(cls: type) -> bool:
-    """Whether a class was loaded with `trust_remote_code`, and not from the installed package."""
-    return cls.__module__.partition(".")[0] == BROUGHT
+from hf_memoria.backbones.brought import came_with_checkpoint
 
 
 class NotCopied:
@@ -36,14 +30,14 @@ class KeepsOwnCode(NotCopied):
         """Return plain JSON; `auto_map` is in it only where the code is saved as well."""
         output: dict[str, Any] = super().to_dict()  # type: ignore[misc]
         auto_map = output.pop("auto_map", None)
-        if auto_map and came_with_checkpoint(type(self)):
+        if auto_map and came_with_checkpoint(type(self).__module__):
             # Transformers puts the repository in front, which is another one from now on.
             output["auto_map"] = {name: found.rpartition("--")[2] for name, found in auto_map.items()}
         return output
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """As the stock method; code that came with the checkpoint goes with it."""
-        if came_with_checkpoint(type(self)):
+        if came_with_checkpoint(type(self).__module__):
             os.makedirs(save_directory, exist_ok=True)
             folder = Path(str(sys.modules[type(self).__module__].__file__)).parent
             for path in folder.glob("memoria_*.py"):
