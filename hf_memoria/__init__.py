@@ -11,9 +11,11 @@ from hf_memoria.memoria_pytorch.convert import convert_reference_checkpoint
 from hf_memoria.memories import register_memory
 from hf_memoria.memories.engram.store import EngramState
 from hf_memoria.memories.engram.store.native import use_native_kernels
+from hf_memoria.memories.episodic.store import EpisodicState
 from hf_memoria.memories.token import TokenState
 from hf_memoria.models import (
     EngramMemoryConfig,
+    EpisodicMemoryConfig,
     LwpfAttentionConfig,
     MemoriaCache,
     SdmAttentionConfig,
@@ -82,6 +84,8 @@ __all__ = [
     "BackboneSpec",
     "EngramMemoryConfig",
     "EngramState",
+    "EpisodicMemoryConfig",
+    "EpisodicState",
     "LwpfAttentionConfig",
     "MemoriaBertConfig",
     "MemoriaBertForCausalLM",

@@ -94,6 +94,16 @@ def small_tokens(**changes: Any) -> hf_memoria.TokenMemoryConfig:
     return hf_memoria.TokenMemoryConfig(**(settings | changes))
 
 
+def small_episodes(**changes: Any) -> hf_memoria.EpisodicMemoryConfig:
+    """An episodic memory in which engrams are forgotten within a few segments."""
+    settings = {"capacity": 20, "stm_capacity": 9, "top_k": 6, "layers": [1]}
+    return hf_memoria.EpisodicMemoryConfig(**(settings | changes))
+
+
+SMALL = {"engram": small_memory, "token": small_tokens, "episodic": small_episodes}
+"""Small settings by kind."""
+
+
 def memoria_class(family: str, part: str) -> Any:
     """Return a class with memory: `part` is a head or `Config`."""
     return getattr(hf_memoria, f"Memoria{family}{part}")
@@ -114,7 +124,7 @@ def tiny_config(family: str, memory: Any = None, **changes: Any) -> Any:
     settings = memory
     if isinstance(memory, dict):
         changed = {name: value for name, value in memory.items() if name != "kind"}
-        settings = (small_tokens if memory.get("kind") == "token" else small_memory)(**changed)
+        settings = SMALL[memory.get("kind", "engram")](**changed)
     return memoria_class(family, "Config")(**(SETTINGS[family] | changes), memory=settings)
 
 

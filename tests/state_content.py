@@ -5,7 +5,6 @@ from typing import Any
 import torch
 
 from hf_memoria.memories.engram.store import EngramState, compact
-from hf_memoria.memories.token import TokenState
 
 ARRANGEMENT = ("used", "recent")
 
@@ -23,7 +22,7 @@ def content(state: EngramState) -> dict[str, torch.Tensor]:
 
 def same_content(one: Any, other: Any) -> bool:
     """Whether two states of one kind are the same to the bit."""
-    if isinstance(one, TokenState):
+    if not isinstance(one, EngramState):
         left, right = one.tensors(), other.tensors()
         return left.keys() == right.keys() and all(torch.equal(value, right[name]) for name, value in left.items())
     left, right = content(one), content(other)

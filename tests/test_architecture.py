@@ -106,7 +106,7 @@ def test_every_folder_has_its_place():
 
 
 def test_there_are_kinds_of_memory_and_each_has_a_folder_of_its_own():
-    assert KINDS == ["engram", "token"]
+    assert KINDS == ["engram", "episodic", "token"]
     folders = {path.name for path in (PACKAGE / "memories").iterdir() if path.is_dir()} - {"__pycache__"}
     assert folders == {*KINDS, "shared"}
 

@@ -12,6 +12,8 @@ PUBLIC = {
     "BackboneSpec",
     "EngramMemoryConfig",
     "EngramState",
+    "EpisodicMemoryConfig",
+    "EpisodicState",
     "LwpfAttentionConfig",
     "MemoriaBertConfig",
     "MemoriaBertForCausalLM",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ class Call:
         bare: whether somebody called the base model by itself.
         final_hidden: final hidden states of the base model, `[B, T, D]`, once it has run.
         outer: the call that this one runs inside of.
+        residuals: by block, the residual stream that its attention's output will be added to, `[B, T, D]`.
     """
 
     base: nn.Module
@@ -41,6 +42,7 @@ class Call:
     bare: bool = False
     final_hidden: Tensor | None = None
     outer: Call | None = None
+    residuals: dict[int, Tensor] = field(default_factory=dict)
 
     def run(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run `forward` as this call; whatever becomes of it, the thread goes on with the call before."""

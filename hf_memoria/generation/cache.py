@@ -31,7 +31,7 @@ class MemoriaCache(DynamicCache):
     Attributes:
         memory: what has been written, without the unfinished segments, or None before the first forward.
         real: bool `[B, N]`, on the CPU.
-        hidden: final hidden states of those columns, `[B, N, D]`, from which the next cue is made.
+        left: what those columns left for the write of their segment, `[B, N, ...]` by name.
         recall: what each row reads in its segment.
 
     Raises:
@@ -51,7 +51,7 @@ class MemoriaCache(DynamicCache):
         self.memory = memory
         self.recall: Recall[Any, Any] | None = None
         self.real = torch.zeros(0, 0, dtype=torch.bool)
-        self.hidden = torch.zeros(0, 0, 0)
+        self.left: dict[str, Tensor] = {}
         self.seen = 0
         self.row_ends: Any = None
 
@@ -65,7 +65,7 @@ class MemoriaCache(DynamicCache):
         if self.seen == 0:
             state = starting_state(self.memory if memory is None else memory, reset_memory)
             self.memory, self.real = state, torch.zeros(state.batch_size, 0, dtype=torch.bool)
-            self.hidden = state.data.new_zeros(state.batch_size, 0, state.hidden_size)
+            self.left = {}
             return
         for name, value in (("memory", memory), ("reset_memory", reset_memory)):
             if value is not None:
@@ -130,10 +130,14 @@ class MemoriaCache(DynamicCache):
         """Return what a forward over a chunk reads; bool `coming` `[B, T]` are its real positions."""
         return self._recall().reading(coming)
 
-    def extend(self, coming: Tensor, hidden: Tensor, reading: Any) -> None:
-        """Keep what a forward over a chunk left: final hidden states `[B, T, D]`, and what is in `reading`."""
+    def extend(self, coming: Tensor, reading: Any) -> None:
+        """Keep what a forward over a chunk left in its reading; bool `coming` `[B, T]` are its real positions."""
         self.recall = self._recall().after(reading)
-        self.hidden = torch.cat([self.hidden, hidden.to(self.hidden.device)], dim=1)
+        left = reading.left()
+        self.left = {
+            name: _joined(self.left.get(name), left.get(name), self.columns, coming.shape[1])
+            for name in {**self.left, **left}
+        }
         self.real = torch.cat([self.real, coming], dim=1)
         self.seen += coming.shape[1]
         if self.segment_length is not None and self.columns > self.segment_length:
@@ -159,10 +163,11 @@ class MemoriaCache(DynamicCache):
         rows = full.nonzero().squeeze(-1)
         if not len(rows):
             return
-        used, device = self.real[rows].any(dim=0), self.hidden.device
-        real, hidden = self.real[rows][:, used], self.hidden[rows.to(device)][:, used.to(device)]
+        used = self.real[rows].any(dim=0)
+        real, device = self.real[rows][:, used], self._state().data.device
+        left = {name: value[rows.to(value.device)][:, used.to(value.device)] for name, value in self.left.items()}
         recall, cached = self._recall(), self._keys_and_values_of(rows, used) if self._recall().reads_cache else None
-        written = recall.take(rows).memorize(self._state(rows), hidden, real.to(device), cached)
+        written = recall.take(rows).memorize(self._state(rows), left, real.to(device), cached)
         self.memory = _replace_rows(self._state(), rows, written)
         self.real = self.real & ~full.unsqueeze(-1)
         self._drop_dead_columns()
@@ -181,7 +186,7 @@ class MemoriaCache(DynamicCache):
         needed = int(self.filled.max())
         index = torch.argsort(self.real.to(torch.int8), dim=-1, stable=True)[:, self.columns - needed :]
         self.real = self.real.gather(1, index)
-        self.hidden = _gather_columns(self.hidden, index, axis=1)
+        self.left = {name: _gather_columns(value, index, axis=1) for name, value in self.left.items()}
         prefix = torch.arange(self.num_prefix).expand(len(index), -1)
         index = torch.cat([prefix, index + self.num_prefix], dim=1)
         layers: list[Any] = self.layers
@@ -219,7 +224,8 @@ class MemoriaCache(DynamicCache):
         self.memory = None if self.memory is None else self.memory[index]
         self.recall = None if self.recall is None else self.recall.take(index)
         if self.seen:
-            self.real, self.hidden = self.real[index.cpu()], self.hidden[index.to(self.hidden.device)]
+            self.real = self.real[index.cpu()]
+            self.left = {name: value[index.to(value.device)] for name, value in self.left.items()}
 
     def crop(self, tokens_to_remove: int) -> None:
         """Refuse to take back tokens: they may have been written to memory."""
@@ -235,6 +241,18 @@ def _replace_rows(state: Any, index: Tensor, rows: Any) -> Any:
     others[index] = False
     order = torch.cat([others.nonzero().squeeze(-1), index]).argsort()
     return type(state).cat([state[others.nonzero().squeeze(-1)], rows])[order]
+
+
+def _joined(held: Tensor | None, new: Tensor | None, before: int, coming: int) -> Tensor:
+    """Return `[B, before + coming, ...]`; what was not left is zero."""
+    there = new if held is None else held
+    assert there is not None
+
+    def nothing(columns: int) -> Tensor:
+        return there.new_zeros(len(there), columns, *there.shape[2:])
+
+    held = nothing(before) if held is None else held
+    return torch.cat([held, nothing(coming) if new is None else new.to(held.device)], dim=1)
 
 
 def _with_first_columns(held: Tensor, rows: Tensor, new: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ def _read_piece(
     output = system.run(model, stock_forward, reading, inputs | _place(model.config, cache, coming, device))
     if cache.keys_and_values.get_seq_length() != cache.num_prefix + cache.columns + end - start:
         raise ValueError("past_key_values must be None where activations are checkpointed; got a MemoriaCache.")
-    cache.extend(coming, reading.final_hidden.detach(), reading)
+    cache.extend(coming, reading)
     return output
 
 

@@ -76,6 +76,9 @@ class Reading(Protocol):
 
     final_hidden: Tensor | None
 
+    def left(self) -> dict[str, Tensor]:
+        """Return what each position leaves for the write, detached, `[B, T, ...]` by name."""
+
 
 StateT = TypeVar("StateT", bound=State)
 ReadingT = TypeVar("ReadingT", bound=Reading)
@@ -103,13 +106,13 @@ class Recall(Protocol[StateT, ReadingT]):
         """Return it with what a forward left in its reading."""
 
     def memorize(
-        self, state: StateT, hidden: Tensor, real: Tensor, cached: list[KeysAndValues] | None = None
+        self, state: StateT, left: Mapping[str, Tensor], real: Tensor, cached: list[KeysAndValues] | None = None
     ) -> StateT:
         """Return the state after segments that started from `state`.
 
         Args:
             state: the state that the segments started from, B rows.
-            hidden: final hidden states of the segments, `[B, N, D]`.
+            left: what `Reading.left` gave for the positions, `[B, N, ...]` by name; zeros where it gave nothing.
             real: positions that count, bool `[B, N]`.
             cached: by block, keys and values of prefix and segment, where `reads_cache`.
         """
@@ -161,8 +164,8 @@ class MemorySystem(Protocol[StateT, ReadingT]):
 
         Parameters stand in modules of the base model with `memory` or `abstractor` in their names. A module with
         parameters beside those of torch's layers has `reset_memory_parameters()`, for what a checkpoint does not give.
-        Hooks keep nothing on modules: what they need of a forward is in `reading_of(model.base_model)`. They look
-        modules up at each call, because PEFT puts trained copies in their places.
+        Hooks keep nothing on modules: what they need is in `reading_of(model.base_model)`. They look modules up at
+        each call, because PEFT puts trained copies in their places.
         `backbones.leave_undecayed` keeps weight decay off gates, scales and norms that are no `torch.nn.LayerNorm`.
         """
 
@@ -197,8 +200,7 @@ class MemorySystem(Protocol[StateT, ReadingT]):
         """Read a state and the settings that it was made with.
 
         Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if it is damaged, of another format, or of a version that is not known.
+            FileNotFoundError, ValueError: if there is none, or it is damaged, of another format or unknown version.
         """
 
     def new_statistics(self) -> Statistics:
@@ -214,8 +216,8 @@ class MemorySystem(Protocol[StateT, ReadingT]):
     def events(self, before: StateT, reading: ReadingT, after: StateT, settings: Any) -> dict[str, np.ndarray]:
         """Return what became of everything remembered in one step, where `records_events`.
 
-        Columns are `row`, `event` (place in `EVENTS`), `id`, `tier`, `created`, `credit` and `lifespan`; `before` is
-        the state that the segment started from, reset rows emptied.
+        Columns: `row`, `event` (place in `EVENTS`), `id`, `tier`, `created`, `credit` and `lifespan`. `before` is the
+        state that the segment started from, reset rows emptied.
         """
 
     def describe(self) -> str:
@@ -229,7 +231,7 @@ class MemorySystem(Protocol[StateT, ReadingT]):
 
 
 OWN_MODULE = "memoria_own_"
-"""What the name of a file begins with in which a checkpoint brings a kind of memory from outside of the package."""
+"""How the file's name begins in which a checkpoint brings a kind of memory from outside of the package."""
 
 SYSTEMS: dict[str, MemorySystem[Any, Any]] = {}
 """Kinds of memory that are known, by `kind`."""
@@ -277,11 +279,7 @@ def _came_with_checkpoint(system: Any) -> bool:
 
 
 def system_of(settings: MemorySettings) -> MemorySystem[Any, Any]:
-    """Return the kind of memory that has these settings.
-
-    Raises:
-        ValueError: if it is not registered.
-    """
+    """Return the kind of memory that has these settings; a ValueError if it is not registered."""
     if settings.kind not in SYSTEMS:
         raise ValueError(f"memory must be of a registered kind, one of {sorted(SYSTEMS)}; got {settings.kind!r}.")
     return SYSTEMS[settings.kind]

@@ -4,6 +4,7 @@ from hf_memoria.attentions.lwpf.config import LwpfAttentionConfig
 from hf_memoria.attentions.sdm.config import SdmAttentionConfig
 from hf_memoria.generation.cache import MemoriaCache
 from hf_memoria.memories.engram.config import EngramMemoryConfig
+from hf_memoria.memories.episodic.config import EpisodicMemoryConfig
 from hf_memoria.memories.token.config import TokenMemoryConfig
 from hf_memoria.models import bert, gpt2, llama, roberta, vit
 from hf_memoria.models.adapters import memory_modules
@@ -14,6 +15,7 @@ from hf_memoria.models.wrap import wrap
 
 __all__ = [
     "EngramMemoryConfig",
+    "EpisodicMemoryConfig",
     "LwpfAttentionConfig",
     "MemoriaCache",
     "MemoriaMixin",

@@ -139,8 +139,8 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
         self._note_start(memory)
         state = self.starting_state(memory, reset_memory, like)
         stock_forward = with_zero_loss(super().forward)  # type: ignore[misc]
-        output: ModelOutput = system_of(self.config.memory).read(self, stock_forward, state, kwargs)
-        return output
+        read: ModelOutput = system_of(self.config.memory).read(self, stock_forward, state, kwargs)
+        return read
 
     def _note_start(self: Any, memory: Any) -> None:
         if memory is not None:

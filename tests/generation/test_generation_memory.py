@@ -199,7 +199,7 @@ def test_a_long_generation_holds_one_segment(model, prompts, padded):
         def extend(self, *args):
             original(self, *args)
             widest.append(
-                (self.columns, self.layers[0].keys.shape[2], self.hidden.shape[1], self.memory.data.shape[1])
+                (self.columns, self.layers[0].keys.shape[2], self.left["hidden"].shape[1], self.memory.data.shape[1])
             )
 
     cache = Watched(model.config)
@@ -220,7 +220,7 @@ def test_ten_thousand_tokens_of_a_model_with_128_positions(build_decoder):
     class Watched(MemoriaCache):
         def extend(self, *args):
             super().extend(*args)
-            held.add((self.columns, self.layers[0].keys.nbytes, self.hidden.nbytes, self.memory.capacity))
+            held.add((self.columns, self.layers[0].keys.nbytes, self.left["hidden"].nbytes, self.memory.capacity))
 
     prompt, cache = torch.randint(2, 60, (1, 20), generator=torch.Generator().manual_seed(0)), Watched(model.config)
     tokens = model.generate(

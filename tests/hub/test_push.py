@@ -70,7 +70,7 @@ import sys
 sys.path.insert(0, TESTS)
 import torch, transformers
 model = transformers.AutoModelForCausalLM.from_pretrained("user/with-memory", trust_remote_code=True).eval()
-tokenizer = transformers.AutoTokenizer.from_pretrained("user/with-memory")
+tokenizer = transformers.AutoTokenizer.from_pretrained("user/with-memory", trust_remote_code=True)
 generator = torch.Generator().manual_seed(0)
 inputs = torch.randint(2, 60, (2, 9), generator=generator)
 assert torch.equal(model(inputs).logits, torch.load(sys.argv[1] + "/logits.pt"))

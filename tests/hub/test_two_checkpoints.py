@@ -24,7 +24,7 @@ HEADS = {"lwpf": "AutoModelForCausalLM", "sdm": "AutoModelForSequenceClassificat
 
 CHANGES = {
     "memoria_attentions_interface.py": ("output.transpose(1, 2)", "2 * output.transpose(1, 2)"),
-    "memoria_models_mixin.py": ("return system_of(self.config.memory).read(", "return later(self.config.memory, "),
+    "memoria_models_mixin.py": ("system_of(self.config.memory).read(", "later(self.config.memory, "),
     "memoria_own_mean_memory.py": ("state.positions + real", "state.positions + 10 * real"),
 }
 """What the second version of the code does otherwise: in attention, in the forward, in the kind of memory."""

@@ -1,10 +1,4 @@
-"""Adding memory to the blocks of somebody else's model, with hooks: no modelling code is copied or changed.
-
-A pre-norm block computes `residual + attention(norm(residual))`, so an attention that returns its output plus what
-was read is a block that reads memory between self-attention and MLP; a post-norm block reads from the output of its
-norm. What to read, and where a block leaves what came of it, is the `Reading` of the call that is under way
-(`backbones.calls`).
-"""
+"""Adding an engram memory to the blocks of somebody else's model."""
 
 from __future__ import annotations
 
@@ -13,10 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hf_memoria.backbones import BackboneSpec, blocks_of, norm_of, reading_of, submodule
+from hf_memoria.backbones import BackboneSpec, blocks_of, norm_of, reading_of
 from hf_memoria.memories.engram.abstractor import Abstractor
 from hf_memoria.memories.engram.reader import MemoryAttention, MemoryReader
 from hf_memoria.memories.engram.reading import Reading
+from hf_memoria.memories.shared.block_reads import BlockReads
 
 
 def install_engram_memory(
@@ -60,7 +55,7 @@ def install_engram_memory(
     for index in range(first, len(blocks)) if layers is None else layers:
         attention = MemoryAttention(hidden_size, num_heads, attention_dropout, output_dropout)
         blocks[index].memory = _reader_for(blocks[index], spec, attention, gated)
-        _BlockHooks(base_model, blocks[index], index).attach(spec)
+        BlockReads(base_model, blocks[index], index, read_engrams).attach(spec)
 
 
 def _reader_for(block: nn.Module, spec: BackboneSpec, attention: MemoryAttention, gated: bool) -> MemoryReader:
@@ -82,51 +77,12 @@ class _CueHook:
             reading.take_cue(hidden, reading.real_positions(hidden))
 
 
-class _BlockHooks:
-    """Hooks of one block that reads. Methods of a holder, not closures: they are copied with the model."""
-
-    def __init__(self, base_model: nn.Module, block: nn.Module, index: int) -> None:
-        self.base_model, self.block, self.index = base_model, block, index
-
-    def attach(self, spec: BackboneSpec) -> None:
-        """Register the hooks on the block's attention and norm."""
-        norm = norm_of(self.block, spec)
-        if spec.post_norm is not None:
-            norm.register_forward_hook(self.read_after_norm)
-        else:
-            # The norm's hook, not the block's: it gets the residual stream whatever the block does before.
-            norm.register_forward_pre_hook(self.keep_residual)
-            submodule(self.block, spec, "attention").register_forward_hook(self.read_after_attention)
-
-    def keep_residual(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        reading = reading_of(self.base_model)
-        if reading is not None:
-            reading.residuals[self.index] = args[0]
-
-    def read_after_attention(self, module: nn.Module, args: tuple[Any, ...], output: tuple[Any, ...]) -> Any:
-        reading = reading_of(self.base_model)
-        residual = None if reading is None else reading.residuals.pop(self.index, None)
-        if residual is None:
-            return None
-        if not isinstance(output, tuple):
-            raise TypeError(
-                f"attention must lead to a module that returns a tuple; got {type(output).__name__} from "
-                f"{type(module).__name__}."
-            )
-        hidden = output[0] + residual
-        return (output[0] + (self.read(hidden, reading) - hidden), *output[1:])
-
-    def read_after_norm(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Any:
-        reading = reading_of(self.base_model)
-        return None if reading is None else self.read(output, reading)
-
-    def read(self, hidden: Tensor, reading: Reading) -> Tensor:
-        """Read into the residual stream `[B, T, D]`."""
-        working, working_mask, reminded = reading.contents()
-        # Looked up at each call: PEFT puts a trained copy in its place.
-        reader: Any = self.block.memory
-        kept = None if reading.kept is None else reading.kept.setdefault(self.index, [])
-        read: Tensor
-        read, weights = reader(hidden, working, working_mask, reminded.data, reminded.mask, kept)
-        reading.leave_attention(self.index, hidden, weights)
-        return read
+def read_engrams(block: Any, reading: Reading, index: int, hidden: Tensor) -> Tensor:
+    """Read working memory and reminded engrams into a block's residual stream `[B, T, D]`; see `BlockReads`."""
+    working, working_mask, reminded = reading.contents()
+    kept = None if reading.kept is None else reading.kept.setdefault(index, [])
+    # Looked up at each call: PEFT puts a trained copy in its place.
+    read, weights = block.memory(hidden, working, working_mask, reminded.data, reminded.mask, kept)
+    reading.leave_attention(index, hidden, weights)
+    into: Tensor = read
+    return into

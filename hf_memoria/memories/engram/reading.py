@@ -11,12 +11,13 @@ from torch import Tensor
 
 from hf_memoria.memories.engram.store import Reminded
 from hf_memoria.memories.shared.masks import real_positions
+from hf_memoria.memories.shared.reading import LeavesHidden
 
 NOT_READ = "a block must run the attention and the norm that the family's entry names; none of this backbone did."
 
 
 @dataclass
-class Reading:
+class Reading(LeavesHidden):
     """Memory on its way through the blocks of one forward.
 
     Blocks only read. What they leave here is assigned, never added up, so that a block which runs again (activation
@@ -31,7 +32,6 @@ class Reading:
         working_mask: bool `[B, W]`.
         reminded: engrams retrieved, without gradient, once there is a cue.
         attention: by block, how much the real positions attended to each reminded engram, float32 `[B, K]`.
-        residuals: by block, the residual stream that its attention's output will be added to, `[B, T, D]`.
         final_hidden: final hidden states of the segment, `[B, T, D]`.
         kept: by block, keys and values of both memories for the next forward of the same segment; None if there is
             none.
@@ -44,7 +44,6 @@ class Reading:
     working_mask: Tensor | None = None
     reminded: Reminded | None = None
     attention: dict[int, Tensor] = field(default_factory=dict)
-    residuals: dict[int, Tensor] = field(default_factory=dict)
     final_hidden: Tensor | None = None
     kept: dict[int, list[Any]] | None = None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -66,11 +66,11 @@ class EngramRecall:
         return replace(self, attention=self.attention + reading.mean_attention() * positions)
 
     def memorize(
-        self, state: EngramState, hidden: Tensor, real: Tensor, cached: list[KeysAndValues] | None = None
+        self, state: EngramState, left: Mapping[str, Tensor], real: Tensor, cached: list[KeysAndValues] | None = None
     ) -> EngramState:
         """Write the segments: final hidden states `[B, N, D]` of the positions where bool `real` `[B, N]` is true."""
         attention = self.attention / real.sum(dim=-1, keepdim=True).clamp(min=1)
-        return write_segment(state, self._contents(), attention, hidden, real, self.settings)
+        return write_segment(state, self._contents(), attention, left["hidden"], real, self.settings)
 
     def take(self, rows: Tensor) -> EngramRecall:
         """Return some rows, in the order asked for."""

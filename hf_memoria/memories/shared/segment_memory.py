@@ -17,6 +17,7 @@ from hf_memoria.memories.interface import Forward, KeysAndValues, Statistics
 from hf_memoria.memories.shared.files import check, read_tensors, write_tensors
 from hf_memoria.memories.shared.masks import real_positions, token_mask
 from hf_memoria.memories.shared.outputs import with_memory
+from hf_memoria.memories.shared.reading import LeavesHidden
 from hf_memoria.memories.shared.row_state import RowState, rows_where
 from hf_memoria.memories.shared.settings import MemorySettings
 from hf_memoria.memories.shared.spread import spread
@@ -25,7 +26,7 @@ RowStateT = TypeVar("RowStateT", bound=RowState)
 
 
 @dataclass
-class StateReading(Generic[RowStateT]):
+class StateReading(LeavesHidden, Generic[RowStateT]):
     """What the hooks of a `SegmentMemory` find in `reading_of(base_model)`.
 
     Attributes:
@@ -184,10 +185,10 @@ class StateRecall(Generic[RowStateT]):
         return self
 
     def memorize(
-        self, state: RowStateT, hidden: Tensor, real: Tensor, cached: list[KeysAndValues] | None = None
+        self, state: RowStateT, left: Mapping[str, Tensor], real: Tensor, cached: list[KeysAndValues] | None = None
     ) -> RowStateT:
         """Return the state after the segments."""
-        return self.memory.after(self.model, state, hidden, real)
+        return self.memory.after(self.model, state, left["hidden"], real)
 
     def take(self, rows: Tensor) -> StateRecall[RowStateT]:
         """Return some rows, in the order asked for."""

@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from transformers.masking_utils import create_causal_mask
 
 from hf_memoria.backbones import BackboneSpec, cached_length, reading_of, submodule
+from hf_memoria.memories.shared.reading import LeavesHidden
 
 TEXT = ("inputs_embeds", "input_ids")
 """Names of what a text backbone reads."""
 
 
 @dataclass
-class TokenReading:
+class TokenReading(LeavesHidden):
     """Memory tokens on their way into one forward of a base model, and what came out in their places.
 
     Attributes:

@@ -6,6 +6,7 @@ in the cache before the segment's, and each row gets new ones when a new segment
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -62,19 +63,19 @@ class TokenRecall:
         return self
 
     def memorize(
-        self, state: TokenState, hidden: Tensor, real: Tensor, cached: list[KeysAndValues] | None = None
+        self, state: TokenState, left: Mapping[str, Tensor], real: Tensor, cached: list[KeysAndValues] | None = None
     ) -> TokenState:
         """Write the segments.
 
         Args:
             state: that they started from.
-            hidden: their final hidden states, `[B, N, D]`.
+            left: their final hidden states, `[B, N, D]`, as `hidden`.
             real: which positions count, bool `[B, N]`.
             cached: by block, keys and values of the memory tokens and of those positions, where `reads_cache`.
         """
         alive, memory = real.any(dim=-1), self.forward.memory
         if cached is None:
-            after = memory.rewritten(self.tokens, memory.project(hidden), real)
+            after = memory.rewritten(self.tokens, memory.project(left["hidden"]), real)
         else:
             after = self._read_out(real, cached)
         tokens = torch.where(alive[:, None, None], after.to(state.tokens), state.tokens).detach()

@@ -1,0 +1,1 @@
+"""The episodic memory: what was read is kept nearly raw, and the question searches it."""

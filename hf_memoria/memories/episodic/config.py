@@ -1,0 +1,139 @@
+"""Settings of an episodic memory, as they stand in `config.memory`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from hf_memoria.memories.episodic.store.keep import KEEPS, KeepPolicy
+from hf_memoria.memories.shared.settings import MemorySettings
+from hf_memoria.settings import MOST_COUNTED, check_bool, check_count, check_list_of_counts, check_number, check_one_of
+
+CONTENTS = ("ids", "hidden")
+ASSOCIATIONS = (None, "spread")
+
+MOST_IN_WINDOW = 64
+"""Ids of a window: each is embedded at every read."""
+
+
+@dataclass
+class EpisodicMemoryConfig(MemorySettings):
+    """An episodic memory: the ids that were read are kept, and every position searches them with its own query.
+
+    All that is learned is learned at the read, where gradient is: keys and values are made anew of the ids, with the
+    embeddings that the model has now. `hf_memoria/how_it_works.md` has the equations.
+
+    Args:
+        layers: blocks that read, counted from 0; None is the middle one.
+        separate_read: whether these blocks search the store with a query, key and value of their own, beside their
+            self-attention.
+        share_attention: whether these blocks' own self-attention sees stored inputs of the block among its keys and
+            values, in one softmax with the segment's.
+        content: what of a position is kept: `"ids"`, its id with those around it, `"hidden"`, the input of the first
+            reading block, or both. Positions that come without ids keep their embeddings.
+        key_window: ids that a key is made of: that of its position and those before it.
+        value_ahead: how far a value's window reaches beyond its position, 0 or 1.
+        top_k: engrams that a head reads at a position, those of the highest scores; None reads all.
+        capacity: engrams of a row at most; None keeps everything.
+        stm_capacity: so many of the youngest engrams stay whatever they are worth.
+        keep: what goes when a row is full: `"learned"`, what is expected to get the least attention,
+            `"lifespan"`, what has the least life left (Memoria), `"fifo"`, the oldest, or `"random"`.
+        usage_decay: of the moving average of an engram's attention, where `keep` is `"learned"`.
+        initial_lifespan: segments that an engram lives without attention, where `keep` is `"lifespan"`.
+        lifespan_extend_scale: segments of life for one position's whole attention, likewise.
+        association: `"spread"` reads a second time, from what stood in one segment with what the first read found;
+            None does not.
+        sink: so many of a document's first positions are always kept and read, where attention is shared.
+        gate: `"tanh"` multiplies each read by tanh of a learned scalar that starts at zero; None lets the read in
+            from the start.
+        segment_length: tokens of a segment; None is all the positions that the backbone has.
+
+    Raises:
+        TypeError: if a field has the wrong type.
+        ValueError: if its value makes no sense.
+    """
+
+    kind: ClassVar[str] = "episodic"
+    not_of_state: ClassVar[tuple[str, ...]] = (
+        "layers",
+        "separate_read",
+        "top_k",
+        "association",
+        "gate",
+        "value_ahead",
+    )
+
+    layers: list[int] | None = None
+    separate_read: bool = True
+    share_attention: bool = False
+    content: list[str] = field(default_factory=lambda: ["ids"])
+    key_window: int = 3
+    value_ahead: int = 1
+    top_k: int | None = 32
+    capacity: int | None = 4096
+    stm_capacity: int = 512
+    keep: str = "learned"
+    usage_decay: float = 0.9
+    initial_lifespan: int | float = 9
+    lifespan_extend_scale: float = 8.0
+    association: str | None = None
+    sink: int = 4
+    gate: str | None = None
+    segment_length: int | None = None
+
+    def __post_init__(self) -> None:
+        self.layers = None if self.layers is None else check_list_of_counts("layers", self.layers)
+        self.content = _check_content(self.content)
+        check_bool("separate_read", self.separate_read)
+        check_bool("share_attention", self.share_attention)
+        check_count("key_window", self.key_window, least=1, most=MOST_IN_WINDOW)
+        check_one_of("value_ahead", self.value_ahead, (0, 1))
+        check_count("top_k", self.top_k, least=1, optional=True, most=MOST_COUNTED)
+        check_count("capacity", self.capacity, least=1, optional=True, most=MOST_COUNTED)
+        check_count("stm_capacity", self.stm_capacity, most=MOST_COUNTED)
+        check_count("sink", self.sink, most=MOST_COUNTED)
+        check_one_of("keep", self.keep, KEEPS)
+        check_number("usage_decay", self.usage_decay, lambda value: 0 <= value < 1, "of at least 0 and below 1")
+        check_number("initial_lifespan", self.initial_lifespan, lambda value: 0 < value <= 2**40, "in (0, 2**40]")
+        check_number(
+            "lifespan_extend_scale", self.lifespan_extend_scale, lambda value: 0 <= value <= 2**24, "in [0, 2**24]"
+        )
+        check_one_of("association", self.association, ASSOCIATIONS)
+        check_one_of("gate", self.gate, (None, "tanh"))
+        check_count("segment_length", self.segment_length, least=1, optional=True)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if not (self.separate_read or self.share_attention):
+            raise ValueError("separate_read or share_attention must be True; both are False, and nothing would read.")
+        if self.association is not None and not self.separate_read:
+            raise ValueError(
+                f"association must be None without separate_read, whose second read it is; got {self.association!r}."
+            )
+
+    @property
+    def stores_hidden(self) -> bool:
+        """Whether inputs of the reading block are kept."""
+        return "hidden" in self.content or self.share_attention
+
+    def policy(self) -> KeepPolicy:
+        """Return what a row keeps."""
+        return KeepPolicy(
+            keep=self.keep,
+            capacity=self.capacity,
+            protected=self.stm_capacity,
+            sink=self.sink if self.share_attention else 0,
+            usage_decay=self.usage_decay,
+            initial_lifespan=self.initial_lifespan,
+            lifespan_extend_scale=self.lifespan_extend_scale,
+        )
+
+
+def _check_content(value: Any) -> list[str]:
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"content must be a list of {', '.join(map(repr, CONTENTS))}; got {value!r}.")
+    for item in value:
+        check_one_of("every item of content", item, CONTENTS)
+    if not value or len(set(value)) < len(value):
+        raise ValueError(f"content must name at least one of {', '.join(map(repr, CONTENTS))}, once; got {value!r}.")
+    return list(value)

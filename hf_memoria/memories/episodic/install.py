@@ -1,0 +1,102 @@
+"""Adding an episodic memory to the blocks of somebody else's model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from hf_memoria.backbones import blocks_of, reading_of
+from hf_memoria.memories.episodic.config import EpisodicMemoryConfig
+from hf_memoria.memories.episodic.keep_score import KeepScore
+from hf_memoria.memories.episodic.reader import EpisodicReader
+from hf_memoria.memories.episodic.reading import EpisodicReading
+from hf_memoria.memories.shared.block_reads import BlockReads
+
+
+def reading_layers(config: Any) -> list[int]:
+    """Return the blocks that read, counted from 0: those that are named, or the middle one."""
+    memory: EpisodicMemoryConfig = config.memory
+    return [config.num_hidden_layers // 2] if memory.layers is None else memory.layers
+
+
+def has_ids(base_model: Any) -> bool:
+    """Whether positions of a base model have ids; those of images have none."""
+    return bool(base_model.main_input_name == "input_ids")
+
+
+def embedding_size(config: Any) -> int:
+    """Return the width of what stands for a position in the store: of the embeddings of ids, or of a block's input."""
+    found: int = getattr(config, "embedding_size", None) or config.hidden_size
+    return found
+
+
+def install_episodic_memory(model: Any) -> None:
+    """Give the reading blocks of a model a `memory` to search with.
+
+    Args:
+        model: that was just built; its base model is changed in place.
+
+    Raises:
+        ValueError: if a path of the family's entry leads nowhere.
+    """
+    base, config, spec = model.base_model, model.config, model.config.backbone_spec
+    memory: EpisodicMemoryConfig = config.memory
+    blocks, width = blocks_of(base, spec), embedding_size(config)
+    layers = reading_layers(config)
+    for index in layers:
+        blocks[index].memory = EpisodicReader(
+            config.hidden_size,
+            width,
+            config.num_attention_heads,
+            window=memory.key_window,
+            value_ahead=memory.value_ahead,
+            top_k=memory.top_k,
+            reads_tokens="ids" in memory.content,
+            has_ids=has_ids(base),
+            reads_hidden="hidden" in memory.content,
+            spreads=memory.association == "spread",
+            gated=memory.gate is not None,
+        )
+        BlockReads(base, blocks[index], index, search).attach(spec)
+    holder = InputHooks(base)
+    blocks[0].register_forward_pre_hook(holder.keep_embeddings, with_kwargs=True)
+    blocks[layers[0]].register_forward_pre_hook(holder.keep_hidden, with_kwargs=True)
+    if memory.keep == "learned" and memory.capacity is not None:
+        base.memory_keep = KeepScore(width, memory.key_window if has_ids(base) else 0)
+
+
+def search(block: Any, reading: EpisodicReading, index: int, hidden: Tensor) -> Tensor:
+    """Search the store from a block's residual stream `[B, T, D]`, and read into it; see `BlockReads`."""
+    # Looked up at each call: PEFT puts a trained copy in its place.
+    bank = None if reading.kept is None else reading.kept.get(index)
+    read, weights, bank = block.memory(hidden, reading.store, reading.embed, bank)
+    if reading.kept is not None:
+        reading.kept[index] = bank
+    reading.leave_attention(index, hidden, weights)
+    into: Tensor = read
+    return into
+
+
+class InputHooks:
+    """Hooks that keep what goes into blocks. Methods of a holder, not closures: they are copied with the model."""
+
+    def __init__(self, base_model: nn.Module) -> None:
+        self.base_model = base_model
+
+    def keep_embeddings(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keep the first block's input where no ids were given; a forward pre-hook."""
+        reading = reading_of(self.base_model)
+        if reading is not None and reading.ids is None and reading.embeds is None:
+            reading.embeds = _input(args, kwargs)
+
+    def keep_hidden(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keep the first reading block's input; a forward pre-hook."""
+        reading = reading_of(self.base_model)
+        if reading is not None:
+            reading.hidden = _input(args, kwargs)
+
+
+def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    found: Tensor = args[0] if args else kwargs["hidden_states"]
+    return found

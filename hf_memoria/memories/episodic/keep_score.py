@@ -1,0 +1,70 @@
+"""Which engrams will be asked for: a linear head that learns from the attention that engrams did get."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hf_memoria.backbones import leave_undecayed
+from hf_memoria.memories.episodic.store.keep import MOST_EXPECTED
+from hf_memoria.memories.episodic.store.state import NO_ID
+
+AT_FIRST = -3.0
+"""Log of the attention a segment that is expected of every engram before anything is learned."""
+
+
+class KeepScore(nn.Module):
+    """Log of the attention that an engram will get a segment, linear in the embeddings of its window.
+
+    Poisson regression: the loss is `exp(u) - paid u`, whose minimum is where `exp(u)` is the mean of what is paid.
+    No gradient leaves it, neither to embeddings nor through time.
+
+    Args:
+        embedding_size: E.
+        window: ids of a window that count, 0 for positions that have none.
+    """
+
+    def __init__(self, embedding_size: int, window: int) -> None:
+        super().__init__()
+        self.window = window
+        self.weight = nn.Parameter(torch.empty(max(window, 1), embedding_size))
+        self.bias = nn.Parameter(torch.empty(1))
+        self.reset_memory_parameters()
+        leave_undecayed(self)
+
+    def reset_memory_parameters(self) -> None:
+        """Expect the same of all."""
+        with torch.no_grad():
+            self.weight.zero_()
+            self.bias.fill_(AT_FIRST)
+
+    def forward(self, embed: nn.Module, ids: Tensor, embeds: Tensor | None) -> Tensor:
+        """Return the scores of engrams, `[B, M]`.
+
+        Args:
+            embed: the model's embeddings of ids.
+            ids: windows, int `[B, M, W + 1]`; see `EpisodicState.ids`.
+            embeds: embeddings of positions without ids, `[B, M, E]`, or None.
+        """
+        size = self.weight.shape[1:]
+        score = self.bias.expand(ids.shape[:2])
+        if embeds is not None:
+            score = score + F.layer_norm(embeds.detach(), size) @ self.weight[0]
+        for back in range(self.window):
+            with torch.no_grad():
+                vectors = F.layer_norm(embed(ids[..., back].long().clamp(min=0)), size)
+            score = score + (vectors @ self.weight[back]) * (ids[..., back] != NO_ID)
+        return score
+
+    @staticmethod
+    def loss(score: Tensor, paid: Tensor, valid: Tensor) -> Tensor:
+        """Return the mean loss of the engrams that are there.
+
+        Args:
+            score: of `forward`, `[B, M]`.
+            paid: attention that they got of this segment, `[B, M]`.
+            valid: which are there, bool `[B, M]`.
+        """
+        each = score.clamp(max=MOST_EXPECTED).exp() - paid.to(score.dtype) * score
+        return (each * valid).sum() / valid.sum().clamp(min=1)

@@ -1,0 +1,133 @@
+"""The separate read, slow and obviously right: one row, one position, one head, one engram at a time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hf_memoria.memories.episodic.reader import SPREADS_TO, EpisodicReader, WindowMix
+from hf_memoria.memories.episodic.store.state import NO_ID, EpisodicState
+
+
+def read_naively(reader: EpisodicReader, hidden: Tensor, state: EpisodicState, embed: nn.Module) -> Tensor:
+    """Return the residual stream with what was read; equations in `EpisodicReader`.
+
+    Args:
+        reader: whose parameters are used.
+        hidden: the residual stream, `[B, T, D]`.
+        state: what each row has read.
+        embed: the model's embeddings of ids.
+    """
+    rows = []
+    for row, stream in enumerate(hidden):
+        engrams = [m for m in range(int(state.count[row])) if _may_be_read(reader, state, row, m)]
+        if not engrams:
+            rows.append(stream)
+            continue
+        keys = [_key(reader, state, embed, row, m) for m in engrams]
+        values = [_value(reader, state, embed, row, m) for m in engrams]
+        ages = [float(state.step[row] - state.segment[row, m]) for m in engrams]
+        segments = [int(state.segment[row, m]) for m in engrams]
+        rows.append(torch.stack([_read_at(reader, h, keys, values, ages, segments) for h in stream]))
+    return torch.stack(rows)
+
+
+def _may_be_read(reader: EpisodicReader, state: EpisodicState, row: int, m: int) -> bool:
+    last = int(state.position[row, m]) == int(state.positions[row]) - 1
+    waits = int(state.ids[row, m, 0]) != NO_ID and int(state.ids[row, m, -1]) == NO_ID
+    return not (reader.value_ahead and last and waits)
+
+
+def _mixed(reader: EpisodicReader, state: EpisodicState, embed: nn.Module, row: int, m: int, value: bool) -> Tensor:
+    mix: WindowMix = reader.value_mix if value else reader.key_mix
+    ahead = reader.value_ahead if value else 0
+    mixed = mix.weight.new_zeros(mix.weight.shape[1])
+    if state.embeds.shape[1] and bool(state.embeds[row, m].any()):
+        mixed = mixed + mix.weight[0] * reader.store_norm(state.embeds[row, m])
+    for place in range(len(mix.weight) if reader.has_ids else 0):
+        back = place - ahead
+        token = int(state.ids[row, m, -1] if back < 0 else state.ids[row, m, back])
+        if token != NO_ID:
+            mixed = mixed + mix.weight[place] * reader.store_norm(embed(torch.tensor(token)))
+    return mixed
+
+
+def _key(reader: EpisodicReader, state: EpisodicState, embed: nn.Module, row: int, m: int) -> Tensor:
+    key = torch.zeros(reader.query.out_features)
+    if reader.reads_tokens:
+        key = key + reader.key(_mixed(reader, state, embed, row, m, value=False))
+    if reader.reads_hidden:
+        key = key + reader.hidden_key(reader.hidden_norm(state.hidden[row, m]))
+    return key
+
+
+def _value(reader: EpisodicReader, state: EpisodicState, embed: nn.Module, row: int, m: int) -> Tensor:
+    value = torch.zeros(reader.query.out_features)
+    if reader.reads_tokens:
+        value = value + reader.value(_mixed(reader, state, embed, row, m, value=True))
+    if reader.reads_hidden:
+        value = value + reader.hidden_value(reader.hidden_norm(state.hidden[row, m]))
+    return value
+
+
+def _read_at(
+    reader: EpisodicReader,
+    stream: Tensor,
+    keys: list[Tensor],
+    values: list[Tensor],
+    ages: list[float],
+    segments: list[int],
+) -> Tensor:
+    query, heads = reader.norm(stream), range(reader.num_heads)
+    first = [
+        _attend(reader, head, reader.query(query), keys, values, [_forgotten(reader, head, age) for age in ages])
+        for head in heads
+    ]
+    read = reader.output(torch.cat([found for found, _ in first]))
+    if reader.spread is not None:
+        drawn = [_drawn_to(m, segments, [weights for _, weights in first]) for m in range(len(keys))]
+        bias = [reader.spread.pull[0] * pull for pull in drawn]
+        again = [reader.spread.key(_unit_heads(reader, key)) for key in keys]
+        other = [reader.spread.value(value) for value in values]
+        asked = reader.spread.query(query)
+        second = [_attend(reader, head, asked, again, other, bias)[0] for head in heads]
+        read = read + reader.spread.output(torch.cat(second))
+    into: Tensor = stream + (read if reader.gate is None else read * reader.gate.tanh())
+    return into
+
+
+def _unit_heads(reader: EpisodicReader, key: Tensor) -> Tensor:
+    heads: Tensor = torch.cat([F.normalize(part, dim=-1) for part in key.chunk(reader.num_heads)])
+    return heads
+
+
+def _forgotten(reader: EpisodicReader, head: int, age: float) -> Tensor:
+    return -F.softplus(reader.forgetting[head, 0, 0]) * torch.log(torch.tensor(1.0 + age))
+
+
+def _drawn_to(m: int, segments: list[int], weights: list[list[Tensor]]) -> Tensor:
+    found = torch.zeros(())
+    for of_head in weights:
+        for n, weight in enumerate(of_head):
+            if segments[n] == segments[m]:
+                found = found + weight / len(weights)
+    return (found + SPREADS_TO).log()
+
+
+def _attend(
+    reader: EpisodicReader, head: int, asked: Tensor, keys: list[Tensor], values: list[Tensor], bias: list[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    size = len(asked) // reader.num_heads
+    part = slice(head * size, (head + 1) * size)
+    sharp, null = reader.log_sharpness[head, 0, 0].exp(), reader.null[head, 0, 0]
+    scores = [
+        F.cosine_similarity(asked[part], key[part], dim=0) * sharp + more for key, more in zip(keys, bias, strict=True)
+    ]
+    best = sorted(range(len(scores)), key=lambda m: -float(scores[m].detach()))[: reader.top_k or len(scores)]
+    total = null.exp() + sum(scores[m].exp() for m in best)
+    weights = [scores[m].exp() / total if m in best else torch.zeros(()) for m in range(len(scores))]
+    found = asked.new_zeros(size)
+    for m in best:
+        found = found + weights[m] * values[m][part]
+    return found, weights

@@ -1,0 +1,282 @@
+"""How a block searches an episodic store: keys and values are made of ids at the read, which is where gradient is.
+
+Axes: B rows, T positions of a segment, M engrams, H heads, D hidden size, E width of embeddings, W ids of a window.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hf_memoria.backbones import leave_undecayed
+from hf_memoria.memories.episodic.store.state import NO_ID
+
+SHARPNESS = 8.0
+"""What the cosine of query and key is multiplied by at first."""
+
+FORGETTING = 0.1
+"""What a score loses with log(1 + age) at first, before the softplus."""
+
+SPREADS_TO = 1e-3
+"""What fired with nothing that was found counts as this much, so that its logarithm is finite."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """What a block searches.
+
+    Attributes:
+        ids: windows of ids, int `[B, M, W + 1]`; see `EpisodicState.ids`.
+        embeds: embeddings of positions without ids, `[B, M, E]`, or None.
+        hidden: stored hidden states, `[B, M, D]`, or None.
+        age: segments since an engram was made, `[B, M]`.
+        segment: number of the segment it was made in, `[B, M]`.
+        valid: engrams that may be read, bool `[B, M]`.
+    """
+
+    ids: Tensor
+    embeds: Tensor | None
+    hidden: Tensor | None
+    age: Tensor
+    segment: Tensor
+    valid: Tensor
+
+
+Bank = tuple[Tensor, Tensor]
+"""Keys, of length 1, and values of a store, `[B, H, M, D / H]` each."""
+
+
+class WindowMix(nn.Module):
+    """A weighted sum of the normed embeddings of a window, by coordinate; no weights are shared between places."""
+
+    def __init__(self, width: int, embedding_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width, embedding_size))
+        self.reset_memory_parameters()
+        leave_undecayed(self)
+
+    def reset_memory_parameters(self) -> None:
+        """Give a position itself most weight, and half of it to each of its neighbours."""
+        with torch.no_grad():
+            self.weight.fill_(0.5)
+            self.weight[0] = 1.0
+
+
+class EpisodicReader(nn.Module):
+    """The separate read of a block: each position queries the store, and reads what it finds.
+
+    With h_t the residual stream, N layer norms, and x the ids of a window (design and pilots: `how_it_works.md`):
+
+        K_m = U_k sum_i c^k_i N(E[x_{m-i}]) (+ W_k N(e_m)),  i = 0 .. W - 1
+        V_m = U_v sum_i c^v_i N(E[x_{m-i}]) (+ W_v N(e_m)),  i = -a .. W - 1 - a, with a = `value_ahead`
+        s_tm = tau_h cos(W_q N(h_t), K_m) - softplus(a_h) log(1 + age_m)
+        h_t += O sum over the top_k of softmax([null_h, s_t.]) V_m
+
+    A row with an empty store keeps its residual stream to the bit.
+
+    Args:
+        hidden_size: D.
+        embedding_size: E.
+        num_heads: H; D must be a multiple of it.
+        window: W.
+        value_ahead: a, 0 or 1.
+        top_k: engrams that a head reads at a position; None reads all.
+        reads_tokens: whether ids are read, and the embeddings of positions without ids.
+        has_ids: whether positions have ids at all; those of images have none.
+        reads_hidden: whether stored hidden states are read.
+        spreads: whether there is a second read, of what stood in one segment with what the first one found.
+        gated: multiply the read by tanh of a learned scalar that starts at zero.
+
+    Raises:
+        ValueError: if D is no multiple of H.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        embedding_size: int,
+        num_heads: int,
+        *,
+        window: int = 3,
+        value_ahead: int = 1,
+        top_k: int | None = None,
+        reads_tokens: bool = True,
+        has_ids: bool = True,
+        reads_hidden: bool = False,
+        spreads: bool = False,
+        gated: bool = False,
+    ) -> None:
+        super().__init__()
+        if hidden_size % num_heads:
+            raise ValueError(f"hidden_size must be a multiple of num_heads ({num_heads}); got {hidden_size}.")
+        self.num_heads, self.value_ahead, self.top_k = num_heads, value_ahead, top_k
+        self.reads_tokens, self.has_ids, self.reads_hidden = reads_tokens, has_ids, reads_hidden
+        self.norm = nn.LayerNorm(hidden_size)
+        self.query, self.output = (nn.Linear(hidden_size, hidden_size) for _ in range(2))
+        if reads_tokens:
+            places = window if has_ids else 1
+            self.store_norm = nn.LayerNorm(embedding_size)
+            self.key_mix, self.value_mix = WindowMix(places, embedding_size), WindowMix(places, embedding_size)
+            self.key, self.value = (nn.Linear(embedding_size, hidden_size) for _ in range(2))
+        if reads_hidden:
+            self.hidden_norm = nn.LayerNorm(hidden_size)
+            self.hidden_key, self.hidden_value = (nn.Linear(hidden_size, hidden_size) for _ in range(2))
+        self.log_sharpness = nn.Parameter(torch.empty(num_heads, 1, 1))
+        self.forgetting = nn.Parameter(torch.empty(num_heads, 1, 1))
+        self.null = nn.Parameter(torch.empty(num_heads, 1, 1))
+        self.spread = SpreadRead(hidden_size, embedding_size, num_heads) if spreads else None
+        self.gate = nn.Parameter(torch.zeros(1)) if gated else None
+        self.reset_memory_parameters()
+        leave_undecayed(self)
+
+    def reset_memory_parameters(self) -> None:
+        """Initialise what the scores are made with, and close the gate."""
+        with torch.no_grad():
+            self.log_sharpness.fill_(math.log(SHARPNESS))
+            self.forgetting.fill_(FORGETTING)
+            self.null.zero_()
+            if self.gate is not None:
+                self.gate.zero_()
+
+    def token_vectors(self, embed: nn.Module, store: Store, mix: WindowMix, ahead: int) -> Tensor:
+        """Return the mixed window of each engram, `[B, M, E]`, with gradient to the embeddings."""
+        mixed = mix.weight.new_zeros(*store.valid.shape, mix.weight.shape[1])
+        if store.embeds is not None:
+            without = store.embeds.any(dim=-1, keepdim=True)
+            mixed = mixed + mix.weight[0] * self.store_norm(store.embeds) * without
+        last = store.ids.shape[-1] - 1
+        for place, weight in enumerate(mix.weight if self.has_ids else ()):
+            back = place - ahead
+            ids = store.ids[..., last if back < 0 else back].long()
+            vectors = self.store_norm(embed(ids.clamp(min=0)))
+            mixed = mixed + weight * vectors * (ids != NO_ID).unsqueeze(-1)
+        return mixed
+
+    def keys(self, embed: nn.Module, store: Store) -> Tensor:
+        """Return the keys of a store, of length 1, `[B, H, M, D / H]`."""
+        return F.normalize(self._heads(self._keys(embed, store)), dim=-1)
+
+    def _keys(self, embed: nn.Module, store: Store) -> Tensor:
+        parts = []
+        if self.reads_tokens:
+            parts.append(self.key(self.token_vectors(embed, store, self.key_mix, 0)))
+        if self.reads_hidden:
+            parts.append(self.hidden_key(self.hidden_norm(store.hidden)))
+        keys: Tensor = sum(parts[1:], parts[0])
+        return keys
+
+    def values(self, embed: nn.Module, store: Store) -> Tensor:
+        """Return the values of a store, `[B, H, M, D / H]`."""
+        parts = []
+        if self.reads_tokens:
+            parts.append(self.value(self.token_vectors(embed, store, self.value_mix, self.value_ahead)))
+        if self.reads_hidden:
+            parts.append(self.hidden_value(self.hidden_norm(store.hidden)))
+        return self._heads(sum(parts[1:], parts[0]))
+
+    def bank(self, embed: nn.Module, store: Store) -> Bank:
+        """Return keys and values of a store, `[B, H, M, D / H]`."""
+        return self.keys(embed, store), self.values(embed, store)
+
+    def forward(
+        self, hidden: Tensor, store: Store, embed: nn.Module, bank: Bank | None = None
+    ) -> tuple[Tensor, Tensor, Bank]:
+        """Read into `hidden` `[B, T, D]`.
+
+        Args:
+            hidden: the residual stream.
+            store: what is searched.
+            embed: the model's embeddings of ids.
+            bank: keys and values of the store, where a forward before has made them.
+
+        Returns:
+            the residual stream with what was read, the weights on the engrams, `[B, H, T, M]`, and the bank.
+        """
+        bank = self.bank(embed, store) if bank is None else bank
+        keys, values = bank
+        query = self.norm(hidden)
+        scores = self.scores(query, keys, store)
+        weights = self._softmax(scores, store.valid)
+        read = self.output(_merged(weights @ values))
+        if self.spread is not None:
+            again, second = self.spread(query, weights, store, bank, self)
+            read, weights = read + again, weights + second
+        if self.gate is not None:
+            read = read * self.gate.tanh()
+        return torch.where(store.valid.any(dim=-1)[:, None, None], hidden + read, hidden), weights, bank
+
+    def scores(self, query: Tensor, keys: Tensor, store: Store) -> Tensor:
+        """Return how well the engrams answer normed hidden states `[B, T, D]`, `[B, H, T, M]`."""
+        asked = F.normalize(self._heads(self.query(query)), dim=-1)
+        past = torch.log1p(store.age.to(asked.dtype))[:, None, None]
+        scores: Tensor = asked @ keys.transpose(-1, -2) * self.log_sharpness.exp() - F.softplus(self.forgetting) * past
+        return scores
+
+    def _softmax(self, scores: Tensor, valid: Tensor) -> Tensor:
+        """Return weights over the best engrams and nothing at all, without the latter, `[B, H, T, M]`."""
+        hidden = ~valid[:, None, None]
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).masked_fill(hidden, -torch.inf)
+        if self.top_k is not None and self.top_k < scores.shape[-1]:
+            least = scores.detach().topk(self.top_k, dim=-1).values[..., -1:]
+            scores = scores.masked_fill(scores < least, -torch.inf)
+        null = self.null.to(scores.dtype).expand(len(scores), -1, scores.shape[2], 1)
+        return torch.cat([null, scores], dim=-1).softmax(dim=-1)[..., 1:].to(self.null.dtype)
+
+    def _heads(self, vectors: Tensor) -> Tensor:
+        heads: Tensor = vectors.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return heads
+
+
+class SpreadRead(nn.Module):
+    """A second read, drawn to what stood in one segment with what the first one found.
+
+        s2_tm = tau_h cos(W_q2 N(h_t), K2_m) + gamma log(sum_n w_tn G_nm),  G_nm = 1 for engrams of one segment
+
+    Args:
+        hidden_size: D.
+        embedding_size: E.
+        num_heads: H.
+    """
+
+    def __init__(self, hidden_size: int, embedding_size: int, num_heads: int) -> None:
+        super().__init__()
+        self.query, self.output, self.key, self.value = (nn.Linear(hidden_size, hidden_size) for _ in range(4))
+        self.pull = nn.Parameter(torch.ones(1))
+        leave_undecayed(self)
+
+    def reset_memory_parameters(self) -> None:
+        """Initialise the pull."""
+        nn.init.ones_(self.pull)
+
+    def forward(
+        self, query: Tensor, found: Tensor, store: Store, bank: Bank, reader: EpisodicReader
+    ) -> tuple[Tensor, Tensor]:
+        """Return what is read `[B, T, D]` and its weights `[B, H, T, M]`."""
+        keys, values = bank
+        together = fired_together(found.mean(dim=1), store).unsqueeze(1)
+        again = F.normalize(reader._heads(self.key(_merged(keys))), dim=-1)
+        asked = F.normalize(reader._heads(self.query(query)), dim=-1)
+        scores = asked @ again.transpose(-1, -2) * reader.log_sharpness.exp() + self.pull * together
+        weights = reader._softmax(scores, store.valid)
+        read = self.output(_merged(weights @ reader._heads(self.value(_merged(values)))))
+        return read, weights
+
+
+def fired_together(found: Tensor, store: Store) -> Tensor:
+    """Return the log of what the engrams of each engram's segment were found with, `[B, T, M]`.
+
+    Args:
+        found: weights of the first read, mean over heads, `[B, T, M]`.
+        store: what was searched.
+    """
+    same = (store.segment.unsqueeze(2) == store.segment.unsqueeze(1)) & store.valid.unsqueeze(1)
+    return (found @ same.to(found.dtype) + SPREADS_TO).log()
+
+
+def _merged(heads: Tensor) -> Tensor:
+    """Return `[B, T, D]` of heads `[B, H, T, D / H]`."""
+    return heads.transpose(1, 2).flatten(2)

@@ -1,0 +1,125 @@
+"""What a forward lets its blocks search, and what it leaves for the write of its segment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hf_memoria.memories.episodic.reader import Bank, Store
+from hf_memoria.memories.episodic.store import EpisodicState
+from hf_memoria.memories.episodic.store.state import NO_ID
+from hf_memoria.memories.shared.masks import real_positions
+
+
+@dataclass
+class EpisodicReading:
+    """A store on its way through the blocks of one forward.
+
+    Blocks only read. What they leave here is assigned, never added up, so that a block which runs again (activation
+    checkpointing recomputes it in the backward) leaves the same thing in the same place.
+
+    Attributes:
+        state: that the segment starts from.
+        store: what is searched, padded to one column at least.
+        embed: the model's embeddings of ids.
+        attention_mask: the forward's own, `[B, T]` or, with a KV cache, longer to the left; None if all is real.
+        stores_hidden: whether inputs of the first reading block are kept.
+        attention: by block, what the real positions paid each engram, the mean over heads, float32 `[B, M]`.
+        ids: that the forward was given, `[B, T]`, or None.
+        embeds: embeddings that it was given or made of images, `[B, T, E]`, or None.
+        hidden: input of the first reading block, `[B, T, D]`.
+        final_hidden: final hidden states of the segment, `[B, T, D]`.
+        kept: by block, keys and values of the store for the next forward of the same segment; None if there is none.
+    """
+
+    state: EpisodicState
+    store: Store
+    embed: Callable[[Tensor], Tensor] | nn.Module
+    attention_mask: Tensor | None = None
+    stores_hidden: bool = False
+    attention: dict[int, Tensor] = field(default_factory=dict)
+    ids: Tensor | None = None
+    embeds: Tensor | None = None
+    hidden: Tensor | None = None
+    final_hidden: Tensor | None = None
+    kept: dict[int, Bank] | None = None
+
+    @classmethod
+    def of(cls, state: EpisodicState, embed: Any, value_ahead: int, **others: Any) -> EpisodicReading:
+        """Return the reading of segments that start from a state."""
+        return cls(state, store_of(state, value_ahead), embed, **others)
+
+    def real_positions(self, hidden: Tensor) -> Tensor:
+        """Return which positions of the segment's hidden states `[B, T, D]` are not padding, bool `[B, T]`."""
+        return real_positions(self.attention_mask, hidden)
+
+    def leave_attention(self, block: int, hidden: Tensor, weights: Tensor) -> None:
+        """Keep what a block's real positions paid each engram, of its weights `[B, H, T, M]`."""
+        real = self.real_positions(hidden)
+        paid = (weights.detach().mean(dim=1) * real.to(weights).unsqueeze(2)).sum(dim=1, dtype=torch.float32)
+        self.attention[block] = paid[:, : self.state.width]
+
+    def paid(self) -> Tensor:
+        """Return the attention that each engram got, the mean over blocks, float32 `[B, M]`."""
+        if not self.attention:
+            return torch.zeros(self.state.ids.shape[:2], device=self.state.ids.device)
+        return torch.stack([paid.to(self.state.ids.device) for paid in self.attention.values()]).mean(dim=0)
+
+    def left(self) -> dict[str, Tensor]:
+        """Return what each position leaves: its id, and vectors where they are stored, `[B, T, ...]`."""
+        assert self.final_hidden is not None  # `run_segment` leaves them
+        rows, length = self.final_hidden.shape[:2]
+        left = {} if self.ids is None else {"ids": self.ids.detach() + 1}  # zero is none
+        if self.ids is None:
+            left["ids"] = self.final_hidden.new_zeros(rows, length, dtype=torch.int64)
+            assert self.embeds is not None
+            left["embeds"] = self.embeds.detach()
+        if self.stores_hidden:
+            assert self.hidden is not None
+            left["hidden"] = self.hidden.detach()
+        return left
+
+
+def store_of(state: EpisodicState, value_ahead: int) -> Store:
+    """Return what is searched of a state, with one column at least: no module has to run on nothing.
+
+    The youngest engram is not read as long as the id behind it, which its value is made of, is not known.
+    """
+    state = state if state.width else state.widened(1, vectors=())
+    valid, ids = state.valid, state.ids
+    if value_ahead:
+        last = state.position == state.positions.unsqueeze(1) - 1
+        valid = valid & ~(last & (ids[..., 0] != NO_ID) & (ids[..., -1] == NO_ID))
+    return Store(
+        ids=ids,
+        embeds=_held(state.embeds, state.width),
+        hidden=_held(state.hidden, state.width),
+        age=state.age,
+        segment=state.segment,
+        valid=valid,
+    )
+
+
+def _held(vectors: Tensor, width: int) -> Tensor | None:
+    if not vectors.shape[1]:
+        return None
+    return F.pad(vectors, (0, 0, 0, width - vectors.shape[1]))
+
+
+def with_embeds(store: Store, like: Tensor, size: int) -> Store:
+    """Return a store with embeddings, zeros where none has been stored yet."""
+    if store.embeds is not None:
+        return store
+    return replace(store, embeds=like.new_zeros(*store.valid.shape, size))
+
+
+def with_hidden(store: Store, like: Tensor, size: int) -> Store:
+    """Return a store with stored hidden states, zeros where none has been stored yet."""
+    if store.hidden is not None:
+        return store
+    return replace(store, hidden=like.new_zeros(*store.valid.shape, size))

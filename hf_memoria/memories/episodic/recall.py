@@ -1,0 +1,88 @@
+"""What each row searches while its segment is under way, and how much attention that got so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hf_memoria.memories.episodic.reader import Bank
+from hf_memoria.memories.episodic.reading import EpisodicReading
+from hf_memoria.memories.episodic.segment import reading_from, write
+from hf_memoria.memories.episodic.store import EpisodicState
+from hf_memoria.memories.episodic.store.state import aligned
+from hf_memoria.memories.interface import KeysAndValues
+
+
+@dataclass(frozen=True)
+class EpisodicRecall:
+    """The states that segments started from; B rows.
+
+    Attributes:
+        model: that reads.
+        state: the states.
+        paid: attention that their engrams got so far, float32 `[B, M]`.
+        kept: by block, keys and values of the store, which the first forward of the segment leaves.
+    """
+
+    model: Any
+    state: EpisodicState
+    paid: Tensor
+    kept: dict[int, Bank] = field(default_factory=dict)
+    prefix: tuple[KeysAndValues, ...] = ()
+    num_prefix: int = 0
+    reads_cache: bool = False
+
+    @classmethod
+    def begin(cls, model: Any, state: EpisodicState) -> EpisodicRecall:
+        """Return what a segment searches that starts from `state`."""
+        return cls(model, state, torch.zeros_like(state.usage))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> EpisodicRecall:
+        return self  # a copy of a KV cache is of the same model, and nothing here is ever written
+
+    def reading(self, real: Tensor) -> EpisodicReading:
+        """Return what a forward over a piece reads; bool `real` `[B, T]` are its real positions."""
+        return reading_from(self.model, self.state, real, kept=None if self.model.training else self.kept)
+
+    def after(self, reading: EpisodicReading) -> EpisodicRecall:
+        """Add the attention that a forward left in its reading."""
+        return replace(self, paid=self.paid + reading.paid().to(self.paid))
+
+    def memorize(
+        self,
+        state: EpisodicState,
+        left: Mapping[str, Tensor],
+        real: Tensor,
+        cached: list[KeysAndValues] | None = None,
+    ) -> EpisodicState:
+        """Write the segments."""
+        return write(self.model, state, left, real, _columns(self.paid, state.width))
+
+    def take(self, rows: Tensor) -> EpisodicRecall:
+        """Return some rows, in the order asked for."""
+        index = rows.to(self.paid.device)
+        state = self.state[index]
+        kept = {block: (keys[index], values[index]) for block, (keys, values) in self.kept.items()}
+        # Trimmed columns do not matter to banks that have more of them; both are cut to the same.
+        width = max(state.width, 1)
+        kept = {block: (keys[:, :, :width], values[:, :, :width]) for block, (keys, values) in kept.items()}
+        return replace(self, state=state, paid=_columns(self.paid[index], state.width), kept=kept)
+
+    def put(self, rows: Tensor, other: EpisodicRecall) -> EpisodicRecall:
+        """Return it with some rows replaced; banks are made anew."""
+        mine, theirs = aligned([self.state, other.state])
+        index = rows.to(self.paid.device)
+        order = torch.arange(mine.batch_size, device=index.device)
+        order[index] = mine.batch_size + torch.arange(len(index), device=index.device)
+        state = type(mine).cat([mine, theirs])[order]
+        paid = torch.cat([_columns(self.paid, mine.width), _columns(other.paid, mine.width)])[order]
+        return replace(self, state=state, paid=_columns(paid, state.width), kept={})
+
+
+def _columns(values: Tensor, width: int) -> Tensor:
+    return values[:, :width] if values.shape[1] >= width else F.pad(values, (0, width - values.shape[1]))

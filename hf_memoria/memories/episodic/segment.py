@@ -1,0 +1,72 @@
+"""One segment of an episodic memory around a backbone's forward: what it searches, and what becomes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from hf_memoria.memories.episodic.install import has_ids
+from hf_memoria.memories.episodic.reading import EpisodicReading, with_embeds, with_hidden
+from hf_memoria.memories.episodic.store import EpisodicState, Segment, write_segment
+
+
+def reading_from(model: Any, state: EpisodicState, mask: Tensor | None, **others: Any) -> EpisodicReading:
+    """Return the reading of segments that start from `state`.
+
+    Args:
+        model: with an episodic memory.
+        state: B rows.
+        mask: positions that are real, `[B, T]`, or None if all are.
+        others: fields of `EpisodicReading`.
+    """
+    settings, base = model.config.memory, model.base_model
+    reading = EpisodicReading.of(
+        state,
+        base.get_input_embeddings(),
+        settings.value_ahead,
+        attention_mask=mask,
+        stores_hidden=settings.stores_hidden,
+        **others,
+    )
+    if settings.stores_hidden:
+        reading.store = with_hidden(reading.store, state.data, state.hidden_size)
+    if not has_ids(base):
+        reading.store = with_embeds(reading.store, state.data, state.embeds.shape[2])
+    return reading
+
+
+def write(
+    model: Any,
+    state: EpisodicState,
+    left: Mapping[str, Tensor],
+    real: Tensor,
+    paid: Tensor,
+    source: Tensor | None = None,
+) -> EpisodicState:
+    """Return the state after segments.
+
+    Args:
+        model: that read them.
+        state: that they started from, B rows.
+        left: what their positions left, see `EpisodicReading.left`.
+        real: positions that count, bool `[B, T]`.
+        paid: attention that each engram got, float32 `[B, M]`.
+        source: ids of their documents, int64 `[B]`, or None.
+    """
+    base = model.base_model
+    segment = Segment(
+        real=real, ids=left["ids"] - 1, embeds=left.get("embeds"), hidden=left.get("hidden"), source=source
+    )
+
+    def expected(state: EpisodicState) -> Tensor:
+        score: Tensor = base.memory_keep(base.get_input_embeddings(), state.ids, _or_none(state.embeds))
+        return score
+
+    scorer = expected if hasattr(base, "memory_keep") else None
+    return write_segment(state, segment, paid, model.config.memory.policy(), scorer)
+
+
+def _or_none(vectors: Tensor) -> Tensor | None:
+    return vectors if vectors.shape[1] else None

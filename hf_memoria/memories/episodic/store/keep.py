@@ -1,0 +1,96 @@
+"""What goes when a row has more engrams than it may keep.
+
+`learned`: what has got and is expected to get the least attention (the pilot of `recipes/earns_its_place`).
+`lifespan`: what has the least life left, and what has none (Memoria, Park & Bak, ICML 2024, section 3.5).
+`fifo`: the oldest. `random`: by lot, mixed from what the state holds, so that resuming draws the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hf_memoria.memories.episodic.store.state import EpisodicState
+
+KEEPS = ("learned", "lifespan", "fifo", "random")
+
+MOST_EXPECTED = 3.0
+"""Log of the largest attention a segment that is expected of an engram: exp() of more would drown the others."""
+
+AGE_WEIGHT = 1e-3
+"""What a segment of age takes from a learned score: it breaks ties in favour of the young."""
+
+
+@dataclass(frozen=True)
+class KeepPolicy:
+    """What a row keeps.
+
+    Attributes:
+        keep: one of `KEEPS`.
+        capacity: engrams of a row at most; None for no bound.
+        protected: so many of the youngest stay whatever they are worth.
+        sink: so many of a document's first positions stay.
+        usage_decay: of the moving average of attention.
+        initial_lifespan: segments that an engram lives without attention.
+        lifespan_extend_scale: segments of life for a position's whole attention.
+    """
+
+    keep: str = "learned"
+    capacity: int | None = None
+    protected: int = 0
+    sink: int = 0
+    usage_decay: float = 0.9
+    initial_lifespan: float = 9.0
+    lifespan_extend_scale: float = 8.0
+
+
+def kept_engrams(state: EpisodicState, there: Tensor, policy: KeepPolicy) -> Tensor:
+    """Return which engrams stay, bool `[B, M]`.
+
+    Args:
+        state: after a segment, its engrams among the others, columns in the order of their positions.
+        there: which columns are engrams, bool `[B, M]`.
+        policy: what goes.
+    """
+    always = _protected(state, there, policy)
+    if policy.keep == "lifespan":
+        there = there & ((state.score > 0) | always)
+    if policy.capacity is None or state.width <= policy.capacity:
+        return there
+    worth = _worth(state, policy).masked_fill(always, torch.inf).masked_fill(~there, -torch.inf)
+    # The young are first, and a stable sort leaves them so among equals.
+    order = worth.flip(1).argsort(dim=1, descending=True, stable=True)
+    rank = order.argsort(dim=1).flip(1)
+    return there & (rank < policy.capacity)
+
+
+def _protected(state: EpisodicState, there: Tensor, policy: KeepPolicy) -> Tensor:
+    from_end = there.flip(1).cumsum(dim=1).flip(1)
+    young = there & (from_end <= policy.protected)
+    return young | (there & (state.position < policy.sink))
+
+
+def _worth(state: EpisodicState, policy: KeepPolicy) -> Tensor:
+    if policy.keep == "fifo":
+        return state.position.to(torch.float64)
+    if policy.keep == "random":
+        return drawn(state.position, state.positions)
+    if policy.keep == "lifespan":
+        return state.score.to(torch.float64)
+    expected = state.score.double().clamp(max=MOST_EXPECTED).exp()
+    return (expected + state.usage.double()).log() - AGE_WEIGHT * state.age
+
+
+def drawn(position: Tensor, positions: Tensor) -> Tensor:
+    """Return lots in [0, 1), float64 `[B, M]`, that depend on nothing but an engram's position and the row's length.
+
+    Args:
+        position: of the engrams, int64 `[B, M]`.
+        positions: that each row has read, int64 `[B]`.
+    """
+    mixed = position * 0x2545F491 + positions.unsqueeze(1) * 0x9E3779B1 + 0x632BE5AB
+    for shift, factor in ((15, 0x2C1B3C6D), (12, 0x297A2D39)):
+        mixed = ((mixed ^ (mixed >> shift)) * factor) & 0x7FFFFFFF
+    return (mixed ^ (mixed >> 15)).to(torch.float64) / 2**31

@@ -1,0 +1,104 @@
+"""The store, slow and obviously right: one row, one engram at a time, in plain Python; `write.py` has it batched."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from hf_memoria.memories.episodic.store.keep import AGE_WEIGHT, MOST_EXPECTED, KeepPolicy
+
+NO_ID = -1
+
+
+@dataclass
+class NaiveEngram:
+    """One engram; see `EpisodicState` for what its fields mean.
+
+    Attributes:
+        ids: its window, the youngest first.
+        behind: the id behind it.
+    """
+
+    ids: list[int]
+    behind: int
+    position: int
+    segment: int
+    source: int
+    usage: float
+    score: float
+
+
+@dataclass
+class NaiveRow:
+    """What one row holds."""
+
+    window: int
+    engrams: list[NaiveEngram] = field(default_factory=list)
+    step: int = 0
+    read: list[int] = field(default_factory=list)
+
+    def write(
+        self, ids: list[int], attention: list[float], policy: KeepPolicy, scores: list[float], source: int = 0
+    ) -> None:
+        """Write a segment.
+
+        Args:
+            ids: of its real positions; none changes nothing.
+            attention: what they paid each engram.
+            policy: what goes when there are too many.
+            scores: log of the attention expected of each new engram, for `learned`.
+            source: id of the document.
+        """
+        if not ids:
+            return
+        for engram, paid in zip(self.engrams, attention, strict=True):
+            engram.usage = policy.usage_decay * engram.usage + (1 - policy.usage_decay) * paid
+            if policy.keep == "lifespan":
+                engram.score += -1 + policy.lifespan_extend_scale * paid
+        for engram in self.engrams:
+            if engram.position == len(self.read) - 1:
+                engram.behind = ids[0]
+        for place, token in enumerate(ids):
+            self.read.append(token)
+            window = [self.read[-1 - back] if back < len(self.read) else NO_ID for back in range(self.window)]
+            behind = ids[place + 1] if place + 1 < len(ids) else NO_ID
+            score = {"learned": scores[place], "lifespan": policy.initial_lifespan}.get(policy.keep, 0.0)
+            self.engrams.append(NaiveEngram(window, behind, len(self.read) - 1, self.step, source, 0.0, score))
+        self.step += 1
+        self._forget(policy)
+
+    def _forget(self, policy: KeepPolicy) -> None:
+        young = {engram.position for engram in self.engrams[max(0, len(self.engrams) - policy.protected) :]}
+        if not policy.protected:
+            young = set()
+
+        def protected(engram: NaiveEngram) -> bool:
+            return engram.position in young or engram.position < policy.sink
+
+        if policy.keep == "lifespan":
+            self.engrams = [engram for engram in self.engrams if engram.score > 0 or protected(engram)]
+        if policy.capacity is None:
+            return
+        ranked = sorted(
+            self.engrams, key=lambda e: (protected(e), self._worth(e, policy) if not protected(e) else 0, e.position)
+        )
+        kept = {engram.position for engram in ranked[max(0, len(ranked) - policy.capacity) :]}
+        self.engrams = [engram for engram in self.engrams if engram.position in kept]
+
+    def _worth(self, engram: NaiveEngram, policy: KeepPolicy) -> float:
+        if policy.keep == "fifo":
+            return float(engram.position)
+        if policy.keep == "random":
+            return draw(engram.position, len(self.read))
+        if policy.keep == "lifespan":
+            return engram.score
+        expected = math.exp(min(engram.score, MOST_EXPECTED))
+        return math.log(expected + engram.usage) - AGE_WEIGHT * (self.step - engram.segment)
+
+
+def draw(position: int, positions: int) -> float:
+    """Return the lot of one engram, in [0, 1)."""
+    mixed = position * 0x2545F491 + positions * 0x9E3779B1 + 0x632BE5AB
+    for shift, factor in ((15, 0x2C1B3C6D), (12, 0x297A2D39)):
+        mixed = ((mixed ^ (mixed >> shift)) * factor) & 0x7FFFFFFF
+    return (mixed ^ (mixed >> 15)) / 2**31

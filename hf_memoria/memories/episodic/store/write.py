@@ -1,0 +1,175 @@
+"""Writing a segment: what was read becomes engrams, and what has been worth least goes when there are too many.
+
+`naive.py` says the same row by row. Axes as in `state.py`; T positions of the segment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from hf_memoria.memories.episodic.store.keep import KeepPolicy, kept_engrams
+from hf_memoria.memories.episodic.store.state import NO_ID, EpisodicState, Scorer, take
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What a segment leaves.
+
+    Attributes:
+        real: positions that are not padding, bool `[B, T]`.
+        ids: ids of the positions, int `[B, T]`, `NO_ID` where there is none; None for no ids at all.
+        embeds: embeddings of positions without ids, `[B, T, E]`, or None.
+        hidden: inputs of the reading block, `[B, T, D]`, or None where they are not stored.
+        source: ids of the documents, int64 `[B]`, or None.
+    """
+
+    real: Tensor
+    ids: Tensor | None = None
+    embeds: Tensor | None = None
+    hidden: Tensor | None = None
+    source: Tensor | None = None
+
+
+@torch.no_grad()
+def write_segment(
+    state: EpisodicState,
+    segment: Segment,
+    attention: Tensor,
+    policy: KeepPolicy,
+    scorer: Scorer | None = None,
+) -> EpisodicState:
+    """Return the state after a segment; a row without a real position keeps its engrams as they were.
+
+    Args:
+        state: that the segment started from.
+        segment: that was read.
+        attention: what its real positions paid each engram: the mean over blocks and heads, summed, float32 `[B, M]`.
+        policy: what goes when a row is full.
+        scorer: what tells the attention to be expected, where the policy asks for it.
+    """
+    alive = segment.real.any(dim=1)
+    used = _after_use(state, attention, alive, policy)
+    ids = _compact_ids(segment)
+    used = replace(used, ids=_with_next_ids(used, ids, alive))
+    new = _new_engrams(state, segment, ids, policy)
+    if scorer is not None and policy.keep == "learned":
+        new = replace(new, score=scorer(new).to(torch.float32))
+    before, behind = aligned_vectors(used, new)
+    joined = {name: torch.cat([value, getattr(behind, name)], dim=1) for name, value in before._of_engrams().items()}
+    count = segment.real.sum(dim=1)
+    merged = before.from_tensors(
+        {
+            **before.tensors(),
+            **joined,
+            "step": state.step + alive,
+            "positions": state.positions + count,
+            "tail": _new_tail(state, ids, count),
+        }
+    )
+    there = torch.cat([before.valid, behind.valid], dim=1)
+    return _kept(merged, there, policy)
+
+
+def aligned_vectors(first: EpisodicState, second: EpisodicState) -> tuple[EpisodicState, EpisodicState]:
+    """Return both with vectors where one of them has them, each with its own columns."""
+
+    def filled(state: EpisodicState, other: EpisodicState) -> EpisodicState:
+        missing = {
+            name: getattr(state, name).new_zeros(state.batch_size, state.width, getattr(state, name).shape[2])
+            for name in ("hidden", "embeds")
+            if getattr(other, name).shape[1] and not getattr(state, name).shape[1]
+        }
+        return replace(state, **missing)
+
+    return filled(first, second), filled(second, first)
+
+
+def _after_use(state: EpisodicState, attention: Tensor, alive: Tensor, policy: KeepPolicy) -> EpisodicState:
+    attention = attention.to(torch.float32)
+    usage = policy.usage_decay * state.usage + (1 - policy.usage_decay) * attention
+    score = state.score
+    if policy.keep == "lifespan":
+        score = score - 1 + policy.lifespan_extend_scale * attention
+    rows = alive.unsqueeze(1)
+    return replace(state, usage=torch.where(rows, usage, state.usage), score=torch.where(rows, score, state.score))
+
+
+def _order(real: Tensor) -> Tensor:
+    """Return the positions of each row with the real ones first, int64 `[B, T]`."""
+    return torch.argsort((~real).to(torch.int8), dim=1, stable=True)
+
+
+def _compact_ids(segment: Segment) -> Tensor:
+    """Return the ids of the real positions at the front, int32 `[B, T]`, and `NO_ID` behind them."""
+    real = segment.real
+    if segment.ids is None:
+        return torch.full(real.shape, NO_ID, dtype=torch.int32, device=real.device)
+    ids = segment.ids.to(torch.int32).masked_fill(~real, NO_ID)
+    return ids.gather(1, _order(real))
+
+
+def _with_next_ids(state: EpisodicState, ids: Tensor, alive: Tensor) -> Tensor:
+    """Return the windows of what is stored; the youngest position's gets the id that came behind it."""
+    if not state.width:
+        return state.ids
+    youngest = state.valid & (state.position == state.positions.unsqueeze(1) - 1) & alive.unsqueeze(1)
+    behind = torch.where(youngest, ids[:, :1], state.ids[..., -1])
+    return torch.cat([state.ids[..., :-1], behind.unsqueeze(-1)], dim=-1)
+
+
+def _past_ids(state: EpisodicState) -> Tensor:
+    """Return the last ids before the segment, the oldest first, int32 `[B, W - 1]`; `NO_ID` before a document."""
+    reach = torch.arange(state.window - 1, device=state.tail.device)
+    known = reach < state.positions.unsqueeze(1)
+    return state.tail.masked_fill(~known, NO_ID).flip(1)
+
+
+def _new_tail(state: EpisodicState, ids: Tensor, count: Tensor) -> Tensor:
+    if state.window == 1:
+        return state.tail
+    line = torch.cat([_past_ids(state), ids], dim=1)
+    last = count.unsqueeze(1) + state.window - 2 - torch.arange(state.window - 1, device=count.device)
+    return line.gather(1, last)
+
+
+def _new_engrams(state: EpisodicState, segment: Segment, ids: Tensor, policy: KeepPolicy) -> EpisodicState:
+    """Return the segment's positions as engrams, those of a row at the front."""
+    real, window, order = segment.real, state.window, _order(segment.real)
+    rows, length = real.shape
+    line = torch.cat([_past_ids(state), ids, ids.new_full((rows, 1), NO_ID)], dim=1)
+    windows = [line[:, window - 1 - back : window - 1 - back + length] for back in range(window)]
+    place = torch.arange(length, device=real.device).expand(rows, -1)
+    filled = torch.zeros(rows, length, dtype=torch.int64, device=real.device)
+    source = filled if segment.source is None else filled + segment.source.to(real.device).unsqueeze(1)
+    start = policy.initial_lifespan if policy.keep == "lifespan" else 0.0
+    nothing = torch.zeros(rows, length, dtype=torch.float32, device=real.device)
+    return state.from_tensors(
+        {
+            **state.tensors(),
+            "hidden": _vectors(segment.hidden, state.hidden, order),
+            "embeds": _vectors(segment.embeds, state.embeds, order),
+            "ids": torch.stack([*windows, line[:, window:]], dim=-1),
+            "position": state.positions.unsqueeze(1) + place,
+            "segment": filled + state.step.unsqueeze(1),
+            "source": source,
+            "usage": nothing,
+            "score": nothing + start,
+            "count": real.sum(dim=1),
+        }
+    )
+
+
+def _vectors(given: Tensor | None, like: Tensor, order: Tensor) -> Tensor:
+    return like[:, :0] if given is None else take(given.to(like), order)
+
+
+def _kept(merged: EpisodicState, there: Tensor, policy: KeepPolicy) -> EpisodicState:
+    width = merged.width
+    kept = kept_engrams(merged, there, policy)
+    state = merged.keep_where(kept)
+    if policy.capacity is not None and state.width > policy.capacity and width:
+        state = state.widened(policy.capacity)  # where columns are not looked up on the host
+    return state

@@ -1,0 +1,112 @@
+"""The episodic memory as a kind of memory: what was read is kept, and each position searches it with its own query."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from hf_memoria.backbones import cached_length
+from hf_memoria.memories.episodic.config import EpisodicMemoryConfig
+from hf_memoria.memories.episodic.install import embedding_size, install_episodic_memory
+from hf_memoria.memories.episodic.keep_score import KeepScore
+from hf_memoria.memories.episodic.reading import EpisodicReading
+from hf_memoria.memories.episodic.recall import EpisodicRecall
+from hf_memoria.memories.episodic.segment import reading_from, write
+from hf_memoria.memories.episodic.statistics import EpisodicStatistics
+from hf_memoria.memories.episodic.store import EpisodicState
+from hf_memoria.memories.episodic.summary import summary_of
+from hf_memoria.memories.interface import Forward
+from hf_memoria.memories.shared.losses import share_of_step
+from hf_memoria.memories.shared.masks import token_mask
+from hf_memoria.memories.shared.outputs import with_memory
+from hf_memoria.memories.shared.segment_memory import SegmentMemory
+
+
+class EpisodicSystem(SegmentMemory[EpisodicState]):
+    """See `MemorySystem`."""
+
+    settings_class: ClassVar[type[EpisodicMemoryConfig]] = EpisodicMemoryConfig
+    state_class: ClassVar[type[EpisodicState]] = EpisodicState
+
+    def check_fits(self, config: Any) -> None:
+        """As `MemorySystem.check_fits`."""
+        layers, blocks = config.memory.layers, config.num_hidden_layers
+        if layers and layers[-1] >= blocks:
+            raise ValueError(f"layers must name blocks below {blocks}, which the backbone has; got {layers}.")
+
+    def install(self, model: Any) -> None:
+        """As `MemorySystem.install`."""
+        install_episodic_memory(model)
+
+    def sizes(self, config: Any) -> dict[str, int]:
+        """As `MemorySystem.sizes`."""
+        return {"hidden_size": config.hidden_size, "window": config.memory.key_window}
+
+    def empty(self, config: Any, rows: int, like: Tensor) -> EpisodicState:
+        """As `MemorySystem.empty`."""
+        return EpisodicState.empty(
+            rows,
+            config.hidden_size,
+            embedding_size=embedding_size(config),
+            window=config.memory.key_window,
+            device=like.device,
+            dtype=like.dtype,
+        )
+
+    def read(self, model: Any, stock_forward: Forward, state: EpisodicState, kwargs: dict[str, Any]) -> ModelOutput:
+        """As `MemorySystem.read`."""
+        mask = token_mask(kwargs.get("attention_mask"))
+        reading = reading_from(model, state, mask)
+        continues = cached_length(kwargs.get("past_key_values")) > 0
+        output = self.run(model, stock_forward, reading, kwargs)
+        if continues:
+            return with_memory(output, state)
+        assert reading.final_hidden is not None
+        losses = _with_keep_loss(model, output, reading, kwargs)
+        real = reading.real_positions(reading.final_hidden)
+        return with_memory(output, write(model, state, reading.left(), real, reading.paid()), losses)
+
+    def run(self, model: Any, stock_forward: Forward, reading: Any, kwargs: dict[str, Any]) -> ModelOutput:
+        """As `MemorySystem.run`."""
+        reading.ids, reading.embeds = kwargs.get("input_ids"), kwargs.get("inputs_embeds")
+        return super().run(model, stock_forward, reading, kwargs)
+
+    def recall(self, model: Any, stock_forward: Forward, state: EpisodicState) -> Any:
+        """As `MemorySystem.recall`."""
+        return EpisodicRecall.begin(model, state)
+
+    def new_statistics(self) -> EpisodicStatistics:
+        """As `MemorySystem.new_statistics`."""
+        return EpisodicStatistics()
+
+    def summary(self, state: EpisodicState, row: int) -> dict[str, Any]:
+        """As `MemorySystem.summary`."""
+        return summary_of(state, row)
+
+    def describe(self) -> str:
+        """As `MemorySystem.describe`."""
+        return "an episodic memory (the ids that were read, which every position searches)"
+
+    def never_carried(self, settings: EpisodicMemoryConfig) -> str:
+        """As `MemorySystem.never_carried`."""
+        return "the store was empty, and no parameter of the memory got a gradient"
+
+
+def _with_keep_loss(
+    model: Any, output: ModelOutput, reading: EpisodicReading, kwargs: dict[str, Any]
+) -> dict[str, Tensor] | None:
+    """Add the loss of the keep score in training; return the parts of the loss by name."""
+    keep: KeepScore | None = getattr(model.base_model, "memory_keep", None)
+    loss = output.get("loss")
+    if keep is None or loss is None or not model.training or not loss.requires_grad:
+        return None
+    store = reading.store
+    embed: nn.Module = model.base_model.get_input_embeddings()
+    score = keep(embed, store.ids, store.embeds)
+    paid = reading.paid()
+    paid = paid if paid.shape[1] else paid.new_zeros(store.valid.shape)
+    part = KeepScore.loss(score, paid, store.valid)
+    output["loss"] = loss + part * share_of_step(kwargs)
+    return {"task": loss, "keep": part}

@@ -1,0 +1,95 @@
+"""The separate read against the one that goes engram by engram: values and gradients."""
+
+import pytest
+import torch
+from torch import nn
+
+from hf_memoria.memories.episodic.naive_reader import read_naively
+from hf_memoria.memories.episodic.reader import EpisodicReader
+from hf_memoria.memories.episodic.reading import store_of, with_hidden
+from hf_memoria.memories.episodic.store import EpisodicState, KeepPolicy, Segment, write_segment
+
+WIDTH, HEADS, VOCABULARY = 8, 2, 20
+FORMS = {
+    "plain": {},
+    "behind": {"value_ahead": 0},
+    "few": {"top_k": 3},
+    "one": {"window": 1, "top_k": 2},
+    "spread": {"spreads": True},
+    "spread-few": {"spreads": True, "top_k": 3, "gated": True},
+    "hidden": {"reads_hidden": True},
+    "hidden-alone": {"reads_hidden": True, "reads_tokens": False},
+}
+
+
+def random_state(window, ragged, embeds=False, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    state = EpisodicState.empty(3, WIDTH, window=window)
+    # Each id once: of two engrams with one key either may be among the best.
+    text = torch.rand(3, VOCABULARY, generator=generator).argsort(dim=1)
+    for step in range(4):
+        real = torch.rand(3, 4, generator=generator) < (0.7 if ragged else 1.1)
+        if ragged:
+            real[2] = False  # a row that has read nothing
+        ids = text[:, 4 * step : 4 * step + 4]
+        hidden = torch.randn(3, 4, WIDTH, generator=generator)
+        vectors = torch.randn(3, 4, WIDTH, generator=generator) if embeds and step % 2 else None
+        segment = Segment(real=real, ids=None if vectors is not None else ids, embeds=vectors, hidden=hidden)
+        state = write_segment(state, segment, torch.zeros(3, state.width), KeepPolicy())
+    return state
+
+
+def reader_of(seed=0, **form):
+    torch.manual_seed(seed)
+    reader = EpisodicReader(WIDTH, WIDTH, HEADS, **form)
+    with torch.no_grad():
+        for parameter in reader.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return reader
+
+
+@pytest.mark.parametrize("embeds", [False, True], ids=["ids", "embeds"])
+@pytest.mark.parametrize("ragged", [False, True], ids=["full", "ragged"])
+@pytest.mark.parametrize("form", FORMS)
+def test_it_reads_what_the_naive_one_reads(form, ragged, embeds):
+    reader, embed = reader_of(**FORMS[form]), nn.Embedding(VOCABULARY, WIDTH)
+    state = random_state(FORMS[form].get("window", 3), ragged, embeds)
+    hidden = torch.randn(3, 5, WIDTH, requires_grad=True)
+    answers = []
+    for naive in (True, False):
+        leaves = [hidden, *embed.parameters(), *reader.parameters()]
+        if naive:
+            read = read_naively(reader, hidden, state, embed)
+        else:
+            store = with_hidden(store_of(state, reader.value_ahead), hidden, WIDTH)
+            read = reader(hidden, store, embed)[0]
+        gradients = torch.autograd.grad(
+            (read * torch.linspace(-1, 1, WIDTH)).square().sum(), leaves, allow_unused=True
+        )
+        answers.append((read, gradients))
+    (expected, wanted), (read, gradients) = answers
+    torch.testing.assert_close(read, expected, atol=1e-5, rtol=1e-4)
+    for one, other in zip(gradients, wanted, strict=True):
+        if one is None and other is None:
+            continue  # the embeddings, where hidden states alone are read
+        other = torch.zeros_like(one) if other is None else other
+        torch.testing.assert_close(one, other, atol=2e-4, rtol=1e-3)
+
+
+def test_a_row_with_nothing_to_read_keeps_its_stream_to_the_bit():
+    reader, embed, state = reader_of(), nn.Embedding(VOCABULARY, WIDTH), random_state(3, ragged=True)
+    hidden = torch.randn(3, 5, WIDTH)
+    read = reader(hidden, store_of(state, 1), embed)[0]
+    assert torch.equal(read[2], hidden[2])
+    assert not torch.equal(read[0], hidden[0])
+
+
+def test_a_value_waits_for_the_id_behind_it():
+    state = random_state(3, ragged=False)
+    assert store_of(state, 0).valid.sum() == 3 * 16
+    assert store_of(state, 1).valid.sum() == 3 * 15
+
+
+def test_widths_have_to_divide():
+    with pytest.raises(ValueError, match=r"hidden_size must be a multiple of num_heads \(3\); got 8"):
+        EpisodicReader(8, 8, 3)
