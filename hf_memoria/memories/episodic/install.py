@@ -11,6 +11,7 @@ from hf_memoria.memories.episodic.config import EpisodicMemoryConfig
 from hf_memoria.memories.episodic.keep_score import KeepScore
 from hf_memoria.memories.episodic.reader import EpisodicReader
 from hf_memoria.memories.episodic.reading import EpisodicReading
+from hf_memoria.memories.episodic.sharing import share_attention
 from hf_memoria.memories.shared.block_reads import BlockReads
 
 
@@ -44,26 +45,35 @@ def install_episodic_memory(model: Any) -> None:
     memory: EpisodicMemoryConfig = config.memory
     blocks, width = blocks_of(base, spec), embedding_size(config)
     layers = reading_layers(config)
-    for index in layers:
-        blocks[index].memory = EpisodicReader(
-            config.hidden_size,
-            width,
-            config.num_attention_heads,
-            window=memory.key_window,
-            value_ahead=memory.value_ahead,
-            top_k=memory.top_k,
-            reads_tokens="ids" in memory.content,
-            has_ids=has_ids(base),
-            reads_hidden="hidden" in memory.content,
-            spreads=memory.association == "spread",
-            gated=memory.gate is not None,
-        )
-        BlockReads(base, blocks[index], index, search).attach(spec)
-    holder = InputHooks(base)
-    blocks[0].register_forward_pre_hook(holder.keep_embeddings, with_kwargs=True)
-    blocks[layers[0]].register_forward_pre_hook(holder.keep_hidden, with_kwargs=True)
+    for place, index in enumerate(layers):
+        if memory.separate_read:
+            blocks[index].memory = _reader_for(base, config, width, place)
+            BlockReads(base, blocks[index], index, search).attach(spec)
+        if memory.stores_hidden:
+            blocks[index].register_forward_pre_hook(InputHooks(base, index).keep_hidden, with_kwargs=True)
+    blocks[0].register_forward_pre_hook(InputHooks(base, 0).keep_embeddings, with_kwargs=True)
+    if memory.share_attention:
+        share_attention(model, layers, blocks)
     if memory.keep == "learned" and memory.capacity is not None:
         base.memory_keep = KeepScore(width, memory.key_window if has_ids(base) else 0)
+
+
+def _reader_for(base: Any, config: Any, width: int, place: int) -> EpisodicReader:
+    memory: EpisodicMemoryConfig = config.memory
+    return EpisodicReader(
+        config.hidden_size,
+        width,
+        config.num_attention_heads,
+        window=memory.key_window,
+        value_ahead=memory.value_ahead,
+        top_k=memory.top_k,
+        reads_tokens="ids" in memory.content,
+        has_ids=has_ids(base),
+        reads_hidden="hidden" in memory.content,
+        spreads=memory.association == "spread",
+        place=place,
+        gated=memory.gate is not None,
+    )
 
 
 def search(block: Any, reading: EpisodicReading, index: int, hidden: Tensor) -> Tensor:
@@ -81,8 +91,8 @@ def search(block: Any, reading: EpisodicReading, index: int, hidden: Tensor) -> 
 class InputHooks:
     """Hooks that keep what goes into blocks. Methods of a holder, not closures: they are copied with the model."""
 
-    def __init__(self, base_model: nn.Module) -> None:
-        self.base_model = base_model
+    def __init__(self, base_model: nn.Module, index: int) -> None:
+        self.base_model, self.index = base_model, index
 
     def keep_embeddings(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep the first block's input where no ids were given; a forward pre-hook."""
@@ -91,10 +101,10 @@ class InputHooks:
             reading.embeds = _input(args, kwargs)
 
     def keep_hidden(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Keep the first reading block's input; a forward pre-hook."""
+        """Keep a reading block's input; a forward pre-hook."""
         reading = reading_of(self.base_model)
         if reading is not None:
-            reading.hidden = _input(args, kwargs)
+            reading.hidden[self.index] = _input(args, kwargs)
 
 
 def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -58,7 +58,7 @@ def _key(reader: EpisodicReader, state: EpisodicState, embed: nn.Module, row: in
     if reader.reads_tokens:
         key = key + reader.key(_mixed(reader, state, embed, row, m, value=False))
     if reader.reads_hidden:
-        key = key + reader.hidden_key(reader.hidden_norm(state.hidden[row, m]))
+        key = key + reader.hidden_key(reader.hidden_norm(state.hidden[row, m, reader.place]))
     return key
 
 
@@ -67,7 +67,7 @@ def _value(reader: EpisodicReader, state: EpisodicState, embed: nn.Module, row: 
     if reader.reads_tokens:
         value = value + reader.value(_mixed(reader, state, embed, row, m, value=True))
     if reader.reads_hidden:
-        value = value + reader.hidden_value(reader.hidden_norm(state.hidden[row, m]))
+        value = value + reader.hidden_value(reader.hidden_norm(state.hidden[row, m, reader.place]))
     return value
 
 

@@ -32,15 +32,21 @@ class Store:
     Attributes:
         ids: windows of ids, int `[B, M, W + 1]`; see `EpisodicState.ids`.
         embeds: embeddings of positions without ids, `[B, M, E]`, or None.
-        hidden: stored hidden states, `[B, M, D]`, or None.
+        hidden: stored inputs of the reading blocks, `[B, M, L, D]`, or None.
+        position: place of an engram in the document, `[B, M]`.
+        distance: positions from it to the segment's first one, 1 and above, `[B, M]`.
+        there: which columns are engrams, bool `[B, M]`.
         age: segments since an engram was made, `[B, M]`.
         segment: number of the segment it was made in, `[B, M]`.
-        valid: engrams that may be read, bool `[B, M]`.
+        valid: which of them the separate read may read, bool `[B, M]`.
     """
 
     ids: Tensor
     embeds: Tensor | None
     hidden: Tensor | None
+    position: Tensor
+    distance: Tensor
+    there: Tensor
     age: Tensor
     segment: Tensor
     valid: Tensor
@@ -89,6 +95,7 @@ class EpisodicReader(nn.Module):
         has_ids: whether positions have ids at all; those of images have none.
         reads_hidden: whether stored hidden states are read.
         spreads: whether there is a second read, of what stood in one segment with what the first one found.
+        place: which of the stored layers is this block's.
         gated: multiply the read by tanh of a learned scalar that starts at zero.
 
     Raises:
@@ -108,12 +115,13 @@ class EpisodicReader(nn.Module):
         has_ids: bool = True,
         reads_hidden: bool = False,
         spreads: bool = False,
+        place: int = 0,
         gated: bool = False,
     ) -> None:
         super().__init__()
         if hidden_size % num_heads:
             raise ValueError(f"hidden_size must be a multiple of num_heads ({num_heads}); got {hidden_size}.")
-        self.num_heads, self.value_ahead, self.top_k = num_heads, value_ahead, top_k
+        self.num_heads, self.value_ahead, self.top_k, self.place = num_heads, value_ahead, top_k, place
         self.reads_tokens, self.has_ids, self.reads_hidden = reads_tokens, has_ids, reads_hidden
         self.norm = nn.LayerNorm(hidden_size)
         self.query, self.output = (nn.Linear(hidden_size, hidden_size) for _ in range(2))
@@ -156,6 +164,10 @@ class EpisodicReader(nn.Module):
             mixed = mixed + weight * vectors * (ids != NO_ID).unsqueeze(-1)
         return mixed
 
+    def _hidden(self, store: Store) -> Tensor:
+        assert store.hidden is not None  # `reading_from` sees to it
+        return store.hidden[:, :, self.place]
+
     def keys(self, embed: nn.Module, store: Store) -> Tensor:
         """Return the keys of a store, of length 1, `[B, H, M, D / H]`."""
         return F.normalize(self._heads(self._keys(embed, store)), dim=-1)
@@ -165,7 +177,7 @@ class EpisodicReader(nn.Module):
         if self.reads_tokens:
             parts.append(self.key(self.token_vectors(embed, store, self.key_mix, 0)))
         if self.reads_hidden:
-            parts.append(self.hidden_key(self.hidden_norm(store.hidden)))
+            parts.append(self.hidden_key(self.hidden_norm(self._hidden(store))))
         keys: Tensor = sum(parts[1:], parts[0])
         return keys
 
@@ -175,7 +187,7 @@ class EpisodicReader(nn.Module):
         if self.reads_tokens:
             parts.append(self.value(self.token_vectors(embed, store, self.value_mix, self.value_ahead)))
         if self.reads_hidden:
-            parts.append(self.hidden_value(self.hidden_norm(store.hidden)))
+            parts.append(self.hidden_value(self.hidden_norm(self._hidden(store))))
         return self._heads(sum(parts[1:], parts[0]))
 
     def bank(self, embed: nn.Module, store: Store) -> Bank:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hf_memoria.memories.episodic.reader import Bank, Store
+from hf_memoria.memories.episodic.shared_attention import Placed, SharedKeys
 from hf_memoria.memories.episodic.store import EpisodicState
 from hf_memoria.memories.episodic.store.state import NO_ID
 from hf_memoria.memories.shared.masks import real_positions
@@ -28,11 +29,14 @@ class EpisodicReading:
         store: what is searched, padded to one column at least.
         embed: the model's embeddings of ids.
         attention_mask: the forward's own, `[B, T]` or, with a KV cache, longer to the left; None if all is real.
-        stores_hidden: whether inputs of the first reading block are kept.
+        stores_hidden: whether inputs of the reading blocks are kept.
         attention: by block, what the real positions paid each engram, the mean over heads, float32 `[B, M]`.
+        shared_attention: likewise, what they paid within the block's self-attention.
         ids: that the forward was given, `[B, T]`, or None.
         embeds: embeddings that it was given or made of images, `[B, T, E]`, or None.
-        hidden: input of the first reading block, `[B, T, D]`.
+        hidden: inputs of the reading blocks, by block, `[B, T, D]` each.
+        shared: by block, what its self-attention sees beside the segment.
+        placed: rotary embeddings that the forward made, each with the call that made it.
         final_hidden: final hidden states of the segment, `[B, T, D]`.
         kept: by block, keys and values of the store for the next forward of the same segment; None if there is none.
     """
@@ -43,11 +47,14 @@ class EpisodicReading:
     attention_mask: Tensor | None = None
     stores_hidden: bool = False
     attention: dict[int, Tensor] = field(default_factory=dict)
+    shared_attention: dict[int, Tensor] = field(default_factory=dict)
     ids: Tensor | None = None
     embeds: Tensor | None = None
-    hidden: Tensor | None = None
+    hidden: dict[int, Tensor] = field(default_factory=dict)
+    shared: dict[int, SharedKeys] = field(default_factory=dict)
+    placed: list[Placed] = field(default_factory=list)
     final_hidden: Tensor | None = None
-    kept: dict[int, Bank] | None = None
+    kept: dict[Any, Bank] | None = None
 
     @classmethod
     def of(cls, state: EpisodicState, embed: Any, value_ahead: int, **others: Any) -> EpisodicReading:
@@ -64,11 +71,21 @@ class EpisodicReading:
         paid = (weights.detach().mean(dim=1) * real.to(weights).unsqueeze(2)).sum(dim=1, dtype=torch.float32)
         self.attention[block] = paid[:, : self.state.width]
 
+    def leave_shared(self, block: int, weights: Tensor) -> None:
+        """Keep what a block's self-attention paid each engram, of its weights `[B, H, T, M]`."""
+        real = self._real(weights.shape[2], weights)
+        paid = (weights.detach().mean(dim=1) * real.to(weights).unsqueeze(2)).sum(dim=1, dtype=torch.float32)
+        self.shared_attention[block] = paid[:, : self.state.width]
+
+    def _real(self, length: int, like: Tensor) -> Tensor:
+        return real_positions(self.attention_mask, like.new_empty(len(like), length, 0))
+
     def paid(self) -> Tensor:
-        """Return the attention that each engram got, the mean over blocks, float32 `[B, M]`."""
-        if not self.attention:
+        """Return the attention that each engram got, the mean over blocks and reads, float32 `[B, M]`."""
+        every = [*self.attention.values(), *self.shared_attention.values()]
+        if not every:
             return torch.zeros(self.state.ids.shape[:2], device=self.state.ids.device)
-        return torch.stack([paid.to(self.state.ids.device) for paid in self.attention.values()]).mean(dim=0)
+        return torch.stack([paid.to(self.state.ids.device) for paid in every]).mean(dim=0)
 
     def left(self) -> dict[str, Tensor]:
         """Return what each position leaves: its id, and vectors where they are stored, `[B, T, ...]`."""
@@ -80,8 +97,8 @@ class EpisodicReading:
             assert self.embeds is not None
             left["embeds"] = self.embeds.detach()
         if self.stores_hidden:
-            assert self.hidden is not None
-            left["hidden"] = self.hidden.detach()
+            layers = [self.hidden[index] for index in sorted(self.hidden)]
+            left["hidden"] = torch.stack(layers, dim=2).detach()
         return left
 
 
@@ -98,6 +115,9 @@ def store_of(state: EpisodicState, value_ahead: int) -> Store:
     return Store(
         ids=ids,
         embeds=_held(state.embeds, state.width),
+        position=state.position,
+        distance=(state.positions.unsqueeze(1) - state.position).clamp(min=1),
+        there=state.valid,
         hidden=_held(state.hidden, state.width),
         age=state.age,
         segment=state.segment,
@@ -108,7 +128,7 @@ def store_of(state: EpisodicState, value_ahead: int) -> Store:
 def _held(vectors: Tensor, width: int) -> Tensor | None:
     if not vectors.shape[1]:
         return None
-    return F.pad(vectors, (0, 0, 0, width - vectors.shape[1]))
+    return F.pad(vectors, (0, 0) * (vectors.dim() - 2) + (0, width - vectors.shape[1]))
 
 
 def with_embeds(store: Store, like: Tensor, size: int) -> Store:
@@ -118,8 +138,8 @@ def with_embeds(store: Store, like: Tensor, size: int) -> Store:
     return replace(store, embeds=like.new_zeros(*store.valid.shape, size))
 
 
-def with_hidden(store: Store, like: Tensor, size: int) -> Store:
-    """Return a store with stored hidden states, zeros where none has been stored yet."""
+def with_hidden(store: Store, like: Tensor) -> Store:
+    """Return a store with stored hidden states, zeros where none has been stored yet; `like` is a state's."""
     if store.hidden is not None:
         return store
-    return replace(store, hidden=like.new_zeros(*store.valid.shape, size))
+    return replace(store, hidden=like.new_zeros(*store.valid.shape, *like.shape[2:]))

@@ -32,7 +32,7 @@ class EpisodicRecall:
     model: Any
     state: EpisodicState
     paid: Tensor
-    kept: dict[int, Bank] = field(default_factory=dict)
+    kept: dict[Any, Bank] = field(default_factory=dict)
     prefix: tuple[KeysAndValues, ...] = ()
     num_prefix: int = 0
     reads_cache: bool = False

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hf_memoria.memories.episodic.install import has_ids
 from hf_memoria.memories.episodic.reading import EpisodicReading, with_embeds, with_hidden
+from hf_memoria.memories.episodic.sharing import check_still_shares
 from hf_memoria.memories.episodic.store import EpisodicState, Segment, write_segment
 
 
@@ -30,8 +31,10 @@ def reading_from(model: Any, state: EpisodicState, mask: Tensor | None, **others
         stores_hidden=settings.stores_hidden,
         **others,
     )
+    if settings.share_attention:
+        check_still_shares(model.config)
     if settings.stores_hidden:
-        reading.store = with_hidden(reading.store, state.data, state.hidden_size)
+        reading.store = with_hidden(reading.store, state.data)
     if not has_ids(base):
         reading.store = with_embeds(reading.store, state.data, state.embeds.shape[2])
     return reading

@@ -9,11 +9,12 @@ from transformers.utils import ModelOutput
 
 from hf_memoria.backbones import cached_length
 from hf_memoria.memories.episodic.config import EpisodicMemoryConfig
-from hf_memoria.memories.episodic.install import embedding_size, install_episodic_memory
+from hf_memoria.memories.episodic.install import embedding_size, install_episodic_memory, reading_layers
 from hf_memoria.memories.episodic.keep_score import KeepScore
 from hf_memoria.memories.episodic.reading import EpisodicReading
 from hf_memoria.memories.episodic.recall import EpisodicRecall
 from hf_memoria.memories.episodic.segment import reading_from, write
+from hf_memoria.memories.episodic.sharing import check_can_share
 from hf_memoria.memories.episodic.statistics import EpisodicStatistics
 from hf_memoria.memories.episodic.store import EpisodicState
 from hf_memoria.memories.episodic.summary import summary_of
@@ -35,6 +36,8 @@ class EpisodicSystem(SegmentMemory[EpisodicState]):
         layers, blocks = config.memory.layers, config.num_hidden_layers
         if layers and layers[-1] >= blocks:
             raise ValueError(f"layers must name blocks below {blocks}, which the backbone has; got {layers}.")
+        if config.memory.share_attention:
+            check_can_share(config)
 
     def install(self, model: Any) -> None:
         """As `MemorySystem.install`."""
@@ -42,7 +45,8 @@ class EpisodicSystem(SegmentMemory[EpisodicState]):
 
     def sizes(self, config: Any) -> dict[str, int]:
         """As `MemorySystem.sizes`."""
-        return {"hidden_size": config.hidden_size, "window": config.memory.key_window}
+        own = {"num_layers": num_layers(config)} if config.memory.stores_hidden else {}
+        return {"hidden_size": config.hidden_size, "window": config.memory.key_window, **own}
 
     def empty(self, config: Any, rows: int, like: Tensor) -> EpisodicState:
         """As `MemorySystem.empty`."""
@@ -50,6 +54,7 @@ class EpisodicSystem(SegmentMemory[EpisodicState]):
             rows,
             config.hidden_size,
             embedding_size=embedding_size(config),
+            num_layers=num_layers(config),
             window=config.memory.key_window,
             device=like.device,
             dtype=like.dtype,
@@ -92,6 +97,11 @@ class EpisodicSystem(SegmentMemory[EpisodicState]):
     def never_carried(self, settings: EpisodicMemoryConfig) -> str:
         """As `MemorySystem.never_carried`."""
         return "the store was empty, and no parameter of the memory got a gradient"
+
+
+def num_layers(config: Any) -> int:
+    """Return how many blocks' inputs a state of such a model keeps; one, and none of it, where they are not kept."""
+    return len(reading_layers(config)) if config.memory.stores_hidden else 1
 
 
 def _with_keep_loss(

@@ -30,6 +30,8 @@ FORMS = {
     "both": {"content": ["ids", "hidden"]},
     "hidden": {"content": ["hidden"], "value_ahead": 0},
     "spread": {"association": "spread"},
+    "shared": {"separate_read": False, "share_attention": True, "sink": 2},
+    "shared-and-read": {"share_attention": True, "layers": [0, 1], "top_k": None},
     "two-layers": {"layers": [0, 2], "top_k": None, "keep": "lifespan"},
 }
 
@@ -58,7 +60,7 @@ def test_every_head_reads_what_it_has_written(family, head, form):
     assert 0 < state.width <= 20
     if family == "ViT":
         assert (state.ids == -1).all()
-    elif form == "ids":
+    elif form in ("ids", "shared"):
         read = torch.cat([inputs["input_ids"] for inputs in segments], dim=1)
         assert torch.equal(state.ids[..., 0], read.gather(1, state.position).int())
 

@@ -32,7 +32,7 @@ def random_state(window, ragged, embeds=False, seed=0):
         if ragged:
             real[2] = False  # a row that has read nothing
         ids = text[:, 4 * step : 4 * step + 4]
-        hidden = torch.randn(3, 4, WIDTH, generator=generator)
+        hidden = torch.randn(3, 4, 1, WIDTH, generator=generator)
         vectors = torch.randn(3, 4, WIDTH, generator=generator) if embeds and step % 2 else None
         segment = Segment(real=real, ids=None if vectors is not None else ids, embeds=vectors, hidden=hidden)
         state = write_segment(state, segment, torch.zeros(3, state.width), KeepPolicy())
@@ -61,7 +61,7 @@ def test_it_reads_what_the_naive_one_reads(form, ragged, embeds):
         if naive:
             read = read_naively(reader, hidden, state, embed)
         else:
-            store = with_hidden(store_of(state, reader.value_ahead), hidden, WIDTH)
+            store = with_hidden(store_of(state, reader.value_ahead), state.hidden)
             read = reader(hidden, store, embed)[0]
         gradients = torch.autograd.grad(
             (read * torch.linspace(-1, 1, WIDTH)).square().sum(), leaves, allow_unused=True

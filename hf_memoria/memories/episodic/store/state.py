@@ -1,6 +1,6 @@
 """What an episodic memory holds of each row: the ids that were read, and what they have been worth.
 
-Axes: B rows (lanes), M engrams of the longest row, W ids of a window, D hidden size, E width of the embeddings.
+Axes: B rows (lanes), M engrams of the longest row, L layers, W ids of a window, D hidden size, E width of embeddings.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class EpisodicState(RowState):
     A store of ids is the text itself. Whoever has it can read it back, see `text_ids`.
 
     Attributes:
-        hidden: inputs of the reading block at the engrams' positions, `[B, M, D]`, or `[B, 0, D]` without them.
+        hidden: inputs of the reading blocks at the engrams' positions, `[B, M, L, D]`, or `[B, 0, L, D]` without them.
         embeds: embeddings of positions that came without ids, `[B, M, E]`, or `[B, 0, E]`; zero where there is an id.
         ids: by engram the id of its position, those of the positions before it, and at last that of the position
             behind it, int32 `[B, M, W + 1]`; `NO_ID` where there is none.
@@ -70,6 +70,7 @@ class EpisodicState(RowState):
         hidden_size: int,
         *,
         embedding_size: int | None = None,
+        num_layers: int = 1,
         window: int = 3,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -80,6 +81,7 @@ class EpisodicState(RowState):
             rows: B.
             hidden_size: D.
             embedding_size: E; None is D.
+            num_layers: L.
             window: W.
             device: of the tensors.
             dtype: of the vectors.
@@ -90,7 +92,7 @@ class EpisodicState(RowState):
             return torch.zeros(rows, *shape, device=device, dtype=dtype)
 
         return cls(
-            hidden=zeros(0, hidden_size, dtype=dtype),
+            hidden=zeros(0, num_layers, hidden_size, dtype=dtype),
             embeds=zeros(0, width, dtype=dtype),
             ids=zeros(0, window + 1, dtype=torch.int32),
             position=zeros(0),
@@ -113,6 +115,11 @@ class EpisodicState(RowState):
     def window(self) -> int:
         """Ids of an engram's window, W."""
         return self.ids.shape[2] - 1
+
+    @property
+    def num_layers(self) -> int:
+        """Blocks whose inputs are kept, L."""
+        return self.hidden.shape[2]
 
     @property
     def valid(self) -> Tensor:

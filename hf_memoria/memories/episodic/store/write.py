@@ -22,7 +22,7 @@ class Segment:
         real: positions that are not padding, bool `[B, T]`.
         ids: ids of the positions, int `[B, T]`, `NO_ID` where there is none; None for no ids at all.
         embeds: embeddings of positions without ids, `[B, T, E]`, or None.
-        hidden: inputs of the reading block, `[B, T, D]`, or None where they are not stored.
+        hidden: inputs of the reading blocks, `[B, T, L, D]`, or None where they are not stored.
         source: ids of the documents, int64 `[B]`, or None.
     """
 
@@ -78,7 +78,7 @@ def aligned_vectors(first: EpisodicState, second: EpisodicState) -> tuple[Episod
 
     def filled(state: EpisodicState, other: EpisodicState) -> EpisodicState:
         missing = {
-            name: getattr(state, name).new_zeros(state.batch_size, state.width, getattr(state, name).shape[2])
+            name: getattr(state, name).new_zeros(state.batch_size, state.width, *getattr(state, name).shape[2:])
             for name in ("hidden", "embeds")
             if getattr(other, name).shape[1] and not getattr(state, name).shape[1]
         }

@@ -90,15 +90,15 @@ def test_over_a_long_run_it_holds_what_the_naive_one_holds(name, window):
 
 def test_vectors_follow_their_engrams():
     policy = KeepPolicy(keep="random", capacity=7)
-    state = EpisodicState.empty(2, 4)
+    state = EpisodicState.empty(2, 4, num_layers=3)
     for step in range(8):
         place = torch.arange(5) + 5 * step
-        hidden = place[None, :, None].expand(2, -1, 4).float()
+        hidden = place[None, :, None, None].expand(2, -1, 3, 4).float()
         real = torch.ones(2, 5, dtype=torch.bool)
         segment = Segment(real=real, ids=place.expand(2, -1), hidden=hidden)
         state = write_segment(state, segment, torch.zeros(2, state.width), policy)
-        assert state.hidden.shape == (2, state.width, 4)
-        assert torch.equal(state.hidden[..., 0].long(), state.position)
+        assert state.hidden.shape == (2, state.width, 3, 4)
+        assert torch.equal(state.hidden[:, :, 2, 0].long(), state.position)
         assert torch.equal(state.ids[..., 0].long(), state.position)
 
 

@@ -1,0 +1,169 @@
+"""Self-attention that sees stored positions among its keys and values, through Transformers' AttentionInterface.
+
+Axes: B rows, Q queries, K keys of the segment, M engrams, H heads of queries, G heads of keys, d size of a head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from hf_memoria.backbones import current_call
+from hf_memoria.backbones.brought import own_name
+
+IMPLEMENTATION = own_name("memoria_shared")
+"""Name of this attention in `config._attn_implementation`."""
+
+INDEX = "shares_attention_as"
+"""Attribute of an attention module with the number of its block."""
+
+NOT_DONE = ("position_bias", "softcap", "s_aux", "cache")
+"""Arguments by which some backbones change their attention, which stored keys know nothing of."""
+
+
+@dataclass(frozen=True)
+class SharedKeys:
+    """What a block's self-attention sees beside the segment.
+
+    Attributes:
+        keys: of stored positions, `[B, G, M, d]`.
+        values: likewise.
+        seen: which may be seen, bool `[B, M]`.
+        always: which are seen whatever their scores are: the segment before and the document's first positions.
+        top_k: so many of the others a head sees at a position; None is all.
+    """
+
+    keys: Tensor
+    values: Tensor
+    seen: Tensor
+    always: Tensor
+    top_k: int | None
+
+
+@dataclass
+class Captured:
+    """The reading of a call that is made for the keys and values that an attention module projects."""
+
+    keys: Tensor | None = None
+    values: Tensor | None = None
+    final_hidden: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A rotary embedding that a forward made: the module, its arguments, and what came out."""
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
+
+
+def attend_shared(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Attend to the segment, and to stored positions where the forward has some for this module's block.
+
+    Returns:
+        the result `[B, Q, H, d]`, and the weights `[B, H, Q, K]` or `[B, H, Q, M + K]` if they are asked for.
+
+    Raises:
+        ValueError: if the backbone wants something that this attention does not do.
+    """
+    call = current_call()
+    reading: Any = None if call is None else call.reading
+    if isinstance(reading, Captured):
+        reading.keys, reading.values = key, value
+        return query.transpose(1, 2).contiguous(), None  # nobody reads it
+    index = getattr(module, INDEX, None)
+    shared: SharedKeys | None = None if reading is None or index is None else reading.shared.get(index)
+    with_weights = call is not None and call.with_attentions
+    if shared is None and not with_weights:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout, scaling, is_causal=is_causal, **kwargs
+        )
+    wanted = [name for name in NOT_DONE if kwargs.get(name) is not None]
+    if wanted:
+        raise ValueError(f"share_attention must be False for {type(module).__name__}, which attends with {wanted}.")
+    causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
+    mask = _segment_mask(query, key, attention_mask, causal)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    output, weights = _attend(query, key, value, mask, scale, dropout, shared)
+    if shared is not None:
+        stored = shared.keys.shape[2]
+        reading.leave_shared(index, weights[..., :stored])
+        alone, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout, scaling, is_causal=is_causal, **kwargs
+        )
+        # A row with an empty store is the backbone, to the bit.
+        output = torch.where(shared.seen.any(dim=1)[:, None, None, None], output, alone)
+    return output, weights if with_weights else None
+
+
+def _segment_mask(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool) -> Tensor | None:
+    if mask is not None:
+        return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+    queries, keys = query.shape[2], key.shape[2]
+    if not causal or queries == 1:
+        return None
+    return torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    dropout: float,
+    shared: SharedKeys | None,
+) -> tuple[Tensor, Tensor]:
+    """Return softmax attention over stored and segment's positions, `[B, Q, H, d]`, and its weights."""
+    groups = query.shape[1] // key.shape[1]
+    scores = _scores(query, key, groups, scale)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    values = value
+    if shared is not None:
+        stored = _best(_scores(query, shared.keys.to(query.dtype), groups, scale), shared)
+        scores, values = torch.cat([stored, scores], dim=-1), torch.cat([shared.values.to(value.dtype), value], dim=2)
+    weights = scores.softmax(dim=-1).to(query.dtype)
+    # A row that is all padding sees nothing; what it gives is never used, but NaN would reach gradients.
+    weights = torch.where(scores.isneginf().all(dim=-1, keepdim=True), torch.zeros_like(weights), weights)
+    kept = F.dropout(weights, dropout, dropout > 0)
+    output = kept @ values.repeat_interleave(groups, dim=1)
+    return output.transpose(1, 2).contiguous(), weights
+
+
+def _scores(query: Tensor, key: Tensor, groups: int, scale: float) -> Tensor:
+    return (query @ key.repeat_interleave(groups, dim=1).transpose(-1, -2)).float() * scale
+
+
+def _best(scores: Tensor, shared: SharedKeys) -> Tensor:
+    """Return scores of stored positions, minus infinity where they are not to be seen."""
+    scores = scores.masked_fill(~shared.seen[:, None, None], -torch.inf)
+    if shared.top_k is None or shared.top_k >= scores.shape[-1]:
+        return scores
+    always = shared.always[:, None, None]
+    others = scores.detach().masked_fill(always, -torch.inf)
+    least = others.topk(shared.top_k, dim=-1).values[..., -1:]
+    return scores.masked_fill(~always & (others < least), -torch.inf)
+
+
+AttentionInterface.register(IMPLEMENTATION, attend_shared)
+AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)

@@ -1,0 +1,204 @@
+"""Stored inputs of a block on their way into its self-attention.
+
+The block's own attention module projects them, as it does the segment's: it is called once more on the normed inputs,
+with the rotary embeddings of their places, and `attend_shared` keeps the keys and values that come out. Places are
+counted from the segment's start, so they are negative. Where a backbone has learned positions they are part of the
+stored inputs already, and a learned embedding of the distance joins them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_memoria.backbones import BackboneSpec, Call, norm_of, reading_of, submodule
+from hf_memoria.memories.episodic.reader import Store
+from hf_memoria.memories.episodic.reading import EpisodicReading
+from hf_memoria.memories.episodic.shared_attention import IMPLEMENTATION, INDEX, Captured, Placed, SharedKeys
+
+NEAR = 128
+"""Distances that have an embedding each; farther ones share one with those of the same logarithm."""
+
+FAR = 64
+"""Embeddings for those, of which eight make a power of two."""
+
+
+class DistanceEmbedding(nn.Module):
+    """Embedding of how far a stored position lies before the segment, zero at first.
+
+    Args:
+        hidden_size: D.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(NEAR + FAR, hidden_size))
+
+    def reset_memory_parameters(self) -> None:
+        """Tell nothing of distances."""
+        nn.init.zeros_(self.weight)
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Return `[B, M, D]` for distances of 1 and above, int `[B, M]`."""
+        far = (distance.clamp(min=1).float() / NEAR).log2() * 8
+        bucket = torch.where(distance < NEAR, distance, NEAR + far.clamp(0, FAR - 1).long())
+        return self.weight[bucket.clamp(min=0)]
+
+
+class SharingHooks:
+    """Hooks of one block whose self-attention is shared. Methods of a holder: they are copied with the model.
+
+    Args:
+        base_model: the model without head.
+        block: one of its blocks.
+        index: its number.
+        place: which of the stored layers is its own.
+        spec: where things are in a block.
+    """
+
+    def __init__(self, base_model: Any, block: nn.Module, index: int, place: int, spec: BackboneSpec) -> None:
+        self.base_model, self.block, self.index, self.place, self.spec = base_model, block, index, place, spec
+
+    def attach(self) -> None:
+        """Register the hook on the block's attention."""
+        attention = submodule(self.block, self.spec, "attention")
+        attention.register_forward_pre_hook(self.share, with_kwargs=True)
+
+    def share(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Make keys and values of the store; a forward pre-hook of the attention."""
+        reading: EpisodicReading | None = reading_of(self.base_model)
+        if not isinstance(reading, EpisodicReading):
+            return
+        if not reading.state.width and not (self.block.training and torch.is_grad_enabled()):
+            return  # in training every parameter has a gradient, if zero: DistributedDataParallel waits for it
+        kept = None if reading.kept is None else reading.kept.get((self.index, "shared"))
+        keys, values = self._project(module, args, kwargs, reading) if kept is None else kept
+        if reading.kept is not None:
+            reading.kept[self.index, "shared"] = (keys, values)
+        settings, store = self.base_model.config.memory, reading.store
+        always = (store.age == 1) | (store.position < settings.sink)
+        reading.shared[self.index] = SharedKeys(keys, values, store.there, always, settings.top_k)
+
+    def _project(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], reading: EpisodicReading
+    ) -> tuple[Tensor, Tensor]:
+        segment = args[0] if args else kwargs["hidden_states"]
+        stored = self._normed(reading.store).to(segment.dtype)
+        inputs = {name: value for name, value in kwargs.items() if name not in ("hidden_states", *OF_SEGMENT)}
+        if kwargs.get("position_embeddings") is not None:
+            inputs["position_embeddings"] = self._rotated(kwargs["position_embeddings"], reading)
+        inputs |= {name: None for name in OF_SEGMENT if name in kwargs}
+        captured = Captured()
+        Call(self.base_model, captured).run(module, stored, **inputs)
+        if captured.keys is None or captured.values is None:
+            raise ValueError(
+                f"share_attention must be False for {type(self.base_model).__name__}, whose self-attention does not "
+                "go through Transformers' AttentionInterface."
+            )
+        return captured.keys, captured.values
+
+    def _normed(self, store: Store) -> Tensor:
+        assert store.hidden is not None  # `reading_from` sees to it
+        stored = store.hidden[:, :, self.place]
+        distances = getattr(self.block, "memory_distances", None)
+        if distances is not None:
+            stored = stored + distances(store.distance)
+        if self.spec.post_norm is not None:
+            return stored
+        captured = Captured()
+        normed: Tensor = Call(self.base_model, captured).run(norm_of(self.block, self.spec), stored)
+        return normed
+
+    def _rotated(self, embeddings: Any, reading: EpisodicReading) -> Any:
+        found = next((placed for placed in reading.placed if placed.output is embeddings), None)
+        if found is None:
+            raise ValueError(
+                f"share_attention must be False for {type(self.base_model).__name__}: it is not found out where its "
+                "rotary embeddings are made."
+            )
+        positions = -reading.store.distance
+        most, segment = self.base_model.config._num_positions, self.base_model.config.segment_length
+        if most is not None and segment is not None and segment < most:  # no farther than what the backbone knows
+            positions = positions.clamp(min=segment - most)
+        names = [name for name, value in found.kwargs.items() if name == "position_ids"]
+        if names:
+            return found.module(*found.args, **{**found.kwargs, "position_ids": positions})
+        first, _, *others = found.args
+        return found.module(first, positions, *others, **found.kwargs)
+
+
+OF_SEGMENT = ("attention_mask", "past_key_values", "past_key_value", "position_ids", "cache_position", "use_cache")
+"""Arguments of an attention that say something of the segment's positions."""
+
+
+class RotaryHooks:
+    """Keeps what a forward's rotary embeddings were made with. Methods of a holder: they are copied with the model."""
+
+    def __init__(self, base_model: nn.Module) -> None:
+        self.base_model = base_model
+
+    def attach(self) -> bool:
+        """Register hooks on the modules that make rotary embeddings; return whether there are any."""
+        found = [module for module in self.base_model.modules() if "RotaryEmbedding" in type(module).__name__]
+        for module in found:
+            module.register_forward_hook(self.keep, with_kwargs=True)
+        return bool(found)
+
+    def keep(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Keep a call; a forward hook."""
+        reading = reading_of(self.base_model)
+        if isinstance(reading, EpisodicReading):
+            reading.placed.append(Placed(module, args, kwargs, output))
+
+
+def check_can_share(config: Any) -> None:
+    """Refuse an attention that stored positions cannot be put into.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if config.attention is not None:
+        raise ValueError("attention must be None where memory.share_attention is True; got both.")
+    found = config._attn_implementation
+    if found not in (None, "sdpa", "eager", IMPLEMENTATION):
+        raise ValueError(
+            f"attn_implementation must be None, 'sdpa' or 'eager' where memory.share_attention is True; got {found!r}."
+        )
+
+
+def check_still_shares(config: Any) -> None:
+    """Refuse a forward whose attention was replaced after the model was built.
+
+    Raises:
+        ValueError: saying how the store is shared no longer.
+    """
+    if config._attn_implementation != IMPLEMENTATION:
+        raise ValueError(
+            f"attn_implementation must stay {IMPLEMENTATION!r} where memory.share_attention is True; got "
+            f"{config._attn_implementation!r}. wrap(model, memory=...) without share_attention gives it back."
+        )
+
+
+def share_attention(model: Any, layers: list[int], blocks: nn.ModuleList) -> None:
+    """Let the self-attention of some blocks see what is stored.
+
+    Args:
+        model: that was just built.
+        layers: numbers of the blocks.
+        blocks: of the model.
+
+    Raises:
+        ValueError: if another attention was chosen, or a path of the family's entry leads nowhere.
+    """
+    config, base, spec = model.config, model.base_model, model.config.backbone_spec
+    check_can_share(config)
+    config._attn_implementation = IMPLEMENTATION
+    rotary = RotaryHooks(base).attach()
+    for place, index in enumerate(layers):
+        if not rotary:
+            blocks[index].memory_distances = DistanceEmbedding(config.hidden_size)
+        for module in submodule(blocks[index], spec, "attention").modules():
+            setattr(module, INDEX, index)
+        SharingHooks(base, blocks[index], index, place, spec).attach()
