@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from families import small_memory, small_tokens, states_equal
+from families import small_episodes, small_memory, small_tokens, states_equal
 
 THREADS = 4
 
@@ -16,8 +16,9 @@ KINDS = {
     "engrams": small_memory,
     "tokens": small_tokens,
     "rmt": lambda **changes: small_tokens(encoder_layers=0, encoder_heads=None, **changes),
+    "episodic": lambda **changes: small_episodes(share_attention=True, **changes),
 }
-"""Settings of each kind of memory, by a short name; the last is the recurrent memory transformer."""
+"""Settings of each kind of memory, by a short name; `rmt` is the recurrent memory transformer."""
 
 HEADS = {
     "GPT2": "ForCausalLM",

@@ -12,7 +12,16 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from families import FAMILIES, answer, small_memory, small_tokens, tiny_model, tiny_segments, with_targets
+from families import (
+    FAMILIES,
+    answer,
+    small_episodes,
+    small_memory,
+    small_tokens,
+    tiny_model,
+    tiny_segments,
+    with_targets,
+)
 
 import hf_memoria
 from hf_memoria import LwpfAttentionConfig, SdmAttentionConfig
@@ -26,6 +35,8 @@ ENGRAMS = {family: (family, heads[1], small_memory(), None) for family, heads in
 TOKENS = {
     "GPT2-tokens": ("GPT2", "ForCausalLM", small_tokens(), None),
     "GPT2-recurrent": ("GPT2", "ForCausalLM", small_tokens(encoder_layers=0, bptt_segments=1), None),
+    "GPT2-episodic": ("GPT2", "ForCausalLM", small_episodes(share_attention=True, association="spread"), None),
+    "ViT-episodic": ("ViT", "ForImageClassification", small_episodes(), None),
     "Llama-tokens": ("Llama", "ForSequenceClassification", small_tokens(), None),
     "Bert-tokens": ("Bert", "ForMaskedLM", small_tokens(recall_target="tokens"), None),
     "ViT-tokens": ("ViT", "ForImageClassification", small_tokens(), None),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from hf_memoria.backbones import blocks_of, reading_of
 from hf_memoria.memories.episodic.config import EpisodicMemoryConfig
 from hf_memoria.memories.episodic.keep_score import KeepScore
-from hf_memoria.memories.episodic.reader import EpisodicReader
+from hf_memoria.memories.episodic.reader import EpisodicReader, Read
 from hf_memoria.memories.episodic.reading import EpisodicReading
 from hf_memoria.memories.episodic.sharing import share_attention
 from hf_memoria.memories.shared.block_reads import BlockReads
@@ -79,13 +79,14 @@ def _reader_for(base: Any, config: Any, width: int, place: int) -> EpisodicReade
 def search(block: Any, reading: EpisodicReading, index: int, hidden: Tensor) -> Tensor:
     """Search the store from a block's residual stream `[B, T, D]`, and read into it; see `BlockReads`."""
     # Looked up at each call: PEFT puts a trained copy in its place.
-    bank = None if reading.kept is None else reading.kept.get(index)
-    read, weights, bank = block.memory(hidden, reading.store, reading.embed, bank)
-    if reading.kept is not None:
-        reading.kept[index] = bank
-    reading.leave_attention(index, hidden, weights)
-    into: Tensor = read
-    return into
+    kept = reading.kept
+    read: Read = block.memory(
+        hidden, reading.store, reading.embed, None if kept is None else kept.get(index), keep=kept is not None
+    )
+    if kept is not None and read.bank is not None:
+        kept[index] = read.bank
+    reading.leave_attention(index, hidden, read)
+    return read.hidden
 
 
 class InputHooks:

@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hf_memoria.backbones import leave_undecayed
-from hf_memoria.memories.episodic.store.state import NO_ID
+from hf_memoria.memories.episodic.store.state import NO_ID, take
 
 SHARPNESS = 8.0
 """What the cosine of query and key is multiplied by at first."""
+
+SMALL = 1024
+"""Engrams of a store that is read as a whole, and of a part of one that is not."""
 
 FORGETTING = 0.1
 """What a score loses with log(1 + age) at first, before the softplus."""
@@ -50,6 +53,28 @@ class Store:
     age: Tensor
     segment: Tensor
     valid: Tensor
+
+    def take(self, columns: Tensor, valid: Tensor) -> Store:
+        """Return some columns of it, int64 `[B, U]`, of which bool `valid` `[B, U]` may be read."""
+        taken = {name: None if value is None else take(value, columns) for name, value in vars(self).items()}
+        return Store(**{**taken, "valid": valid})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Read:
+    """What came of a read.
+
+    Attributes:
+        hidden: the residual stream with what was read, `[B, T, D]`.
+        weights: on the engrams, `[B, H, T, U]`.
+        columns: which engrams these are, int64 `[B, U]`; None for all of the store.
+        bank: keys and values of the whole store, or None where only some were made.
+    """
+
+    hidden: Tensor
+    weights: Tensor
+    columns: Tensor | None
+    bank: Bank | None
 
 
 Bank = tuple[Tensor, Tensor]
@@ -195,8 +220,8 @@ class EpisodicReader(nn.Module):
         return self.keys(embed, store), self.values(embed, store)
 
     def forward(
-        self, hidden: Tensor, store: Store, embed: nn.Module, bank: Bank | None = None
-    ) -> tuple[Tensor, Tensor, Bank]:
+        self, hidden: Tensor, store: Store, embed: nn.Module, bank: Bank | None = None, keep: bool = False
+    ) -> Read:
         """Read into `hidden` `[B, T, D]`.
 
         Args:
@@ -204,13 +229,13 @@ class EpisodicReader(nn.Module):
             store: what is searched.
             embed: the model's embeddings of ids.
             bank: keys and values of the store, where a forward before has made them.
-
-        Returns:
-            the residual stream with what was read, the weights on the engrams, `[B, H, T, M]`, and the bank.
+            keep: whether those of the whole store are wanted for later.
         """
+        query, whole, columns = self.norm(hidden), store, None
+        if bank is None and not keep:
+            columns, store = self._selected(query, store, embed)
         bank = self.bank(embed, store) if bank is None else bank
         keys, values = bank
-        query = self.norm(hidden)
         scores = self.scores(query, keys, store)
         weights = self._softmax(scores, store.valid)
         read = self.output(_merged(weights @ values))
@@ -219,7 +244,49 @@ class EpisodicReader(nn.Module):
             read, weights = read + again, weights + second
         if self.gate is not None:
             read = read * self.gate.tanh()
-        return torch.where(store.valid.any(dim=-1)[:, None, None], hidden + read, hidden), weights, bank
+        into = torch.where(whole.valid.any(dim=-1)[:, None, None], hidden + read, hidden)
+        return Read(into, weights, columns, bank if columns is None else None)
+
+    def _selected(self, query: Tensor, store: Store, embed: nn.Module) -> tuple[Tensor | None, Store]:
+        """Return the columns that some position reads, and the store of them; None and the whole if it is small.
+
+        Scores are made twice: without gradient to find the best of a large store, with it for those. So neither a
+        matrix of positions by engrams nor the projections of what is not read are kept for the backward.
+        """
+        large = self.top_k is not None and self.spread is None and store.valid.shape[1] > SMALL
+        if not large or torch.compiler.is_compiling():
+            return None, store
+        with torch.no_grad():
+            best = self.best(query, store, embed)
+            read = torch.zeros_like(store.valid).scatter_(1, best.flatten(1), True) & store.valid
+            most = int(read.sum(dim=1).max().clamp(min=1))
+            columns = torch.argsort((~read).to(torch.int8), dim=1, stable=True)[:, :most]
+        return columns, store.take(columns, read.gather(1, columns))
+
+    def best(self, query: Tensor, store: Store, embed: nn.Module) -> Tensor:
+        """Return the columns of the `top_k` best engrams by head and position, `[B, H, T, top_k]`.
+
+        Args:
+            query: normed hidden states, `[B, T, D]`.
+            store: what is searched, some engrams at a time.
+            embed: the model's embeddings of ids.
+        """
+        assert self.top_k is not None
+        scores, columns = None, None
+        for start in range(0, store.valid.shape[1], SMALL):
+            place = torch.arange(start, min(start + SMALL, store.valid.shape[1]), device=query.device)
+            index = place.expand(len(query), -1)
+            part = store.take(index, store.valid.gather(1, index))
+            found = self.scores(query, self.keys(embed, part), part).masked_fill(
+                ~part.valid[:, None, None], -torch.inf
+            )
+            at = place.expand(found.shape)
+            if scores is not None and columns is not None:
+                found, at = torch.cat([scores, found], dim=-1), torch.cat([columns, at], dim=-1)
+            scores, order = found.topk(min(self.top_k, found.shape[-1]), dim=-1)
+            columns = at.gather(-1, order)
+        assert columns is not None
+        return columns
 
     def scores(self, query: Tensor, keys: Tensor, store: Store) -> Tensor:
         """Return how well the engrams answer normed hidden states `[B, T, D]`, `[B, H, T, M]`."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hf_memoria.memories.episodic.reader import Bank, Store
+from hf_memoria.memories.episodic.reader import Bank, Read, Store
 from hf_memoria.memories.episodic.shared_attention import Placed, SharedKeys
 from hf_memoria.memories.episodic.store import EpisodicState
 from hf_memoria.memories.episodic.store.state import NO_ID
@@ -65,20 +65,17 @@ class EpisodicReading:
         """Return which positions of the segment's hidden states `[B, T, D]` are not padding, bool `[B, T]`."""
         return real_positions(self.attention_mask, hidden)
 
-    def leave_attention(self, block: int, hidden: Tensor, weights: Tensor) -> None:
-        """Keep what a block's real positions paid each engram, of its weights `[B, H, T, M]`."""
-        real = self.real_positions(hidden)
-        paid = (weights.detach().mean(dim=1) * real.to(weights).unsqueeze(2)).sum(dim=1, dtype=torch.float32)
+    def leave_attention(self, block: int, hidden: Tensor, read: Read) -> None:
+        """Keep what a block's real positions, of hidden states `[B, T, D]`, paid each engram."""
+        paid = _paid(read.weights, self.real_positions(hidden))
+        if read.columns is not None:
+            paid = paid.new_zeros(self.store.valid.shape).scatter(1, read.columns, paid)
         self.attention[block] = paid[:, : self.state.width]
 
     def leave_shared(self, block: int, weights: Tensor) -> None:
         """Keep what a block's self-attention paid each engram, of its weights `[B, H, T, M]`."""
-        real = self._real(weights.shape[2], weights)
-        paid = (weights.detach().mean(dim=1) * real.to(weights).unsqueeze(2)).sum(dim=1, dtype=torch.float32)
-        self.shared_attention[block] = paid[:, : self.state.width]
-
-    def _real(self, length: int, like: Tensor) -> Tensor:
-        return real_positions(self.attention_mask, like.new_empty(len(like), length, 0))
+        real = real_positions(self.attention_mask, weights.new_empty(len(weights), weights.shape[2], 0))
+        self.shared_attention[block] = _paid(weights, real)[:, : self.state.width]
 
     def paid(self) -> Tensor:
         """Return the attention that each engram got, the mean over blocks and reads, float32 `[B, M]`."""
@@ -100,6 +97,11 @@ class EpisodicReading:
             layers = [self.hidden[index] for index in sorted(self.hidden)]
             left["hidden"] = torch.stack(layers, dim=2).detach()
         return left
+
+
+def _paid(weights: Tensor, real: Tensor) -> Tensor:
+    """Return the attention of real positions, the mean over heads, float32 `[B, M]`, of weights `[B, H, T, M]`."""
+    return (weights.detach().mean(dim=1) * real.to(weights).unsqueeze(2)).sum(dim=1, dtype=torch.float32)
 
 
 def store_of(state: EpisodicState, value_ahead: int) -> Store:

@@ -48,10 +48,12 @@ def reader_of(seed=0, **form):
     return reader
 
 
+@pytest.mark.parametrize("small", [1024, 5], ids=["whole", "parts"])
 @pytest.mark.parametrize("embeds", [False, True], ids=["ids", "embeds"])
 @pytest.mark.parametrize("ragged", [False, True], ids=["full", "ragged"])
 @pytest.mark.parametrize("form", FORMS)
-def test_it_reads_what_the_naive_one_reads(form, ragged, embeds):
+def test_it_reads_what_the_naive_one_reads(form, ragged, embeds, small, monkeypatch):
+    monkeypatch.setattr("hf_memoria.memories.episodic.reader.SMALL", small)
     reader, embed = reader_of(**FORMS[form]), nn.Embedding(VOCABULARY, WIDTH)
     state = random_state(FORMS[form].get("window", 3), ragged, embeds)
     hidden = torch.randn(3, 5, WIDTH, requires_grad=True)
@@ -62,7 +64,7 @@ def test_it_reads_what_the_naive_one_reads(form, ragged, embeds):
             read = read_naively(reader, hidden, state, embed)
         else:
             store = with_hidden(store_of(state, reader.value_ahead), state.hidden)
-            read = reader(hidden, store, embed)[0]
+            read = reader(hidden, store, embed).hidden
         gradients = torch.autograd.grad(
             (read * torch.linspace(-1, 1, WIDTH)).square().sum(), leaves, allow_unused=True
         )
@@ -79,7 +81,7 @@ def test_it_reads_what_the_naive_one_reads(form, ragged, embeds):
 def test_a_row_with_nothing_to_read_keeps_its_stream_to_the_bit():
     reader, embed, state = reader_of(), nn.Embedding(VOCABULARY, WIDTH), random_state(3, ragged=True)
     hidden = torch.randn(3, 5, WIDTH)
-    read = reader(hidden, store_of(state, 1), embed)[0]
+    read = reader(hidden, store_of(state, 1), embed).hidden
     assert torch.equal(read[2], hidden[2])
     assert not torch.equal(read[0], hidden[0])
 
