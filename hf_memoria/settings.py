@@ -19,6 +19,8 @@ MOST_COUNTED = 2**30
 MOST_STEPS = 2**10
 """What runs one after another, and what a compiled graph holds one by one: steps of a walk, layers, chunks."""
 
+_MOST_BITS_SHOWN = 256
+
 
 def check_count(name: str, value: Any, least: int = 0, optional: bool = False, most: int | None = None) -> None:
     """Check for an integer from `least` to `most` (None is no bound), or None where that is allowed."""
@@ -29,7 +31,7 @@ def check_count(name: str, value: Any, least: int = 0, optional: bool = False, m
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be {expected}; got {value!r}.")
     if value < least or (most is not None and value > most):
-        raise ValueError(f"{name} must be {expected}; got {value!r}.")
+        raise ValueError(f"{name} must be {expected}; got {shown(value)}.")
 
 
 def check_list_of_counts(name: str, value: Any) -> list[int]:
@@ -47,8 +49,23 @@ def check_number(name: str, value: Any, allowed: Callable[[float], bool], expect
     """Check for a finite number that `allowed` allows, which `expected` describes."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number {expected}; got {value!r}.")
-    if not math.isfinite(value) or not allowed(value):
-        raise ValueError(f"{name} must be a finite number {expected}; got {value!r}.")
+    if not is_finite(value) or not allowed(value):
+        raise ValueError(f"{name} must be a finite number {expected}; got {shown(value)}.")
+
+
+def is_finite(value: float) -> bool:
+    """Return whether a number is finite as a float; an integer beyond all floats is not."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def shown(value: Any) -> str:
+    """Return a value for an error; of an integer that fills lines, how long it is."""
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS_SHOWN:
+        return f"{'a negative' if value < 0 else 'an'} integer of {value.bit_length()} bits"
+    return repr(value)
 
 
 def check_one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:

@@ -21,8 +21,12 @@ def engram_lives(traces: Traces) -> pd.DataFrame:
     (the last time at which it was there, its document's last one if it was never forgotten), `forgotten` (whether it
     was), `age` (steps that it lived, 1 for an engram that was forgotten in the step that made it), `reminded` (how
     often), `credit` (steps of life that this earned it).
+
+    Raises:
+        ValueError: if an engram is made, promoted or forgotten twice, as in traces of two runs.
     """
     events = traces.events
+    _check_once(events)
     lives = _of(events, "created").set_index(ENGRAM)[["created"]]
     lives["promoted"] = _of(events, "promoted").set_index(ENGRAM).time
     last = document_ends(traces)
@@ -46,11 +50,23 @@ def life_table(traces: Traces) -> pd.DataFrame:
     """
     lives = engram_lives(traces)
     ages = np.arange(1, int(lives.age.max()) + 1 if len(lives) else 1)
-    at_risk = np.array([(lives.age >= age).sum() for age in ages])
-    forgotten = np.array([(lives.forgotten & (lives.age == age)).sum() for age in ages])
+    at_risk = np.bincount(lives.age, minlength=1)[::-1].cumsum()[::-1][1:]
+    forgotten = np.bincount(lives.age[lives.forgotten], minlength=len(ages) + 1)[1:]
     hazard = forgotten / np.maximum(at_risk, 1)
     table = {"at_risk": at_risk, "forgotten": forgotten, "hazard": hazard, "survival": np.cumprod(1 - hazard)}
     return pd.DataFrame(table, index=pd.Index(ages, name="age"))
+
+
+def _check_once(events: pd.DataFrame) -> None:
+    once = events[events.event != "reminded"]
+    twice = once.duplicated([*ENGRAM, "event"], keep=False)
+    if twice.any():
+        first = once[twice].iloc[0]
+        same = once[twice & (once[[*ENGRAM, "event"]] == first[[*ENGRAM, "event"]]).all(axis=1)]
+        raise ValueError(
+            f"events must say once that an engram is {first.event}; got steps {same.step.tolist()} for engram "
+            f"{first.id} of lane {first.lane}, document {first.document}. Are there files of two runs?"
+        )
 
 
 def document_ends(traces: Traces) -> pd.Series:

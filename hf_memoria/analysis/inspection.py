@@ -14,18 +14,20 @@ from hf_memoria.analysis.trace_files import Traces, read_traces
 from hf_memoria.memories.interface import EVENTS
 
 
-def inspect_run(folder: str | Path, output: str | Path) -> list[Path]:
+def inspect_run(folder: str | Path, output: str | Path, run: str | None = None) -> list[Path]:
     """Write tables, plots and a page of what a run's memory held; return the files.
 
     Args:
         folder: of a run: traces themselves, a folder `traces`, or several runs with one each.
         output: where to write to; see `inspect_traces`.
+        run: the one to read, where files of several lie together; see `read_traces`.
 
     Raises:
         FileNotFoundError: if there are no traces in the folder.
         ImportError: without matplotlib or plotly.
+        ValueError: if traces are of several runs, or a file cannot be read.
     """
-    return inspect_traces(find_traces(folder), output)
+    return inspect_traces(find_traces(folder, run), output)
 
 
 def inspect_traces(found: Mapping[str, Traces], output: str | Path) -> list[Path]:
@@ -53,19 +55,23 @@ def inspect_traces(found: Mapping[str, Traces], output: str | Path) -> list[Path
     return written
 
 
-def find_traces(folder: str | Path) -> dict[str, Traces]:
+def find_traces(folder: str | Path, run: str | None = None) -> dict[str, Traces]:
     """Return the traces in a folder by name: its own, or those of the runs in it.
+
+    Args:
+        folder: the folder of a run, of its traces, or of several runs.
+        run: the one to read, where files of several lie together; see `read_traces`.
 
     Raises:
         FileNotFoundError: if there are none.
-        ValueError: if a file cannot be read.
+        ValueError: if traces are of several runs, or a file cannot be read.
     """
     found = trace_folders(folder)
     if not found:
         raise FileNotFoundError(
             f"folder must hold traces of a run, as TraceCallback and TraceRecorder write them; {folder} has none."
         )
-    return {name: read_traces(place) for name, place in found.items()}
+    return {name: read_traces(place, run) for name, place in found.items()}
 
 
 def trace_folders(folder: str | Path) -> dict[str, Path]:

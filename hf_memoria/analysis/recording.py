@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from hf_memoria.analysis.trace_contents import contents_of
-from hf_memoria.analysis.trace_files import TraceWriter
+from hf_memoria.analysis.trace_writing import TraceWriter
 from hf_memoria.backbones import blocks_of, reading_of
 from hf_memoria.memories.interface import SYSTEMS, system_of
 from hf_memoria.models import MemoriaCache
@@ -45,9 +45,11 @@ class TraceRecorder:
         flush_every: steps after which a part is written.
         process: number of this process, if several write into the folder.
         resume: step from which traces that are there go on; None begins new ones.
+        run: name of the run, of letters, digits, - and _. Processes that write into one folder have to be given the
+            same. None makes a new one, or goes on with that of the traces that are resumed.
 
     Raises:
-        ValueError: if the model has no memory, or the folder holds traces already.
+        ValueError: if the model has no memory, or the folder holds traces already, or those of another run.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class TraceRecorder:
         flush_every: int = 50,
         process: int = 0,
         resume: int | None = None,
+        run: str | None = None,
     ) -> None:
         self._model = cast(Any, find_memory_model(model))
         self._tokenizer, self._lanes, self._flush_every = tokenizer, lanes, flush_every
@@ -71,7 +74,7 @@ class TraceRecorder:
             told = f"{' or '.join(kinds)} to be recorded; got {config.memory.kind!r}"
             raise ValueError(f"config.memory must be of kind {told}.")
         settings = {"memory": config.memory.to_dict(), "model_type": config.model_type}
-        self._writer = TraceWriter(Path(folder), settings, most_bytes, process, resume)
+        self._writer = TraceWriter(Path(folder), settings, most_bytes, process, resume, run)
         self.step = resume or 0
         self.training_only = False
         self._documents = {} if resume is None else self._writer.last_documents()

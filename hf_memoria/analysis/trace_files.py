@@ -1,4 +1,4 @@
-"""Traces of a memory as files: what became of each engram, and what was read when.
+"""Traces of a memory: what became of each engram, and what was read when, of one run.
 
 A folder holds `events-*.parquet`, `segments-*.parquet` and `settings.json`. Parts are written under another name and
 moved when they are whole, so what is there can be read while a run goes on.
@@ -6,48 +6,17 @@ moved when they are whole, so what is there can be read while a run goes on.
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from hf_memoria.analysis.trace_parts import TABLES, TIERS, check_run, read_part, runs_in
+from hf_memoria.analysis.trace_settings import NAME, read_settings, run_named
 from hf_memoria.memories.interface import EVENTS
-
-FORMAT, VERSION = "hf_memoria.traces", 1
-
-TIERS = ("", "working", "short-term", "long-term")
-"""Names of `EngramKind`, by its numbers."""
-
-EVENT_SCHEMA = pa.schema(
-    {
-        "step": pa.int32(),
-        "lane": pa.int32(),
-        "document": pa.int32(),
-        "time": pa.int32(),
-        "event": pa.int8(),
-        "id": pa.int32(),
-        "tier": pa.int8(),
-        "created": pa.int32(),
-        "credit": pa.float32(),
-        "lifespan": pa.float32(),
-    }
-)
-SEGMENT_SCHEMA = pa.schema(
-    {
-        **{name: pa.int32() for name in ("step", "lane", "document", "time")},
-        "text": pa.string(),
-        "image": pa.binary(),
-    }
-)
-TABLES = {"events": EVENT_SCHEMA, "segments": SEGMENT_SCHEMA}
 
 
 @dataclass(frozen=True)
@@ -91,129 +60,54 @@ class Traces:
         return Traces(events, segments, self.settings)
 
 
-def read_traces(folder: str | Path) -> Traces:
+def read_traces(folder: str | Path, run: str | None = None) -> Traces:
     """Read what has been recorded so far.
+
+    Args:
+        folder: the folder of the traces.
+        run: the one to read, where files of several lie there, `"0.1.0"` for those that name none. None is the
+            only one.
 
     Raises:
         FileNotFoundError: if there are no traces.
-        ValueError: if they are of a format or a version that this one does not know.
+        ValueError: if they are of several runs, of a format or a version that this one does not know, damaged, or
+            something else; it names the file, and the line or row.
     """
     folder = Path(folder)
-    path = folder / "settings.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"folder must hold traces, with a settings.json; there is none in {folder}.")
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    for name, expected in (("format", FORMAT), ("version", VERSION)):
-        if settings.get(name) != expected:
-            raise ValueError(f"{name} of the traces in {folder} must be {expected!r}; got {settings.get(name)!r}.")
-    events = _read_table(folder, "events").to_pandas()
+    settings = read_settings(folder)
+    parts = _of_run(folder, settings, run)
+    events = _joined("events", parts).to_pandas()
     events["event"] = pd.Categorical.from_codes(events["event"], EVENTS)
     events["tier"] = pd.Categorical.from_codes(events["tier"], TIERS)
-    return Traces(events, _read_table(folder, "segments").to_pandas(), settings)
+    return Traces(events, _joined("segments", parts).to_pandas(), settings)
 
 
-def _read_table(folder: Path, table: str) -> pa.Table:
-    parts = [_read_part(part, TABLES[table]) for part in _parts(folder, table)]
-    return pa.concat_tables([TABLES[table].empty_table(), *parts]).sort_by([("step", "ascending")])
-
-
-def _read_part(part: Path, schema: pa.Schema) -> pa.Table:
-    try:
-        return pq.read_table(part, schema=schema)
-    except (pa.ArrowException, OSError) as error:
+def _of_run(folder: Path, settings: dict[str, Any], run: str | None) -> list[Path]:
+    """Return the parts of the run that is asked for, whose settings have to be there."""
+    found, own = runs_in(folder), run_named(settings)
+    if run is not None:
+        check_run(run)
+    elif len(found) > 1:
         raise ValueError(
-            f"{part} must be a whole Parquet file; it cannot be read ({error}). Copy it again, or do without its "
-            "steps: delete it."
-        ) from error
+            f"{folder} must hold traces of one run; got those of {_told(found)}. Choose one with read_traces(folder, "
+            "run=...) or `hf-memoria inspect --run`, or move the files of the others away."
+        )
+    wanted = next(iter(found), own) if run is None else run
+    if wanted not in found and wanted != own:
+        raise ValueError(f"run must be one whose traces are in {folder}, of {_told(found) or repr(own)}; got {run!r}.")
+    if wanted != own:
+        raise ValueError(
+            f"{folder / NAME} must be of the run that is read, {wanted!r}; got that of {own!r}. Put the one of "
+            f"{wanted!r} there, with its files alone."
+        )
+    return found.get(wanted, [])
 
 
-def _parts(folder: Path, table: str, process: int | None = None) -> list[Path]:
-    return sorted(folder.glob(f"{table}-{'*' if process is None else f'{process:04d}'}-*.parquet"))
+def _told(found: Mapping[str, list[Path]]) -> str:
+    return " and ".join(f"{run!r} ({', '.join(path.name for path in parts)})" for run, parts in sorted(found.items()))
 
 
-class TraceWriter:
-    """Appends to the traces of one process, up to a size.
-
-    Args:
-        folder: of the traces.
-        settings: to write beside them.
-        most_bytes: nothing more is written once the process's files hold as much.
-        process: number of this process among those that write here.
-        resume: the step that the traces go on from; what is there of later steps goes. None begins new ones.
-
-    Raises:
-        ValueError: if the folder holds traces already, and is not to be resumed.
-    """
-
-    def __init__(
-        self, folder: Path, settings: dict[str, Any], most_bytes: int, process: int = 0, resume: int | None = None
-    ) -> None:
-        self.folder, self.process, self.most_bytes = folder, process, most_bytes
-        self.settings = {"format": FORMAT, "version": VERSION, "full_at_step": None, **settings}
-        self._pending: dict[str, list[dict[str, Any]]] = {table: [] for table in TABLES}
-        folder.mkdir(parents=True, exist_ok=True)
-        if resume is not None:
-            self._cut(resume)
-        elif _parts(folder, "segments", process):
-            raise ValueError(f"folder must hold no traces yet; got {folder}. Choose another, or delete it.")
-        self._write_settings()
-
-    @property
-    def full(self) -> bool:
-        """Whether the bound has been reached."""
-        return self.settings["full_at_step"] is not None
-
-    def last_documents(self) -> dict[int, int]:
-        """Return the number of the last document of each lane that is recorded."""
-        parts = _parts(self.folder, "segments", self.process)
-        found = pa.concat_tables([SEGMENT_SCHEMA.empty_table(), *(pq.read_table(part) for part in parts)])
-        return found.to_pandas().groupby("lane").document.max().to_dict()
-
-    def add(self, table: str, columns: dict[str, Any]) -> None:
-        """Keep rows, a column a name, for the next flush."""
-        if len(columns["step"]) and not self.full:
-            self._pending[table].append(columns)
-
-    def flush(self) -> None:
-        """Write what is pending as a part of each table."""
-        for table, batches in self._pending.items():
-            if not batches:
-                continue
-            joined = {name: _join(batch[name] for batch in batches) for name in TABLES[table].names}
-            first, last = int(joined["step"][0]), int(joined["step"][-1])
-            self._write_part(f"{table}-{self.process:04d}-{first:09d}.parquet", pa.table(joined, TABLES[table]))
-            batches.clear()
-            if self._size() >= self.most_bytes and not self.full:
-                self.settings["full_at_step"] = last
-        if self.full:
-            self._write_settings()
-
-    def _size(self) -> int:
-        return sum(part.stat().st_size for table in TABLES for part in _parts(self.folder, table, self.process))
-
-    def _write_part(self, name: str, rows: pa.Table) -> None:
-        temporary = self.folder / f".{name}"
-        pq.write_table(rows, temporary, compression="zstd")
-        os.replace(temporary, self.folder / name)
-
-    def _write_settings(self) -> None:
-        temporary = self.folder / f".settings-{self.process}"
-        temporary.write_text(json.dumps(self.settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        os.replace(temporary, self.folder / "settings.json")
-
-    def _cut(self, step: int) -> None:
-        for table in TABLES:
-            for part in _parts(self.folder, table, self.process):
-                rows = pq.read_table(part)
-                kept = rows.filter(pc.less(rows["step"], step))
-                if len(kept) < len(rows):
-                    part.unlink()
-                    if len(kept):
-                        self._write_part(part.name, kept)
-
-
-def _join(columns: Iterable[Any]) -> Any:
-    columns = list(columns)
-    if isinstance(columns[0], np.ndarray):
-        return np.concatenate(columns)
-    return [value for column in columns for value in column]
+def _joined(table: str, parts: list[Path]) -> pa.Table:
+    of_table = [path for path in parts if path.name.startswith(f"{table}-")]
+    tables = [TABLES[table].empty_table(), *(read_part(path, table) for path in of_table)]
+    return pa.concat_tables(tables).sort_by([("step", "ascending")])

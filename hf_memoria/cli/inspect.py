@@ -30,14 +30,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     told = "where plots, tables and page of traces go (default: `inspection` in PATH)"
     parser.add_argument("--output_dir", type=Path, metavar="DIR", help=told)
     parser.add_argument("--row", type=int, help="only this row of a batch, which is a lane of a run")
+    told = "only this run, where traces of several lie in one folder; the error says which are there"
+    parser.add_argument("--run", metavar="NAME", help=told)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a table for each memory file, and write and name what can be shown of traces."""
     traces = trace_folders(args.path)
+    if args.run is not None and not traces:
+        raise ValueError(f"--run is for a folder with traces; {args.path} has none.")
     summaries = {str(path): _of_row(summarise(*read_state(path)), args.row) for path in _memory_files(args, traces)}
-    shown = inspect_traces(traces, args.path, args.output_dir or args.path / "inspection", args.row) if traces else {}
+    output = args.output_dir or args.path / "inspection"
+    shown = inspect_traces(traces, args.path, output, args.row, args.run) if traces else {}
     if args.json:
         print(json.dumps({**summaries, **shown}, indent=2))
         return 0

@@ -20,7 +20,9 @@ def trace_folders(path: Path) -> dict[str, Path]:
     return inspection.trace_folders(path)
 
 
-def inspect_traces(folders: dict[str, Path], path: Path, output: Path, row: int | None) -> dict[str, Any]:
+def inspect_traces(
+    folders: dict[str, Path], path: Path, output: Path, row: int | None, run: str | None
+) -> dict[str, Any]:
     """Write plots, tables and pages; return what there is and what was written, under `path`, as plain JSON.
 
     Args:
@@ -28,11 +30,12 @@ def inspect_traces(folders: dict[str, Path], path: Path, output: Path, row: int 
         path: that was asked for.
         output: where to write to.
         row: a lane to be shown alone, or None.
+        run: the one to be shown, where files of several lie together, or None.
     """
     from hf_memoria.analysis import inspection, read_traces
 
     inspection.check_drawing()
-    found = {name: read_traces(folder) for name, folder in folders.items()}
+    found = {name: read_traces(folder, run) for name, folder in folders.items()}
     if row is not None:
         found = {name: traces.of_lane(row) for name, traces in found.items()}
     written = inspection.inspect_traces(found, output)

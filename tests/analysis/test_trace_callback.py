@@ -1,5 +1,7 @@
 """Traces beside MemoriaCallback: of training steps only, and exact when a run is resumed."""
 
+import json
+
 import datasets
 import pytest
 import torch
@@ -59,3 +61,37 @@ def test_a_resumed_run_has_the_traces_of_one_that_was_not_interrupted(tmp_path):
     train(tmp_path / "run", max_steps=5)
     train(tmp_path / "run", resume=str(tmp_path / "run" / "checkpoint-3"))
     assert rows(tmp_path / "run" / "traces") == rows(tmp_path / "expected")
+
+
+def run_of(folder):
+    return read_traces(folder).settings["run"]
+
+
+def test_a_resumed_run_keeps_its_name_and_does_not_go_on_with_the_traces_of_another(tmp_path):
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    train(ours, max_steps=3)
+    train(theirs, max_steps=3)
+    name = run_of(ours / "traces")
+    assert name != run_of(theirs / "traces")
+    with pytest.raises(
+        ValueError, match=rf"folder must hold traces of the run that is resumed, '{name}'; got .*theirs"
+    ):
+        train(ours, resume=str(ours / "checkpoint-3"), folder=theirs / "traces")
+    assert set(read_traces(theirs / "traces").segments.step) == set(range(6))
+    train(ours, resume=str(ours / "checkpoint-3"))
+    assert run_of(ours / "traces") == name
+    train(ours, resume=str(ours / "checkpoint-3"), folder=tmp_path / "moved")
+    assert run_of(tmp_path / "moved") == name
+    assert set(read_traces(tmp_path / "moved").segments.step) == set(range(6, 12))
+
+
+def test_a_checkpoint_that_says_nothing_of_traces_goes_on_with_those_that_are_there(tmp_path):
+    train(tmp_path, max_steps=3)
+    path = tmp_path / "checkpoint-3" / "trainer_state.json"
+    state = json.loads(path.read_text())
+    name = run_of(tmp_path / "traces")
+    assert state["stateful_callbacks"].pop("hf_memoria.traces") == {"run": name}
+    path.write_text(json.dumps(state))
+    train(tmp_path, resume=str(tmp_path / "checkpoint-3"))
+    assert run_of(tmp_path / "traces") == name
+    assert set(read_traces(tmp_path / "traces").segments.step) == set(range(12))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from datasets import Dataset
 from families import SETTINGS, memoria_class, tiny_segments
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 import hf_memoria
@@ -18,6 +19,7 @@ from hf_memoria.cli import main as command_line
 from hf_memoria.hub.card import describe, make_card
 from hf_memoria.memories import MemorySettings, SegmentMemory, register_memory, system_of
 from hf_memoria.memories.interface import SYSTEMS
+from hf_memoria.memories.shared.files import _checksum, read_header
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 sys.path.insert(0, str(RECIPES))
@@ -199,6 +201,21 @@ def test_rows_of_a_padded_batch_generate_what_they_generate_alone():
     together = model.generate(ids, attention_mask=mask, **options)
     alone = model.generate(ids[:1, 3:], **options)
     assert torch.equal(together[0, 3:], alone[0])
+
+
+def test_what_its_files_may_not_hold_is_neither_written_nor_read(tmp_path):
+    path = tmp_path / "memory.safetensors"
+    state = MeanState(torch.tensor([[1.0, 2.0], [3.0, float("nan")]]), torch.tensor([4, 5]))
+    with pytest.raises(ValueError, match=r"^values of mean of .* must be finite; got nan in rows \[1\]\. Nothing was"):
+        save_memory(state, path)
+    with pytest.raises(ValueError, match=r"^rows of positions of the memory file .* must be 2; got 1\. Nothing was"):
+        save_memory(MeanState(torch.zeros(2, 3), torch.tensor([4])), path)
+    assert not list(tmp_path.iterdir())
+    save_memory(state.reset(torch.tensor([False, True])), path)
+    header, tensors = read_header(path), {**state.tensors()}
+    save_file(tensors, path, header | {"checksum": _checksum(tensors)})
+    with pytest.raises(ValueError, match=r"^values of mean of .* must be finite; got nan in rows \[1\]\. Load"):
+        load_memory(path)
 
 
 def test_inspect_and_the_card_tell_of_it(tmp_path, capsys):

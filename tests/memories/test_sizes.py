@@ -5,8 +5,9 @@ import time
 import pytest
 import torch
 from families import tiny_model, tiny_segments
+from state_content import same_content
 
-from hf_memoria import EngramMemoryConfig, MemoriaGPT2Config, TokenMemoryConfig
+from hf_memoria import EngramMemoryConfig, MemoriaGPT2Config, TokenMemoryConfig, load_memory, save_memory
 from hf_memoria.memories.engram.store import memorize, remind
 from hf_memoria.memories.engram.store.cofire import DenseGraph
 from hf_memoria.memories.engram.store.retrieval import ALWAYS
@@ -39,6 +40,38 @@ def test_a_size_out_of_reach_is_refused_by_field(settings, field, most, beyond):
 def test_what_a_bound_may_be_is_told():
     with pytest.raises(TypeError, match=r"size must be an integer of at least 1 and at most 4 or None; got 2\.5"):
         check_count("size", 2.5, least=1, optional=True, most=4)
+
+
+@pytest.mark.parametrize("field", ["initial_lifespan", "lifespan_extend_scale"])
+@pytest.mark.parametrize("beyond", [2**40 + 1, 1e39, 10**400, float("inf")], ids=range(4))
+def test_a_life_that_no_state_can_hold_is_refused_by_field(field, beyond):
+    assert getattr(EngramMemoryConfig(**{field: 1e9}), field) == 1e9  # for good
+    for make in (EngramMemoryConfig, lambda **given: MemoriaGPT2Config(memory={"kind": "engram", **given})):
+        with pytest.raises(ValueError, match=f"{field} must be a finite number .* at most 1099511627776; got"):
+            make(**{field: beyond})
+    state, nothing = lived(), torch.zeros(2, 0, dtype=torch.bool)
+    working = torch.zeros(2, 0, 32)
+    numbers = {"initial_lifespan": 4, "lifespan_extend_scale": 1.0, "stm_capacity": 4, field: beyond}
+    found = found_in(state, working)
+    with pytest.raises(ValueError, match=f"{field} must be a finite number .* at most 1099511627776; got"):
+        memorize(
+            state,
+            working,
+            nothing,
+            found,
+            found.mask.float(),
+            cue=working,
+            cue_mask=nothing,
+            **numbers,
+        )
+
+
+def test_a_memory_that_never_forgets_can_be_saved_and_loaded(tmp_path):
+    most = {"initial_lifespan": 2**40, "lifespan_extend_scale": 2**40, "num_reminded_stm": 2**30}
+    state = lived(**most)
+    assert state.lifespan[state.valid].min() >= 2**39
+    save_memory(state, tmp_path / "memory.safetensors")
+    assert same_content(load_memory(tmp_path / "memory.safetensors"), state)
 
 
 def lived(**memory):

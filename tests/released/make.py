@@ -8,7 +8,8 @@ Run it in a checkout of hf_memoria 0.1.0 and nowhere else; what a later version 
 `save_memory`), and `expected.safetensors`: the inputs of four segments, the logits of the first three, those of the
 fourth when it is read with the memory file, and what is generated from there. A memory that goes back through time has
 `history.safetensors` as well, made in training. `training/NAME/` is a checkpoint of the run in `released_run.py`, and
-the losses of the steps that the same run went on to take.
+the losses of the steps that the same run went on to take. `traces/run/` is what `TraceRecorder` writes of the segments
+that `gpt2_dense_engrams` reads, and `traces/events.json` what `read_traces` makes of it.
 
 There are no pickles: the run has no state but weights and memory, and resumes without `training_args.bin`.
 """
@@ -27,6 +28,7 @@ from safetensors.torch import save_file
 
 import hf_memoria
 from hf_memoria import EngramMemoryConfig, LwpfAttentionConfig, SdmAttentionConfig, TokenMemoryConfig
+from hf_memoria.analysis import TraceRecorder, read_traces
 
 VERSION = "0.1.0"
 FOLDER = Path(__file__).parent / VERSION
@@ -215,6 +217,18 @@ def make_training(name: str) -> None:
     (folder / "losses.json").write_text(losses + "\n", encoding="utf-8")
 
 
+@torch.no_grad()
+def make_traces() -> None:
+    """Write traces in two parts, and the events that are in them."""
+    family, head, config = models()["gpt2_dense_engrams"]
+    model, folder = new_model(family, head, config), FOLDER / "traces"
+    with TraceRecorder(model, folder / "run", flush_every=2):
+        read(model, inputs_of(family, rows=2))
+    events = read_traces(folder / "run").events[["step", "lane", "document", "time", "event", "id", "tier", "created"]]
+    told = ",\n".join(json.dumps(event) for event in events.astype(object).to_numpy().tolist())
+    (folder / "events.json").write_text(f"[\n{told}\n]\n", encoding="utf-8")
+
+
 def forget_where_it_was(path: Path, saved: str) -> None:
     """Replace the place that a checkpoint was saved to, which nobody has, by another one."""
     state = json.loads(path.read_text(encoding="utf-8"))
@@ -235,6 +249,7 @@ def main() -> None:
         make_model(name)
     for name in TRAINED:
         make_training(name)
+    make_traces()
 
 
 if __name__ == "__main__":

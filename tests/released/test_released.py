@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from hf_memoria import EngramState, MemoriaTrainerMixin, TokenState, load_memory, save_memory
+from hf_memoria.analysis import TraceRecorder, read_traces
 
 RELEASED = Path(__file__).parent / "0.1.0"
 SEGMENTS = 3
@@ -115,7 +116,7 @@ def remembered(state):
 
 
 def test_there_is_data_of_every_kind():
-    assert files_of(RELEASED) == {"models", "training"}
+    assert files_of(RELEASED) == {"models", "training", "traces"}
     assert files_of(RELEASED / "models") == set(MODELS)
     assert files_of(RELEASED / "training") == set(TRAINED)
     for name in MODELS:
@@ -260,6 +261,19 @@ def test_a_training_resumes_as_if_it_had_never_stopped(name, where, tmp_path):
     expected = json.loads((RELEASED / "training" / name / "losses.json").read_text(encoding="utf-8"))
     assert len(expected) > SAVED_STEP
     assert losses_after(trainer, SAVED_STEP) == pytest.approx(expected, abs=1e-5, rel=1e-5)
+
+
+def test_traces_that_name_no_run_are_read_and_gone_on_with(load, tmp_path):
+    shutil.copytree(RELEASED / "traces" / "run", tmp_path / "run")
+    columns = ["step", "lane", "document", "time", "event", "id", "tier", "created"]
+    expected = json.loads((RELEASED / "traces" / "events.json").read_text(encoding="utf-8"))
+    assert read_traces(tmp_path / "run").events[columns].astype(object).to_numpy().tolist() == expected
+    model = load("gpt2_dense_engrams")
+    with TraceRecorder(model, tmp_path / "run", resume=2):
+        model(torch.arange(3, 9).view(1, 6))
+    again = read_traces(tmp_path / "run", run="0.1.0")
+    assert sorted(set(again.segments.step)) == [0, 1, 2]
+    assert "run" not in again.settings
 
 
 def test_the_training_was_stopped_in_the_middle_of_documents():

@@ -13,6 +13,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from hf_memoria.settings import is_finite, shown
+
 
 @runtime_checkable
 class ForgettingFunction(Protocol):
@@ -105,5 +107,5 @@ def check_forgetting_settings(mu: str | float, bias: str | float, sigma: float) 
             raise ValueError(f"{name} must be {expected}; got {value!r}.")
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             raise TypeError(f"{name} must be {expected}; got {value!r}.")
-        if not math.isfinite(value) or (name == "sigma" and value < 0):
-            raise ValueError(f"{name} must be {expected}; got {value!r}.")
+        if not is_finite(value) or (name == "sigma" and value < 0):
+            raise ValueError(f"{name} must be {expected}; got {shown(value)}.")

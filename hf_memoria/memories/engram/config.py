@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hf_memoria.memories.engram.store.checks import RETRIEVALS
+from hf_memoria.memories.engram.store.lifespans import MOST
 from hf_memoria.memories.engram.store.room import GRAPHS
 from hf_memoria.memories.engram.store.similarity import CORRELATIONS
 from hf_memoria.memories.shared.settings import MemorySettings
@@ -33,8 +34,9 @@ class EngramMemoryConfig(MemorySettings):
         num_reminded_stm: short-term engrams called up for a segment; of more than there are, all are.
         num_reminded_ltm: long-term engrams called up for a segment, likewise.
         ltm_search_depth: steps of each walk on the co-fire graph, at most 1024.
-        initial_lifespan: steps that an engram lives if it is never reminded.
-        lifespan_extend_scale: steps of life that a reminded engram earns on average.
+        initial_lifespan: steps that an engram lives if it is never reminded, at most 2^40; 1e9 is for good. Lifespans
+            are float32, and with more they would not stay finite.
+        lifespan_extend_scale: steps of life that a reminded engram earns on average, likewise.
         ltm_capacity: long-term engrams of a row at most; None leaves it to their lifespans.
         layers: blocks that read memory, counted from 0; None is all of them (all after `cue_layer`).
         cue_layer: block of the same segment whose output makes the working memory, for backbones that are not causal;
@@ -85,8 +87,11 @@ class EngramMemoryConfig(MemorySettings):
         check_count("ltm_capacity", self.ltm_capacity, optional=True, most=MOST_COUNTED)
         check_count("cue_layer", self.cue_layer, optional=True)
         check_count("segment_length", self.segment_length, least=1, optional=True)
-        check_number("initial_lifespan", self.initial_lifespan, lambda value: value > 0, "above 0")
-        check_number("lifespan_extend_scale", self.lifespan_extend_scale, lambda value: value >= 0, "0 or above")
+        most = f"and at most {MOST:.0f}"
+        check_number("initial_lifespan", self.initial_lifespan, lambda value: 0 < value <= MOST, f"above 0 {most}")
+        check_number(
+            "lifespan_extend_scale", self.lifespan_extend_scale, lambda value: 0 <= value <= MOST, f"0 or above {most}"
+        )
         check_one_of("correlation", self.correlation, CORRELATIONS)
         check_one_of("retrieval", self.retrieval, RETRIEVALS)
         check_one_of("gate", self.gate, GATES)

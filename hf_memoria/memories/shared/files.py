@@ -10,49 +10,67 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hf_memoria.memories.shared.file_checks import FileFormat, check
+
 
 def write_tensors(
     tensors: Mapping[str, Tensor],
     path: str | Path,
-    *,
-    kind: str,
-    version: str,
+    file_format: FileFormat,
     description: Mapping[str, Any] | None,
     **metadata: str,
 ) -> None:
-    """Write tensors; the file appears under its name only when it is whole.
+    """Write tensors that `read_tensors` would accept; the file appears under its name only when it is whole.
 
     Args:
-        tensors: to write; they may be on any device.
-        path: of the file.
-        kind: what they are, under `format` in the header.
-        version: of that format.
+        tensors: those to write, on any device.
+        path: the file.
+        file_format: what they are, and have to be.
         description: settings that they were made with, JSON values by field.
         metadata: more for the header.
 
     Raises:
         OSError: if it cannot be written; what stood under `path` before still does.
+        ValueError: if reading would refuse it; nothing is written then.
     """
+    path = Path(path)
     held = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     config = json.dumps(None if description is None else dict(description), sort_keys=True)
     header = {
-        "format": kind,
-        "version": version,
+        "format": file_format.kind,
+        "version": file_format.version,
         "config": config,
         "config_hash": _hash(config.encode()),
         "checksum": _checksum(held),
         **metadata,
     }
-    path = Path(path)
+    _check_writable(held, path, file_format, header)
+    _write(held, path, header)
+
+
+def _check_writable(
+    tensors: Mapping[str, Tensor], path: Path, file_format: FileFormat, header: Mapping[str, str]
+) -> None:
+    try:
+        file_format.check_fields(path, header, sorted(tensors))
+        file_format.check_values(path, header, tensors)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} Nothing was written, since no load would accept it. Empty such rows with state.reset(rows), or "
+            "save a state from before."
+        ) from error
+
+
+def _write(held: dict[str, Tensor], path: Path, header: dict[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -80,44 +98,44 @@ def read_header(path: str | Path) -> dict[str, str]:
 
 
 def read_tensors(
-    path: str | Path, *, kind: str, version: str, check_fields: Callable[[dict[str, str], list[str]], None]
+    path: str | Path, file_format: FileFormat
 ) -> tuple[dict[str, Tensor], dict[str, Any] | None, dict[str, str]]:
     """Read what `write_tensors` wrote.
 
     Args:
-        path: of the file.
-        kind: what it has to be.
-        version: that it has to be of.
-        check_fields: refuses names of tensors that are not what the header makes one expect.
+        path: the file.
+        file_format: what it has to be.
 
     Returns:
         the tensors, the description, and the header.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, of another format, or of a version that this one does not know.
+        ValueError: if it is damaged, of another format, of a version that this one does not know, or holds what is no
+            state, as vectors that are not finite.
     """
     path = Path(path)
     header, tensors = _read(path, with_tensors=True)
-    check(path, "format", kind, header.get("format"))
-    check(path, "version", version, header.get("version"))
-    check_fields(header, sorted(tensors))
+    check(path, "format", file_format.kind, header.get("format"))
+    check(path, "version", file_format.version, header.get("version"))
+    file_format.check_fields(path, header, sorted(tensors))
     check(path, "checksum", header.get("checksum"), _checksum(tensors))
     check(path, "config_hash", header.get("config_hash"), _hash(header.get("config", "").encode()))
-    description = json.loads(header.get("config") or "0")
-    check(path, "config", True, isinstance(description, (dict, type(None))))
+    description = _description(path, header)
+    try:
+        file_format.check_values(path, header, tensors)
+    except ValueError as error:
+        raise ValueError(f"{error} Load another file: no model can go on with this one.") from error
     return tensors, description, header
 
 
-def check(path: Path, what: str, expected: Any, got: Any) -> None:
-    """Refuse a file of which something is not as it has to be.
-
-    Raises:
-        ValueError: naming file, field, what was expected and what it has.
-    """
-    if got != expected:
-        hint = " Was it written by a newer version of hf_memoria?" if what in ("version", "fields") else ""
-        raise ValueError(f"{what} of the memory file {path} must be {expected!r}; got {got!r}.{hint}")
+def _description(path: Path, header: Mapping[str, str]) -> dict[str, Any] | None:
+    try:
+        description = json.loads(header.get("config") or "0")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"config of the memory file {path} must be JSON; it is not ({error}).") from error
+    check(path, "config", True, isinstance(description, (dict, type(None))))
+    return cast("dict[str, Any] | None", description)
 
 
 def _read(path: Path, with_tensors: bool) -> tuple[dict[str, str], dict[str, Tensor]]:

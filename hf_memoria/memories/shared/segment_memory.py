@@ -14,7 +14,8 @@ from transformers.utils import ModelOutput
 
 from hf_memoria.backbones import cached_length, run_segment
 from hf_memoria.memories.interface import Forward, KeysAndValues, Statistics
-from hf_memoria.memories.shared.files import check, read_tensors, write_tensors
+from hf_memoria.memories.shared.file_checks import FileFormat, check, check_finite
+from hf_memoria.memories.shared.files import read_tensors, write_tensors
 from hf_memoria.memories.shared.masks import real_positions, token_mask
 from hf_memoria.memories.shared.outputs import with_memory
 from hf_memoria.memories.shared.reading import LeavesHidden
@@ -112,26 +113,30 @@ class SegmentMemory(Generic[RowStateT]):
         return StateRecall(self, model, state)
 
     def write_file(self, state: RowStateT, path: str | Path, description: Mapping[str, Any] | None) -> None:
-        """Write a state and the settings that it was made with."""
-        write_tensors(state.clone().tensors(), path, kind=self.file_format, version="1", description=description)
+        """Write a state and the settings that it was made with, if `read_file` would accept it."""
+        write_tensors(state.clone().tensors(), path, self._files(), description)
 
     def read_file(
         self, path: str | Path, device: torch.device | str | None = None
     ) -> tuple[RowStateT, dict[str, Any] | None]:
         """Read a state and the settings that it was made with."""
-        path = Path(path)
-        expected = sorted(part.name for part in fields(self.state_class))  # type: ignore[arg-type]
-
-        def check_fields(header: dict[str, str], names: list[str]) -> None:
-            check(path, "fields", expected, names)
-
-        tensors, description, _ = read_tensors(path, kind=self.file_format, version="1", check_fields=check_fields)
+        tensors, description, _ = read_tensors(path, self._files())
         state: Any = self.state_class.from_tensors(tensors)
-        for name, value in tensors.items():
-            check(path, f"rows of {name}", state.batch_size, len(value) if value.dim() else None)
-            if value.is_floating_point():
-                check(path, f"finite {name}", True, bool(value.isfinite().all()))
         return state.to(device), description
+
+    def _files(self) -> FileFormat:
+        return FileFormat(self.file_format, "1", self._check_fields, self._check_tensors)
+
+    def _check_fields(self, path: Path, header: Mapping[str, str], names: list[str]) -> None:
+        expected = sorted(part.name for part in fields(self.state_class))  # type: ignore[arg-type]
+        check(path, "fields", expected, names)
+
+    def _check_tensors(self, path: Path, header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+        rows = self.state_class.from_tensors(tensors).batch_size
+        for name, value in tensors.items():
+            check(path, f"rows of {name}", rows, len(value) if value.dim() else None)
+            if value.is_floating_point():
+                check_finite(path, name, value)
 
     def new_statistics(self) -> Statistics:
         """Return what counts nothing."""

@@ -10,14 +10,15 @@ from torch import Tensor
 from hf_memoria.sdm.beta import fit_beta
 from hf_memoria.sdm.memories.base import AssociativeMemory, Store
 from hf_memoria.sdm.memories.vectors import agreements, cosines
+from hf_memoria.settings import is_finite, shown
 
 
 def positive(field: str, value: float) -> float:
     """`value` as a float above zero, or an error."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{field} must be a number; got {value!r}. Pass a float.")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{field} must be positive and finite; got {value}. Pass an inverse temperature.")
+    if not is_finite(value) or value <= 0:
+        raise ValueError(f"{field} must be positive and finite; got {shown(value)}. Pass an inverse temperature.")
     return float(value)
 
 

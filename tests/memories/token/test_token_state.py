@@ -1,6 +1,7 @@
 """The state of a token memory as a value: rows come and go, nothing is shared by accident, files are checked."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -162,7 +163,14 @@ def rename(tensors, old, new):
         (lambda t, m: [rename(t, n, n.replace(".1.", ".2.")) for n in list(t) if ".1." in n], "numbers of past"),
         (lambda t, m: t.update(tokens=t["tokens"][0]), "number of axes of tokens"),
         (lambda t, m: t.update(tokens=t["tokens"].int()), "floating point tokens"),
-        (lambda t, m: t.update(tokens=t["tokens"] / 0), "finite tokens"),
+        (lambda t, m: t.update(tokens=t["tokens"] / 0), "values of tokens"),
+        (lambda t, m: t.update(base=t["base"] * float("nan")), "values of base"),
+        (
+            lambda t, m: t.update({"history.1.pixel_values": torch.full((3, 2), torch.inf)}),
+            "values of history.1.pixel",
+        ),
+        (lambda t, m: t.update({"history.1.inputs_embeds": torch.ones(3, 5, 2)}), "shape of history.1.attention_mask"),
+        (lambda t, m: t.update({"history.0.live": torch.ones(3, 2) > 0}), "number of axes of history.0.live"),
         (lambda t, m: t.update(base=t["base"][:, :1].contiguous()), "shape of base"),
         (lambda t, m: t.update(base=t["base"].double()), "type of base"),
         (lambda t, m: t.update(step=t["step"][:2].contiguous()), "shape of step"),
@@ -200,3 +208,44 @@ def test_something_else_is_not_written(tmp_path):
     with pytest.raises(TypeError, match="state must be a TokenState; got dict"):
         write_state({}, tmp_path / "memory.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "past"), [("tokens", "step"), ("base", "base_step")])
+def test_tokens_that_are_no_numbers_are_neither_written_nor_missed_in_rows_that_read_nothing(name, past, tmp_path):
+    state, path = make_state(), tmp_path / "memory.safetensors"
+    odd = getattr(state, name).clone()
+    odd[1, 0, 2] = float("nan")
+    with pytest.raises(ValueError, match=rf"^values of {name} of .* finite; got nan in rows \[1\]\. Nothing was"):
+        write_state(replace(state, **{name: odd}), path)
+    assert not list(tmp_path.iterdir())
+    fresh = getattr(state, past).clone()
+    fresh[1] = 0
+    write_state(replace(state, **{name: odd, past: fresh}), path)
+    assert getattr(read_state(path)[0], name)[1].isnan().any()
+
+
+def test_inputs_of_the_past_count_where_they_are_read_again(tmp_path):
+    path, live = tmp_path / "memory.safetensors", torch.tensor([True, False, True])
+    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]])
+    embeds = torch.zeros(3, 4, 5)
+    embeds[~(mask.bool() & live.unsqueeze(1))] = float("nan")
+
+    def state(embeds):
+        return replace(make_state(), history=(PastSegment({"inputs_embeds": embeds, "attention_mask": mask}, live),))
+
+    write_state(state(embeds), path)
+    assert read_state(path)[0].history[0].inputs["inputs_embeds"].isnan().any()
+    embeds[2, 0, 1] = float("inf")
+    with pytest.raises(ValueError, match=r"^values of history\.0\.inputs_embeds of .* finite; got inf in rows"):
+        write_state(state(embeds), path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_eight_bits_are_looked_at_too(dtype, tmp_path):
+    state, path = make_state().to(dtype=dtype), tmp_path / "memory.safetensors"
+    write_state(state, path)
+    assert read_state(path)[0].tokens.dtype == dtype
+    odd = state.tokens.float()
+    odd[2] = float("nan")
+    with pytest.raises(ValueError, match=r"^values of tokens of .* must be finite; got nan in rows \[2\]\."):
+        write_state(replace(state, tokens=odd.to(dtype)), path)

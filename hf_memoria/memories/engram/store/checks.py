@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hf_memoria.memories.engram.store.lifespans import MOST
 from hf_memoria.memories.engram.store.reminded import Reminded
 from hf_memoria.memories.engram.store.room import GRAPHS
 from hf_memoria.memories.engram.store.slots import may_look
 from hf_memoria.memories.engram.store.state import EngramState
+from hf_memoria.settings import shown
 
 RETRIEVALS = ("graph", "similarity", "random", "fifo")
 """Ways of finding what a working memory is reminded of; `remind` says what they are."""
@@ -26,11 +27,12 @@ def check_sizes(**sizes: Any) -> None:
             raise ValueError(f"{name} must be an integer of at least 0; got {size}.")
 
 
-def check_numbers(**numbers: Any) -> None:
-    """Refuse numbers that are negative or not finite."""
+def check_lifespans(**numbers: Any) -> None:
+    """Refuse steps of life that are negative, not finite, or more than lifespans stay finite with."""
     for name, number in numbers.items():
-        if not 0 <= number < math.inf:  # a comparison, since dynamic shapes make numbers symbolic
-            raise ValueError(f"{name} must be a finite number of at least 0; got {number!r}.")
+        if not 0 <= number <= MOST:  # a comparison, since dynamic shapes make numbers symbolic
+            told = shown(number)
+            raise ValueError(f"{name} must be a finite number of at least 0 and at most {MOST:.0f}; got {told}.")
 
 
 def check_retrieval(retrieval: Any) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hf_memoria.memories.engram.store.checks import check_numbers, check_sizes, check_step, finite_rows
+from hf_memoria.memories.engram.store.checks import check_lifespans, check_sizes, check_step, finite_rows
 from hf_memoria.memories.engram.store.compaction import compact, with_room
 from hf_memoria.memories.engram.store.consolidation import (
     add_working,
@@ -63,8 +63,8 @@ def memorize(
         weights: attention that each reminded engram got, `[B, K]`, mean over layers, heads and valid queries.
         cue: final hidden states of this segment, `[B, T, D]`.
         cue_mask: which of its positions are real, bool `[B, T]`.
-        initial_lifespan: lifespan of a new engram, in steps.
-        lifespan_extend_scale: steps of life that reminded engrams earn on average.
+        initial_lifespan: lifespan of a new engram, in steps, at most 2^40.
+        lifespan_extend_scale: steps of life that reminded engrams earn on average, at most 2^40.
         stm_capacity: short-term engrams of a row before the oldest become long-term.
         ltm_capacity: long-term engrams of a row at most, or None.
         graph: form of the co-fire graph, `"dense"`, `"sparse"`, or `"auto"`, which chooses by the size of the store;
@@ -74,7 +74,7 @@ def memorize(
         TypeError, ValueError: if rows, hidden sizes, types or devices do not agree, `reminded` is of another state,
             a vector is not finite, or a setting is none. The state is not changed.
     """
-    check_numbers(initial_lifespan=initial_lifespan, lifespan_extend_scale=lifespan_extend_scale)
+    check_lifespans(initial_lifespan=initial_lifespan, lifespan_extend_scale=lifespan_extend_scale)
     check_sizes(stm_capacity=stm_capacity, **({} if ltm_capacity is None else {"ltm_capacity": ltm_capacity}))
     check_step(state, working, working_mask, reminded, weights, cue, cue_mask, graph)
     finite = finite_rows(working, working_mask, cue, cue_mask, weights, reminded.mask)

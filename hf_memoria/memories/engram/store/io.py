@@ -18,10 +18,14 @@ from hf_memoria.memories.engram.store.cofire_events import EventGraph
 from hf_memoria.memories.engram.store.compaction import compact
 from hf_memoria.memories.engram.store.room import Claim, Room
 from hf_memoria.memories.engram.store.state import GRAPHS, EngramKind, EngramState
-from hf_memoria.memories.shared.files import check, read_tensors, write_tensors
+from hf_memoria.memories.shared.file_checks import FileFormat, check, check_between, check_finite
+from hf_memoria.memories.shared.files import read_tensors, write_tensors
 
 FORMAT = "hf_memoria.engram_state"
 VERSION = "2"
+MOST_COFIRED = 2**24
+"""Counts of the graph are float32, exact up to here."""
+
 AXES = {
     "data": "BCD",
     "cue": "BTD",
@@ -49,11 +53,12 @@ def write_state(state: EngramState, path: str | Path, description: Mapping[str, 
     Raises:
         TypeError: if `state` is not an `EngramState`.
         OSError: if it cannot be written; what stood under `path` before still does.
+        ValueError: if it holds what `read_state` would refuse, as vectors that are not finite; nothing is written.
     """
     if not isinstance(state, EngramState):
         raise TypeError(f"state must be an EngramState; got {type(state).__name__}.")
     state = compact(state, segments=0)
-    write_tensors(state.tensors(), path, kind=FORMAT, version=VERSION, description=description, graph=state.graph.form)
+    write_tensors(state.tensors(), path, FILES, description, graph=state.graph.form)
 
 
 def read_state(
@@ -63,18 +68,13 @@ def read_state(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, of another format, or of a version that this one does not know.
+        ValueError: if it is damaged, of another format, of a version that this one does not know, or holds what is no
+            memory: slots that do not exist, numbers out of their range, vectors of engrams or of the cue that are not
+            finite.
     """
     path = Path(path)
-
-    def check_fields(header: dict[str, str], names: list[str]) -> None:
-        check(path, "fields", sorted(_state_like(path, header.get("graph")).tensors()), names)
-
-    tensors, description, header = read_tensors(path, kind=FORMAT, version=VERSION, check_fields=check_fields)
-    like = _state_like(path, header.get("graph"))
-    _check_shapes(path, like, tensors)
-    state = like.with_tensors(tensors, Claim())
-    _check_values(path, state)
+    tensors, description, header = read_tensors(path, FILES)
+    state = _state_like(path, header.get("graph")).with_tensors(tensors, Claim())
     most = int(state.num_short_term.max()) if state.batch_size else 0
     return replace(state, room=Room(short_term=most)).to(device), description
 
@@ -83,6 +83,18 @@ def _state_like(path: Path, form: str | None) -> EngramState:
     if form not in GRAPHS:
         check(path, "graph", sorted(GRAPHS), form)
     return replace(EngramState.empty(0, 0), graph=GRAPHS[str(form)].empty(0, 0))
+
+
+def _check_fields(path: Path, header: Mapping[str, str], names: list[str]) -> None:
+    check(path, "fields", sorted(_state_like(path, header.get("graph")).tensors()), names)
+
+
+def _check_tensors(path: Path, header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+    like = _state_like(path, header.get("graph"))
+    _check_shapes(path, like, tensors)
+    state = like.with_tensors(dict(tensors), Claim())
+    _check_values(path, state)
+    _check_vectors(path, state)
 
 
 def _check_shapes(path: Path, like: EngramState, tensors: Mapping[str, Tensor]) -> None:
@@ -113,11 +125,19 @@ def _check_values(path: Path, state: EngramState) -> None:
     bounds |= dict.fromkeys(("step", "next_id", "created", "id", "fire_counts", "refused"), (0, math.inf))
     for name in ("graph.counts", "graph.rows_of_counts"):
         if name in tensors:
-            bounds[name] = (0, 2**24)
+            bounds[name] = (0, MOST_COFIRED)
     for name, (least, most) in bounds.items():
-        inside = (tensors[name] >= least) & (tensors[name] <= most)
-        check(path, f"values of {name} from {least} to {most}", True, bool(inside.all()))
+        check_between(path, name, tensors[name], least, most)
     written = torch.arange(capacity) < state.used.unsqueeze(1)
     check(path, "engrams in slots that have been written", True, bool((written | ~state.valid).all()))
-    check(path, "finite lifespans", True, bool(state.lifespan.isfinite().all()))
+    check_finite(path, "lifespan", state.lifespan)
+
+
+def _check_vectors(path: Path, state: EngramState) -> None:
+    """Check that what is remembered is finite; what slots and positions hold that do not count means nothing."""
     check(path, "floating point vectors", True, state.data.is_floating_point())
+    check_finite(path, "data", state.data, state.valid)
+    check_finite(path, "cue", state.cue, state.cue_mask)
+
+
+FILES = FileFormat(FORMAT, VERSION, _check_fields, _check_tensors)

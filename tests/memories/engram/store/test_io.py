@@ -78,11 +78,20 @@ def test_an_empty_state_comes_back(path):
     assert_states_equal(read_state(path)[0], state)
 
 
-def test_what_is_no_number_comes_back(path, state):
+def test_what_is_no_number_comes_back_where_it_means_nothing(path, state):
     odd = state.cue.clone()
-    odd[0, 0, :4] = torch.tensor([float("nan"), float("inf"), -0.0, 1e-45])
+    odd[~state.cue_mask] = float("nan")
+    odd[state.cue_mask] = torch.tensor([-0.0, 1e-45, 3e38, -3e38, 0.0, 1.0])
+    assert odd.isnan().any()
     write_state(replace(state, cue=odd), path)
     assert torch.equal(read_state(path)[0].cue.view(torch.int32), odd.view(torch.int32))
+
+
+def test_what_forgotten_engrams_held_may_be_no_number(path, state):
+    odd = torch.where(state.valid.unsqueeze(2), state.data, float("nan"))
+    assert odd.isnan().any()
+    write_state(replace(state, data=odd), path)
+    assert_states_equal(read_state(path)[0], state)
 
 
 def test_a_state_comes_back_without_its_graph(path, state):
@@ -337,4 +346,60 @@ def test_values_that_point_nowhere_are_refused(path, make_state, name, value):
     state = make_state()
     write_state(replace(state, room=replace(state.room, graph="sparse")), path)
     write_instead(path, name, torch.full_like(load_file(path)[name], value))
-    refused(path, "^(values of|engrams in|finite lifespans)")
+    refused(path, "^(values of|engrams in).* of the memory file .* must be .*; got .*Load another file")
+
+
+def with_odd(state, name, value):
+    """The state with one number of row 1 replaced where it counts."""
+    odd = getattr(state, name).clone()
+    counts = state.cue_mask if name == "cue" else state.valid
+    place = (1, int(counts[1].nonzero()[0]))
+    odd[(*place, 2) if odd.dim() == 3 else place] = value
+    return replace(state, **{name: odd})
+
+
+ODD = [
+    ("data", float("nan"), "finite; got nan"),
+    ("data", float("-inf"), "finite; got -inf"),
+    ("cue", float("nan"), "finite; got nan"),
+    ("cue", float("inf"), "finite; got inf"),
+    ("lifespan", float("inf"), "finite; got inf"),
+    ("fire_counts", -(2**31), "at least 0; got -2147483648"),
+    ("id", -1, "at least 0; got -1"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "told"), ODD)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_no_load_accepts_is_not_written(written, make_state, name, value, told, dtype):
+    before = written.read_bytes()
+    odd = with_odd(make_state(seed=5, dtype=dtype), name, value)
+    for target in (written, written.parent / "new" / "memory.safetensors"):
+        with pytest.raises(ValueError) as error:
+            write_state(odd, target)
+        expected = rf"^values of {name} of the memory file {re.escape(str(target))} must be {told} in rows \[1\]\. "
+        assert re.search(expected + "Nothing was written.*reset", str(error.value)), error.value
+    assert written.read_bytes() == before
+    assert list(written.parent.iterdir()) == [written]
+
+
+def test_a_count_that_a_graph_cannot_hold_is_not_written(path, state):
+    state = compact(state)
+    graph = type(state.graph)(state.graph.counts + 2**24)
+    with pytest.raises(ValueError, match=r"^values of graph\.counts of the memory file .* from 0 to 16777216; got"):
+        write_state(replace(state, graph=graph), path)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(("name", "value", "told"), [odd for odd in ODD if odd[0] in ("data", "cue")])
+def test_a_file_with_vectors_that_are_no_numbers_is_refused(written, state, name, value, told):
+    write_instead(written, name, with_odd(compact(state, segments=0), name, value).tensors()[name])
+    refused(written, rf"^values of {name} of the memory file .* must be {told} in rows \[1\]\. Load another file")
+
+
+def test_a_description_that_is_no_json_is_refused(written):
+    for config in ("{", "[" * 10**5):
+        header, body = parts_of(written)
+        header["__metadata__"] |= {"config": config, "config_hash": files._hash(config.encode())}
+        rewrite(written, header, body)
+        refused(written, "^config of the memory file .* must be JSON")
