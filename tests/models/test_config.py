@@ -51,6 +51,8 @@ def test_a_wrong_field_is_named(field, value, error):
         (3, TypeError, "memory must be one of EngramMemoryConfig"),
         ({"num_memories": 4}, ValueError, "memory.kind must be one of"),
         ({"kind": "tokens"}, ValueError, "memory.kind must be one of"),
+        ({"kind": ["engram"]}, ValueError, r"memory.kind must be one of .*; got \['engram'\]"),
+        ({"kind": {"engram": 1}}, ValueError, r"memory.kind must be one of .*; got \{'engram': 1\}"),
         ({"kind": "engram", "future": 1}, ValueError, r"\['future'\], which this version does not know"),
         (EngramMemoryConfig(layers=[0, 12]), ValueError, "layers must name blocks below 12"),
         (EngramMemoryConfig(cue_layer=3), ValueError, "cue_layer must be None for gpt2"),

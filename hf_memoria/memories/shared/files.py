@@ -122,7 +122,8 @@ def check(path: Path, what: str, expected: Any, got: Any) -> None:
 
 def _read(path: Path, with_tensors: bool) -> tuple[dict[str, str], dict[str, Tensor]]:
     if not path.is_file():
-        raise FileNotFoundError(f"path must be a memory file; there is none at {path}.")
+        got = f"{path} is a folder" if path.is_dir() else f"there is none at {path}"
+        raise FileNotFoundError(f"path must be a memory file; {got}.")
     try:
         with safe_open(str(path), framework="pt") as file:
             names = list(file.keys()) if with_tensors else []
