@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hf_memoria.backbones import BackboneSpec, blocks_of, norm_of, reading_of, submodule
+from hf_memoria.backbones import BackboneSpec, HookHolder, blocks_of, norm_of, reading_of, submodule
 from hf_memoria.memories.engram.abstractor import Abstractor
 from hf_memoria.memories.engram.reader import MemoryAttention, MemoryReader
 from hf_memoria.memories.engram.reading import Reading
@@ -69,8 +69,8 @@ def _reader_for(block: nn.Module, spec: BackboneSpec, attention: MemoryAttention
     return MemoryReader(attention, norms, post_norm=post_norm, gated=gated)
 
 
-class _CueHook:
-    """Hook of the block whose output is the cue. A holder's method, not a closure: it is copied with the model."""
+class _CueHook(HookHolder):
+    """Hook of the block whose output is the cue."""
 
     def __init__(self, base_model: nn.Module) -> None:
         self.base_model = base_model
@@ -82,8 +82,8 @@ class _CueHook:
             reading.take_cue(hidden, reading.real_positions(hidden))
 
 
-class _BlockHooks:
-    """Hooks of one block that reads. Methods of a holder, not closures: they are copied with the model."""
+class _BlockHooks(HookHolder):
+    """Hooks of one block that reads."""
 
     def __init__(self, base_model: nn.Module, block: nn.Module, index: int) -> None:
         self.base_model, self.block, self.index = base_model, block, index
