@@ -2,6 +2,7 @@
 
 from hf_memoria.backbones.blocks import blocks_of, cached_length, norm_of, submodule
 from hf_memoria.backbones.calls import Call, call_of, current_call, reading_of, run_segment
+from hf_memoria.backbones.holders import HookHolder
 from hf_memoria.backbones.spec import SPECS, BackboneSpec
 from hf_memoria.backbones.undecayed import leave_undecayed
 
@@ -9,6 +10,7 @@ __all__ = [
     "SPECS",
     "BackboneSpec",
     "Call",
+    "HookHolder",
     "blocks_of",
     "cached_length",
     "call_of",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer, set_seed
 
 from hf_memoria.cli.command import Command, finding
+from hf_memoria.cli.text import REMEDY, decode_text
 from hf_memoria.models import MemoriaMixin, load_memory, save_memory
 
 EXAMPLES = """\
@@ -25,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", metavar="TEXT", help="text to go on from; else standard input")
     prompt.add_argument("--prompt-file", type=Path, metavar="FILE", help="a file that holds it")
+    parser.add_argument("--encoding", metavar="NAME", help="of the file or the input (UTF-8, or as its mark says)")
     parser.add_argument("--max-new-tokens", type=int, default=100, metavar="N", help="tokens at most (100)")
     parser.add_argument("--memory", type=Path, metavar="FILE", help="start from what this memory file holds")
     parser.add_argument("--save-memory", type=Path, metavar="FILE", help="keep what is remembered in the end")
@@ -62,16 +65,32 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("temperature", "top_p"):
         if getattr(args, name) is not None and not args.sample:
             raise ValueError(f"--{name.replace('_', '-')} must come with --sample; the likeliest token needs neither.")
+    if args.encoding is not None and args.prompt is not None:
+        raise ValueError(
+            "--encoding must come with --prompt-file or standard input; words of a command line have none."
+        )
 
 
 def _prompt(args: argparse.Namespace) -> str:
     if args.prompt is not None:
-        return args.prompt
+        return _checked_word(args.prompt)
     if args.prompt_file is not None:
-        return args.prompt_file.read_text(encoding="utf-8")
-    if sys.stdin.isatty():
+        content, name = args.prompt_file.read_bytes(), str(args.prompt_file)
+    elif sys.stdin.isatty():
         raise ValueError("a prompt must be given: --prompt TEXT, --prompt-file FILE, or on standard input.")
-    return sys.stdin.read()
+    else:
+        content, name = sys.stdin.buffer.read(), "standard input"
+    return decode_text(content, name, args.encoding, f"{REMEDY}, or name its encoding, as --encoding latin-1")
+
+
+def _checked_word(prompt: str) -> str:
+    """Return text that stood on the command line; bytes that were no text there have become lone surrogates."""
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        remedy = "Put it into a file, for --prompt-file and --encoding"
+        return decode_text(os.fsencode(prompt), "--prompt", remedy=remedy)
+    return prompt
 
 
 def _settings(args: argparse.Namespace, model: Any) -> dict[str, Any]:

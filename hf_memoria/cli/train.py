@@ -110,9 +110,9 @@ def _named_recipe(config: Path) -> str:
     import yaml  # huggingface_hub needs it anyway
 
     try:
-        settings = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+        settings = yaml.safe_load(config.read_bytes()) or {}
     except yaml.YAMLError as error:
-        raise ValueError(f"{config} must be YAML: {error}") from error
+        raise ValueError(f"{config} must be YAML in UTF-8, or in UTF-16 with a byte order mark: {error}") from error
     named = settings.get("recipe", config.parent.name) if isinstance(settings, dict) else config.parent.name
     if not isinstance(named, str):
         raise TypeError(f"recipe must be a name or a file in {config}; got {named!r}.")

@@ -31,8 +31,8 @@ def read_results(results: Mapping[str, Any] | str | Path | None) -> Mapping[str,
     if results is None or isinstance(results, Mapping):
         return results
     try:
-        found = json.loads(Path(results).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        found = json.loads(Path(results).read_bytes())
+    except ValueError as error:  # of its JSON or of its encoding
         raise ValueError(f"results must be a JSON file; {results} is none: {error}.") from error
     if not isinstance(found, dict):
         raise ValueError(f"results must hold a JSON object; {results} holds a {type(found).__name__}.")

@@ -56,7 +56,7 @@ def convert_reference_checkpoint(folder: str | Path) -> PreTrainedModel:
 def _read_config(folder: Path) -> dict[str, Any]:
     path = _existing(folder, ("config.json",))
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} must be JSON; it is not: {error}.") from error
     if not isinstance(config, dict):

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from hf_memoria.backbones.brought import came_with_checkpoint
 
@@ -24,7 +26,14 @@ class NotCopied:
 
 
 class KeepsOwnCode(NotCopied):
-    """For configs: where a checkpoint brought the code, all of it is saved with the config; else none is named."""
+    """For configs: where a checkpoint brought the code, all of it is saved with the config; else none is named.
+
+    Attributes:
+        auto_map: which class of a checkpoint's own code each Auto class loads; empty where it brought none. Libraries
+            that find no class of the architecture's name in Transformers take it that there is one, TRL for example.
+    """
+
+    auto_map: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON; `auto_map` is in it only where the code is saved as well."""

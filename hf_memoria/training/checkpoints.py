@@ -35,26 +35,39 @@ def load_lanes(
         The memory, and what comes after the last row of each lane; None in a checkpoint of version 0.1.
 
     Raises:
-        FileNotFoundError: if no folder holds it.
+        FileNotFoundError: if no folder holds it, or a folder is where its file should be.
         ValueError: if it was saved by another number of processes, or is damaged.
     """
-    looked = []
+    looked, others = [], []
     for folder in dict.fromkeys(folders):
         looked.append(str(folder))
-        others = sorted(folder.glob("memory-*-of-*.safetensors"))
         path = memory_file(folder, rank, processes)
-        if path.is_file():
+        if path.exists():
             state, description = read_state(path)
-            if description is not None and description.get(ID) == checkpoint_id:
+            found = (description or {}).get(ID)
+            if description is not None and found == checkpoint_id:
                 return state, _checked(description.get(AFTER), state, path)
-        elif others:
-            raise ValueError(
-                f"processes must be as many as when {folder} was saved; got {processes} for {others[0].name}."
-            )
-    raise FileNotFoundError(
-        "the memory of the checkpoint must lie beside its weights, but it is in none of "
-        f"{looked}. If the checkpoint was moved, let the trainer tell where: "
-        "class MyTrainer(MemoriaTrainerMixin, Trainer). Resuming with an empty memory would not be the same run."
+            others.append(f"{path} is of {found!r}")
+        else:
+            _check_processes(folder, processes)
+    raise FileNotFoundError(_not_found(checkpoint_id, looked, others))
+
+
+def _check_processes(folder: Path, processes: int) -> None:
+    files = sorted(path for path in folder.glob("memory-*-of-*.safetensors") if path.is_file())
+    if files:
+        raise ValueError(f"processes must be as many as when {folder} was saved; got {processes} for {files[0].name}.")
+
+
+def _not_found(checkpoint_id: str, looked: list[str], others: list[str]) -> str:
+    """Say where the memory of a checkpoint was looked for, and which checkpoints those are of that were found."""
+    got = "; ".join(others) if others else f"it is in none of {looked}"
+    mixed_up = "Put the memory file beside the weights that was saved with them. " if others else ""
+    other = "another" if others else "an empty"
+    return (
+        f"the memory of the checkpoint must lie beside its weights, with the {ID} {checkpoint_id!r} that "
+        f"trainer_state.json names; but {got}. {mixed_up}If the checkpoint was moved, let the trainer tell where: "
+        f"class MyTrainer(MemoriaTrainerMixin, Trainer). Resuming with {other} memory would not be the same run."
     )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hf_memoria.memories.shared.losses import IGNORED
 from hf_memoria.training.lanes import LaneLayout, assign_lanes, record_layout
+from hf_memoria.training.pictures import array_as_picture, check_pictures, decoded, mode_of, naming
 
 _LABELS = ("labels", "label")
 
@@ -32,6 +33,10 @@ def segment_images(
     A segment is one image. Streams go to lanes as documents do in `segment_documents`: row k belongs to step
     k // lanes and lane k % lanes, so `lanes` is the batch size per device times the number of processes, and a lane
     reads whole streams one after another. Images are read and processed when they are asked for; nothing is written.
+
+    Images of any mode become RGB (or grey, where the processor normalises one channel): transparent ones are put on
+    white, 16 bits are scaled to 8, and a mode that the feature names, as `Image(mode="L")`, is kept. The head of every
+    image file is looked at before; what only pixels show is told when they are read.
 
     A lane that ends early is filled up with blank images (all zeros) that have no label and a reset each: a ViT has no
     mask that could say that there is nothing to see, so each of them is read into a memory that is empty, and kept in
@@ -50,8 +55,8 @@ def segment_images(
 
     Raises:
         TypeError: `dataset`, `image_processor`, a column or a number is of the wrong type.
-        ValueError: a column is missing, a stream is None, there are fewer streams with images than lanes, or a stream
-            has not as many labels as images.
+        ValueError: a column is missing, a stream is None, there are fewer streams with images than lanes, a stream
+            has not as many labels as images, or an image is none that can be read and converted.
     """
     layout = LaneLayout(lanes=lanes, segment_length=1)
     column = "pixel_values" if image_processor is None else "images"
@@ -62,6 +67,8 @@ def segment_images(
             "segment_images: `lanes` must be at most the number of streams that hold an image, "
             f"got {lanes} lanes for {np.count_nonzero(frames)} stream(s)."
         )
+    if _holds_files(dataset.features[column]):
+        check_pictures(dataset, column)
     label = next((name for name in _LABELS if name in dataset.column_names), None)
     if label is not None:
         _check_labels(dataset, label, frames)
@@ -90,6 +97,7 @@ class ImageSegments(torch.utils.data.Dataset):
         self._feature = streams.features[column]
         self._streams = streams.with_format("arrow")
         self._processor, self._column, self._label, self._plan = image_processor, column, label, plan
+        self._mode = mode_of(image_processor)
         # Where each stream of a lane ends, in steps.
         self._ends = tuple(frames[streams].cumsum() for streams in plan)
         self._blank = torch.zeros_like(self._pixels(int(plan[0][0]), 0))
@@ -129,7 +137,7 @@ class ImageSegments(torch.utils.data.Dataset):
     def _stored(self, stream: int) -> bytes:
         """Return the first image of a stream as it is stored."""
         image = self._image(stream, 0)
-        if not isinstance(getattr(self._feature, "feature", None), Image):
+        if not _holds_files(self._feature):
             return _array(image).tobytes()
         found = image[0].as_py()
         if found["bytes"] is not None:
@@ -154,16 +162,21 @@ class ImageSegments(torch.utils.data.Dataset):
 
     def _pixels(self, stream: int, frame: int) -> Tensor:
         image = self._image(stream, frame)
-        feature = getattr(self._feature, "feature", None)
-        found: Any = feature.decode_example(image[0].as_py()) if isinstance(feature, Image) else _array(image)
         if self._processor is None:
-            pixels = torch.tensor(found)
+            pixels = torch.tensor(_array(image))
         else:
-            pixels = self._processor(images=found, return_tensors="pt")["pixel_values"][0]
+            with naming(stream, frame):
+                pixels = self._processor(images=self._picture(image), return_tensors="pt")["pixel_values"][0]
         if pixels.dtype == torch.float64:
             pixels = pixels.float()
         self._check_pixels(pixels, stream, frame)
         return pixels
+
+    def _picture(self, image: Any) -> Any:
+        """Return the image of an array that holds one, as the processor takes it."""
+        if _holds_files(self._feature):
+            return decoded(image[0].as_py(), self._feature.feature, self._mode)
+        return array_as_picture(_array(image), self._mode)
 
     def _check_pixels(self, pixels: Tensor, stream: int, frame: int) -> None:
         expected = self._blank.shape if hasattr(self, "_blank") else pixels.shape
@@ -189,6 +202,11 @@ def _check_arguments(dataset: Any, image_processor: Any, column: str) -> None:
             'go into "images" and need an image_processor; "pixel_values" are read as they are.'
         )
     found = dataset.features[column]
+    if image_processor is None and _holds_files(found):
+        raise TypeError(
+            f"segment_images: column {column!r} must hold floats [T, C, H, W], got {found}. Rename it to 'images' and "
+            "pass an image_processor."
+        )
     if not isinstance(found, Array4D) and not _is_list(dataset.features.arrow_schema.field(column).type):
         raise TypeError(f"segment_images: column {column!r} must hold lists of images, one stream a row, got {found}.")
 
@@ -220,6 +238,10 @@ def _check_labels(dataset: Dataset, label: str, frames: np.ndarray) -> None:
             f"segment_images: column {label!r} must have a label for each image of its row, row {wrong[0]} has not. "
             "Use -100 for an image without one."
         )
+
+
+def _holds_files(feature: Any) -> bool:
+    return isinstance(getattr(feature, "feature", None), Image)
 
 
 def _is_list(found: Any) -> bool:

@@ -135,7 +135,7 @@ def _check_column(dataset: Dataset, name: str, expected: str, holds: Callable[[A
 
 
 def _holds_text(found: Any) -> bool:
-    return pa.types.is_string(found) or pa.types.is_large_string(found)
+    return pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_string_view(found)
 
 
 def _holds_ids(found: Any) -> bool:

@@ -110,7 +110,8 @@ def _read_settings(variant: Path | None, folder: Path, known: set[str]) -> dict[
 
 
 def _read_yaml(file: Path, known: set[str]) -> dict[str, Any]:
-    settings = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    with file.open("rb") as content:  # YAML's own rule says which encoding it is in
+        settings = yaml.safe_load(content) or {}
     if not isinstance(settings, dict):
         raise ValueError(f"{file} must hold `key: value` lines; got {type(settings).__name__}.")
     settings.pop("recipe", None)  # which recipe a file belongs to, for `hf-memoria train`

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetGenerationError
 from tqdm.auto import tqdm
 
 # Not documentation of the standard library: tests, other people's packages, scripts, platform configuration.
@@ -63,11 +64,29 @@ def read_files(patterns: list[str]) -> Dataset:
             f"files must all be of one kind out of {', '.join(READERS)}; got {sorted(suffixes)} in {files}."
         )
     reader = READERS[suffixes.pop()]
-    options: dict[str, Any] = {"sample_by": "document"} if reader == "text" else {}
-    documents = load_dataset(reader, data_files=files, split="train", **options)
+    options: dict[str, Any] = {"sample_by": "document", "encoding": "utf-8-sig"} if reader == "text" else {}
+    try:
+        documents = load_dataset(reader, data_files=files, split="train", **options)
+    except DatasetGenerationError:
+        if reader == "text":
+            _check_encoding(files)
+        raise
     if reader == "text" and len(documents) == len(files):
         documents = documents.add_column("title", [Path(file).stem for file in files])
     return _documents(documents, ", ".join(files))
+
+
+def _check_encoding(files: list[str]) -> None:
+    """Name the first file that is not text in UTF-8, which `datasets` does not."""
+    for file in files:
+        content = Path(file).read_bytes()
+        try:
+            content.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"files must be text in UTF-8; got byte 0x{content[error.start]:02x} at {error.start} of {file}. "
+                "Convert it, as `iconv -f latin1 -t utf-8` does."
+            ) from error
 
 
 def hold_out_every_tenth(documents: Dataset) -> tuple[Dataset, Dataset]:

@@ -63,7 +63,7 @@ def _read_repertoire(path: Path, label: str) -> Repertoire:
 
 
 def _rows(path: Path, needed: tuple[str, ...] = ()) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     missing = [name for name in needed if not rows or name not in rows[0]]
     if missing:

@@ -41,7 +41,7 @@ def generated_stories(count: int, seed: int, facts: int = 6) -> list[Story]:
 def read_stories(path: str | Path) -> list[Story]:
     """Read stories of bAbI's text format, one a question; answers of several words are joined by commas."""
     stories, facts = [], []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    for line in Path(path).read_text(encoding="utf-8-sig").splitlines():
         number, text = line.split(" ", 1)
         if number == "1":
             facts = []

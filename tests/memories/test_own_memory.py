@@ -171,7 +171,7 @@ def test_a_process_that_does_not_know_the_kind_is_told_what_to_import(tmp_path):
     tiny_model().save_pretrained(tmp_path)
     code = "import sys, hf_memoria\nfrom transformers import AutoConfig\nAutoConfig.from_pretrained(sys.argv[1])"
     finished = run(code, tmp_path, check=False)
-    assert "memory.kind must be one of ['engram', 'token']; got 'mean'" in finished.stderr
+    assert "memory.kind must be one of ['engram', 'episodic', 'token']; got 'mean'" in finished.stderr
     assert "Import the module that registers a kind of your own" in finished.stderr
 
 

@@ -97,3 +97,24 @@ def test_a_reset_empties_the_rows_that_the_mask_names_and_no_others(state):
     assert not is_same(after[1], state[1])
     if isinstance(state, RowState):
         assert not after[1].data.any()
+
+
+def test_an_entry_that_is_no_state_is_named(state):
+    kind = type(state)
+    with pytest.raises(TypeError, match=rf"states\[1\] must be of {kind.__name__}; got NoneType\. Rows that"):
+        kind.cat([state[0], None])
+    with pytest.raises(TypeError, match=rf"states\[0\] must be of {kind.__name__}; got Tensor\.$"):
+        kind.cat([state.data, state[0]])
+    with pytest.raises(TypeError, match=rf"states must be a sequence of {kind.__name__}; got NoneType"):
+        kind.cat(None)
+    with pytest.raises(ValueError, match=f"states must hold at least one {kind.__name__}; got none"):
+        kind.cat([])
+    assert is_same(kind.cat(row for row in [state[0], state[1]]), state[:2])
+
+
+def test_states_of_another_kind_are_named(state):
+    model = tiny_model("GPT2", "Model", KINDS["engrams" if type(state).__name__ == "TokenState" else "tokens"])
+    other = model(**tiny_segments("GPT2", steps=1)[0]).memory
+    told = rf"states\[1\] must be of {type(state).__name__}; got {type(other).__name__}\.$"
+    with pytest.raises(TypeError, match=told):
+        type(state).cat([state, other])

@@ -1,8 +1,10 @@
 """Settings of a memory: what they accept, what they refuse, and how they are saved."""
 
+import copy
 import json
 
 import pytest
+from transformers import AutoConfig
 
 from hf_memoria import EngramMemoryConfig, MemoriaGPT2Config, MemoriaGPT2Model
 
@@ -55,6 +57,8 @@ def test_a_wrong_field_is_named(field, value, error):
         (3, TypeError, "memory must be one of EngramMemoryConfig"),
         ({"num_memories": 4}, ValueError, "memory.kind must be one of"),
         ({"kind": "tokens"}, ValueError, "memory.kind must be one of"),
+        ({"kind": ["engram"]}, ValueError, r"memory.kind must be one of .*; got \['engram'\]"),
+        ({"kind": {"engram": 1}}, ValueError, r"memory.kind must be one of .*; got \{'engram': 1\}"),
         ({"kind": "engram", "future": 1}, ValueError, r"\['future'\], which this version does not know"),
         (EngramMemoryConfig(layers=[0, 12]), ValueError, "layers must name blocks below 12"),
         (EngramMemoryConfig(cue_layer=3), ValueError, "cue_layer must be None for gpt2"),
@@ -108,3 +112,17 @@ def test_the_length_of_a_segment_is_that_of_the_backbone_unless_said_otherwise()
     assert MemoriaGPT2Config(n_positions=64).segment_length == 64
     assert MemoriaGPT2Config(n_positions=64, memory=EngramMemoryConfig()).segment_length == 64
     assert MemoriaGPT2Config(n_positions=64, memory=EngramMemoryConfig(segment_length=32)).segment_length == 32
+
+
+def test_other_libraries_may_ask_what_code_a_checkpoint_brings(tmp_path):
+    """TRL does, where Transformers has no class of the architecture's name: DPO's reference model is made so."""
+    config = MemoriaGPT2Config(memory=EngramMemoryConfig())
+    config.save_pretrained(tmp_path)
+    for found in (config, AutoConfig.from_pretrained(tmp_path), copy.deepcopy(config)):
+        assert not found.auto_map
+        assert "AutoModelForCausalLM" not in found.auto_map
+        assert "auto_map" not in found.to_dict()
+    with pytest.raises(TypeError):
+        config.auto_map["AutoConfig"] = "one.for.all"
+    config.auto_map = {"AutoConfig": "its.own"}
+    assert not MemoriaGPT2Config().auto_map

@@ -59,6 +59,14 @@ def test_a_text_file_is_one_document_and_a_folder_its_files(tmp_path):
     assert read_files([str(tmp_path / "b.txt")])["title"][:] == ["b"]
 
 
+def test_a_byte_order_mark_is_no_text_and_other_encodings_are_named(tmp_path):
+    (tmp_path / "a.txt").write_text("é", encoding="utf-8-sig")
+    assert read_files([str(tmp_path)])["text"][:] == ["é"]
+    (tmp_path / "b.txt").write_text("é", encoding="latin-1")
+    with pytest.raises(ValueError, match=r"files must be text in UTF-8; got byte 0xe9 at 0 of .*b\.txt\. Convert it"):
+        read_files([str(tmp_path)])
+
+
 def test_files_come_in_alphabetical_order(tmp_path, monkeypatch):
     names = [f"{name}.txt" for name in "cadb"]  # as a file system may list them
     for name in names:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import CASES, answer, memoria_class, read_all, tiny_model, tiny_segments
-from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from families import CASES, answer, memoria_class, read_all, small_memory, tiny_model, tiny_segments
+from peft import AutoPeftModelForCausalLM, LNTuningConfig, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, TrainerCallback
 
 from hf_memoria import EngramMemoryConfig, MemoriaGPT2ForCausalLM, memory_modules
@@ -119,6 +119,38 @@ def test_an_adapter_comes_back_with_its_memory(way, run, base, segments, tmp_pat
     assert torch.allclose(logits_of(model, segments), expected, atol=1e-5)
     untrained = AutoModelForCausalLM.from_pretrained(base)
     assert not torch.allclose(logits_of(untrained, segments), expected, atol=1e-2)
+
+
+NORMS = {
+    "GPT2": ("ForCausalLM", r".*h\.\d+\.ln_[12]"),
+    "Llama": ("ForCausalLM", r".*layers\.\d+\.input_layernorm"),
+    "Bert": ("ForMaskedLM", r".*attention\.output\.LayerNorm"),
+}
+
+
+@pytest.mark.parametrize("family", NORMS)
+def test_norms_that_an_adapter_trains_copies_of_read_all_the_same(family):
+    head, norms = NORMS[family]
+    model = tiny_model(family, head, small_memory()).eval()
+    one, other = tiny_segments(family, steps=2)
+    with torch.no_grad():
+        expected = model(**other, memory=model(**one).memory).logits
+    adapted = get_peft_model(model, LNTuningConfig(target_modules=norms, modules_to_save=memory_modules(model))).eval()
+    output = adapted(**other, memory=adapted(**one).memory)
+    assert torch.equal(output.logits, expected)
+    output.logits.sum().backward()
+    copies = {name: part for name, part in adapted.named_parameters() if "ln_tuning_layers" in name}
+    assert copies
+    assert all(part.grad is not None for part in copies.values())
+    # The copy of a norm is one of a norm, and of nothing that it belongs to.
+    assert sum(isinstance(part, type(model.base_model)) for part in adapted.modules()) == 1
+    with torch.no_grad():
+        for part in copies.values():
+            part.mul_(1.5)
+        changed = adapted(**other, memory=adapted(**one).memory).logits
+        merged = adapted.merge_and_unload()
+        assert torch.equal(merged(**other, memory=merged(**one).memory).logits, changed)
+    assert not torch.allclose(changed, expected, atol=1e-3)
 
 
 @pytest.mark.matrix("PEFT", family="GPT2", head="ForCausalLM")

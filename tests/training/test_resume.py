@@ -242,8 +242,26 @@ def test_a_checkpoint_of_another_run_is_not_mistaken_for_it(
 
 def test_weights_of_one_run_with_the_memory_file_of_another_are_refused(start, checkpoint, another, tmp_path):
     shutil.copy(another / MEMORY_FILE, checkpoint / MEMORY_FILE)
-    with pytest.raises(FileNotFoundError, match="the memory of the checkpoint must lie beside its weights"):
+    with pytest.raises(FileNotFoundError, match="the memory of the checkpoint must lie beside its weights") as refused:
         start(tmp_path, trainer=MyTrainer).train(resume_from_checkpoint=str(checkpoint))
+    expected, got = (memory_id(folder) for folder in (checkpoint, another))
+    assert f"with the checkpoint_id '{expected}' that trainer_state.json names" in str(refused.value)
+    assert f"{checkpoint / MEMORY_FILE} is of '{got}'" in str(refused.value)
+    assert "Put the memory file beside the weights that was saved with them." in str(refused.value)
+
+
+def memory_id(folder):
+    callbacks = json.loads((folder / "trainer_state.json").read_text())["stateful_callbacks"]
+    return callbacks["MemoriaCallback"]["memory"]["id"]
+
+
+@pytest.mark.parametrize("trainer", [Trainer, MyTrainer])
+def test_a_folder_in_place_of_the_memory_file_is_told(trainer, start, checkpoint, tmp_path):
+    (checkpoint / MEMORY_FILE).unlink()
+    folder = checkpoint.rename(tmp_path / f"checkpoint-{STEPS[0]}")
+    (folder / MEMORY_FILE).mkdir()
+    with pytest.raises(FileNotFoundError, match=f"path must be a memory file; {folder / MEMORY_FILE} is a folder"):
+        start(tmp_path, trainer=trainer).train(resume_from_checkpoint=str(folder))
 
 
 def test_a_damaged_memory_file_is_refused(start, checkpoint, tmp_path):

@@ -6,6 +6,8 @@ import socket
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
@@ -319,6 +321,23 @@ def test_text_is_tokenized_whole_with_special_tokens(pad_token, pad_id):
     first, _, third = (ids_of(tokenizer, text) for text in texts)
     assert [row["input_ids"] for row in rows] == [first[:4], [*first[4:], pad_id], [*third, pad_id]]
     assert sum(sum(row["attention_mask"]) for row in rows) == 10
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", "string_view"])
+@pytest.mark.parametrize("form", ["held", "parquet", "stream"])
+def test_every_type_of_text_that_parquet_has(kind, form, tmp_path):
+    texts = ["a b c d e", "", "c", "d e"]
+    table = pa.table({"text": pa.array(texts, getattr(pa, kind)())})
+    pq.write_table(table, tmp_path / "texts.parquet")
+    dataset = Dataset(table)
+    if form != "held":
+        files = str(tmp_path / "texts.parquet")
+        dataset = datasets.load_dataset("parquet", data_files=files, split="train", streaming=form == "stream")
+    rows = list(segment_documents(dataset, train_tokenizer(), segment_length=4, lanes=2))
+    expected = segment_documents(Dataset.from_dict({"text": texts}), train_tokenizer(), segment_length=4, lanes=2)
+    assert rows == list(expected)
+    if form != "stream":
+        assert len(segment_documents(dataset.select([3, 0]), train_tokenizer(), segment_length=4, lanes=2)) == 4
 
 
 TEMPLATES = {"BOS": "<s> $A", "EOS": "$A </s>", "both": "<s> $A </s>", "none": "$A"}

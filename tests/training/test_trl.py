@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from families import small_memory, tiny_model
 from transformers import Trainer, default_data_collator
 from transformers.utils import is_peft_available
 
@@ -98,3 +99,14 @@ def test_its_own_loss_is_refused_where_that_leaves_the_memory_out(sft, new_model
         return
     with pytest.raises(ValueError, match=r"class MyTrainer\(SFTTrainer\): compute_loss, prediction_step = Tr"):
         trainer.train()
+
+
+@pytest.mark.parametrize("family", ["GPT2", "Llama"])
+def test_a_model_is_made_by_its_checkpoint_as_the_reference_of_dpo_is(family, tmp_path):
+    from trl.trainer.utils import create_model_from_path
+
+    model = tiny_model(family, "ForCausalLM", small_memory())
+    model.save_pretrained(tmp_path)
+    found = create_model_from_path(str(tmp_path))
+    assert type(found) is type(model)
+    assert found.config.memory == model.config.memory

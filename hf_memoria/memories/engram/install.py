@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hf_memoria.backbones import BackboneSpec, blocks_of, norm_of, reading_of
+from hf_memoria.backbones import BackboneSpec, HookHolder, blocks_of, norm_of, reading_of
 from hf_memoria.memories.engram.abstractor import Abstractor
 from hf_memoria.memories.engram.reader import MemoryAttention, MemoryReader
 from hf_memoria.memories.engram.reading import Reading
@@ -64,8 +64,8 @@ def _reader_for(block: nn.Module, spec: BackboneSpec, attention: MemoryAttention
     return MemoryReader(attention, norms, post_norm=post_norm, gated=gated)
 
 
-class _CueHook:
-    """Hook of the block whose output is the cue. A holder's method, not a closure: it is copied with the model."""
+class _CueHook(HookHolder):
+    """Hook of the block whose output is the cue."""
 
     def __init__(self, base_model: nn.Module) -> None:
         self.base_model = base_model

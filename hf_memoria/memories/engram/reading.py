@@ -13,7 +13,11 @@ from hf_memoria.memories.engram.store import Reminded
 from hf_memoria.memories.shared.masks import real_positions
 from hf_memoria.memories.shared.reading import LeavesHidden
 
-NOT_READ = "a block must run the attention and the norm that the family's entry names; none of this backbone did."
+NOT_READ = (
+    "attention and pre_norm (or post_norm) in the BackboneSpec of the family must lead to modules that its blocks "
+    "run; got no block of this backbone that ran them, so nothing was read. Correct the entry in register_family. "
+    "Where something replaced these modules after the memory was added, leave them in place or replace them before."
+)
 
 
 @dataclass

@@ -6,11 +6,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hf_memoria.backbones import blocks_of, reading_of
+from hf_memoria.backbones import HookHolder, blocks_of, reading_of
 from hf_memoria.memories.episodic.config import EpisodicMemoryConfig
 from hf_memoria.memories.episodic.keep_score import KeepScore
-from hf_memoria.memories.episodic.reader import EpisodicReader, Read
+from hf_memoria.memories.episodic.reader import EpisodicReader
 from hf_memoria.memories.episodic.reading import EpisodicReading
+from hf_memoria.memories.episodic.searched import Read
 from hf_memoria.memories.episodic.sharing import share_attention
 from hf_memoria.memories.shared.block_reads import BlockReads
 
@@ -89,8 +90,8 @@ def search(block: Any, reading: EpisodicReading, index: int, hidden: Tensor) -> 
     return read.hidden
 
 
-class InputHooks:
-    """Hooks that keep what goes into blocks. Methods of a holder, not closures: they are copied with the model."""
+class InputHooks(HookHolder):
+    """Hooks that keep what goes into blocks."""
 
     def __init__(self, base_model: nn.Module, index: int) -> None:
         self.base_model, self.index = base_model, index

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hf_memoria.memories.episodic.reader import SPREADS_TO, EpisodicReader, WindowMix
+from hf_memoria.memories.episodic.reader import EpisodicReader, WindowMix
+from hf_memoria.memories.episodic.spread_read import SPREADS_TO
 from hf_memoria.memories.episodic.store.state import NO_ID, EpisodicState
 
 

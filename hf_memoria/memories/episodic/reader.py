@@ -6,14 +6,15 @@ Axes: B rows, T positions of a segment, M engrams, H heads, D hidden size, E wid
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hf_memoria.backbones import leave_undecayed
-from hf_memoria.memories.episodic.store.state import NO_ID, take
+from hf_memoria.memories.episodic.searched import Bank, Read, Store
+from hf_memoria.memories.episodic.spread_read import SpreadRead, merged
+from hf_memoria.memories.episodic.store.state import NO_ID
 
 SHARPNESS = 8.0
 """What the cosine of query and key is multiplied by at first."""
@@ -23,62 +24,6 @@ SMALL = 1024
 
 FORGETTING = 0.1
 """What a score loses with log(1 + age) at first, before the softplus."""
-
-SPREADS_TO = 1e-3
-"""What fired with nothing that was found counts as this much, so that its logarithm is finite."""
-
-
-@dataclass(frozen=True)
-class Store:
-    """What a block searches.
-
-    Attributes:
-        ids: windows of ids, int `[B, M, W + 1]`; see `EpisodicState.ids`.
-        embeds: embeddings of positions without ids, `[B, M, E]`, or None.
-        hidden: stored inputs of the reading blocks, `[B, M, L, D]`, or None.
-        position: place of an engram in the document, `[B, M]`.
-        distance: positions from it to the segment's first one, 1 and above, `[B, M]`.
-        there: which columns are engrams, bool `[B, M]`.
-        age: segments since an engram was made, `[B, M]`.
-        segment: number of the segment it was made in, `[B, M]`.
-        valid: which of them the separate read may read, bool `[B, M]`.
-    """
-
-    ids: Tensor
-    embeds: Tensor | None
-    hidden: Tensor | None
-    position: Tensor
-    distance: Tensor
-    there: Tensor
-    age: Tensor
-    segment: Tensor
-    valid: Tensor
-
-    def take(self, columns: Tensor, valid: Tensor) -> Store:
-        """Return some columns of it, int64 `[B, U]`, of which bool `valid` `[B, U]` may be read."""
-        taken = {name: None if value is None else take(value, columns) for name, value in vars(self).items()}
-        return Store(**{**taken, "valid": valid})  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class Read:
-    """What came of a read.
-
-    Attributes:
-        hidden: the residual stream with what was read, `[B, T, D]`.
-        weights: on the engrams, `[B, H, T, U]`.
-        columns: which engrams these are, int64 `[B, U]`; None for all of the store.
-        bank: keys and values of the whole store, or None where only some were made.
-    """
-
-    hidden: Tensor
-    weights: Tensor
-    columns: Tensor | None
-    bank: Bank | None
-
-
-Bank = tuple[Tensor, Tensor]
-"""Keys, of length 1, and values of a store, `[B, H, M, D / H]` each."""
 
 
 class WindowMix(nn.Module):
@@ -238,7 +183,7 @@ class EpisodicReader(nn.Module):
         keys, values = bank
         scores = self.scores(query, keys, store)
         weights = self._softmax(scores, store.valid)
-        read = self.output(_merged(weights @ values))
+        read = self.output(merged(weights @ values))
         if self.spread is not None:
             again, second = self.spread(query, weights, store, bank, self)
             read, weights = read + again, weights + second
@@ -308,54 +253,3 @@ class EpisodicReader(nn.Module):
     def _heads(self, vectors: Tensor) -> Tensor:
         heads: Tensor = vectors.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         return heads
-
-
-class SpreadRead(nn.Module):
-    """A second read, drawn to what stood in one segment with what the first one found.
-
-        s2_tm = tau_h cos(W_q2 N(h_t), K2_m) + gamma log(sum_n w_tn G_nm),  G_nm = 1 for engrams of one segment
-
-    Args:
-        hidden_size: D.
-        embedding_size: E.
-        num_heads: H.
-    """
-
-    def __init__(self, hidden_size: int, embedding_size: int, num_heads: int) -> None:
-        super().__init__()
-        self.query, self.output, self.key, self.value = (nn.Linear(hidden_size, hidden_size) for _ in range(4))
-        self.pull = nn.Parameter(torch.ones(1))
-        leave_undecayed(self)
-
-    def reset_memory_parameters(self) -> None:
-        """Initialise the pull."""
-        nn.init.ones_(self.pull)
-
-    def forward(
-        self, query: Tensor, found: Tensor, store: Store, bank: Bank, reader: EpisodicReader
-    ) -> tuple[Tensor, Tensor]:
-        """Return what is read `[B, T, D]` and its weights `[B, H, T, M]`."""
-        keys, values = bank
-        together = fired_together(found.mean(dim=1), store).unsqueeze(1)
-        again = F.normalize(reader._heads(self.key(_merged(keys))), dim=-1)
-        asked = F.normalize(reader._heads(self.query(query)), dim=-1)
-        scores = asked @ again.transpose(-1, -2) * reader.log_sharpness.exp() + self.pull * together
-        weights = reader._softmax(scores, store.valid)
-        read = self.output(_merged(weights @ reader._heads(self.value(_merged(values)))))
-        return read, weights
-
-
-def fired_together(found: Tensor, store: Store) -> Tensor:
-    """Return the log of what the engrams of each engram's segment were found with, `[B, T, M]`.
-
-    Args:
-        found: weights of the first read, mean over heads, `[B, T, M]`.
-        store: what was searched.
-    """
-    same = (store.segment.unsqueeze(2) == store.segment.unsqueeze(1)) & store.valid.unsqueeze(1)
-    return (found @ same.to(found.dtype) + SPREADS_TO).log()
-
-
-def _merged(heads: Tensor) -> Tensor:
-    """Return `[B, T, D]` of heads `[B, H, T, D / H]`."""
-    return heads.transpose(1, 2).flatten(2)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hf_memoria.memories.episodic.reader import Bank, Read, Store
+from hf_memoria.memories.episodic.searched import Bank, Read, Store
 from hf_memoria.memories.episodic.shared_attention import Placed, SharedKeys
 from hf_memoria.memories.episodic.store import EpisodicState
 from hf_memoria.memories.episodic.store.state import NO_ID

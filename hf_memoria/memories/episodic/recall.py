@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hf_memoria.memories.episodic.reader import Bank
 from hf_memoria.memories.episodic.reading import EpisodicReading
+from hf_memoria.memories.episodic.searched import Bank
 from hf_memoria.memories.episodic.segment import reading_from, write
 from hf_memoria.memories.episodic.store import EpisodicState
 from hf_memoria.memories.episodic.store.state import aligned

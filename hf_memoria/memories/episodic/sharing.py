@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_memoria.backbones import BackboneSpec, Call, norm_of, reading_of, submodule
-from hf_memoria.memories.episodic.reader import Store
+from hf_memoria.backbones import BackboneSpec, Call, HookHolder, norm_of, reading_of, submodule
 from hf_memoria.memories.episodic.reading import EpisodicReading
+from hf_memoria.memories.episodic.searched import Store
 from hf_memoria.memories.episodic.shared_attention import IMPLEMENTATION, INDEX, Captured, Placed, SharedKeys
 
 NEAR = 128
@@ -47,8 +47,8 @@ class DistanceEmbedding(nn.Module):
         return self.weight[bucket.clamp(min=0)]
 
 
-class SharingHooks:
-    """Hooks of one block whose self-attention is shared. Methods of a holder: they are copied with the model.
+class SharingHooks(HookHolder):
+    """Hooks of one block whose self-attention is shared.
 
     Args:
         base_model: the model without head.
@@ -133,8 +133,8 @@ OF_SEGMENT = ("attention_mask", "past_key_values", "past_key_value", "position_i
 """Arguments of an attention that say something of the segment's positions."""
 
 
-class RotaryHooks:
-    """Keeps what a forward's rotary embeddings were made with. Methods of a holder: they are copied with the model."""
+class RotaryHooks(HookHolder):
+    """Keeps what a forward's rotary embeddings were made with."""
 
     def __init__(self, base_model: nn.Module) -> None:
         self.base_model = base_model

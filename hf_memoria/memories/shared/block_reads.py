@@ -12,14 +12,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hf_memoria.backbones import BackboneSpec, call_of, norm_of, submodule
+from hf_memoria.backbones import BackboneSpec, HookHolder, call_of, norm_of, submodule
 
 ReadInto = Callable[[nn.Module, Any, int, Tensor], Tensor]
 """From a block, the reading, the block's number and its residual stream `[B, T, D]` to that stream with the read."""
 
 
-class BlockReads:
-    """Hooks of one block that reads. Methods of a holder, not closures: they are copied with the model.
+class BlockReads(HookHolder):
+    """Hooks of one block that reads.
 
     Args:
         base_model: the model without head.

@@ -140,7 +140,8 @@ def _description(path: Path, header: Mapping[str, str]) -> dict[str, Any] | None
 
 def _read(path: Path, with_tensors: bool) -> tuple[dict[str, str], dict[str, Tensor]]:
     if not path.is_file():
-        raise FileNotFoundError(f"path must be a memory file; there is none at {path}.")
+        got = f"{path} is a folder" if path.is_dir() else f"there is none at {path}"
+        raise FileNotFoundError(f"path must be a memory file; {got}.")
     try:
         with safe_open(str(path), framework="pt") as file:
             names = list(file.keys()) if with_tensors else []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hf_memoria.memories.shared.rows import row_index, row_mask
+from hf_memoria.memories.shared.rows import listed_states, row_index, row_mask
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -85,11 +85,10 @@ class RowState:
         """Stack the rows of several states.
 
         Raises:
+            TypeError: if an entry is no such state.
             ValueError: if there is none, or shapes, dtype or device differ.
         """
-        if not states:
-            raise ValueError("states must hold at least one state; got none.")
-        parts = [state.tensors() for state in states]
+        parts = [state.tensors() for state in listed_states(states, cls)]
         for name in parts[0]:
             kinds = {(tuple(part[name].shape[1:]), part[name].dtype, part[name].device) for part in parts}
             if len(kinds) > 1:

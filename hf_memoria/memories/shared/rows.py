@@ -67,6 +67,30 @@ def row_mask(name: str, mask: Any, batch_size: int, device: torch.device) -> Ten
     return mask.to(device)
 
 
+def listed_states(states: Iterable[Any], state_class: type) -> list[Any]:
+    """Return states that are to be stacked, as a list.
+
+    Args:
+        states: of a kind.
+        state_class: class of the kind.
+
+    Raises:
+        TypeError: if `states` cannot be listed, or an entry is something else; it is named.
+        ValueError: if there is none.
+    """
+    name = state_class.__name__
+    if not isinstance(states, Iterable) and not isinstance(states, state_class):
+        raise TypeError(f"states must be a sequence of {name}; got {type(states).__name__}. Pass a list.")
+    listed = [states] if isinstance(states, state_class) else list(states)
+    if not listed:
+        raise ValueError(f"states must hold at least one {name}; got none.")
+    for place, state in enumerate(listed):
+        if not isinstance(state, state_class):
+            hint = " Rows that have read nothing are an empty state; leave None out." if state is None else ""
+            raise TypeError(f"states[{place}] must be of {name}; got {type(state).__name__}.{hint}")
+    return listed
+
+
 def engram_ids(ids: Any) -> Tensor:
     """Return ids as int64 `[N]`, sorted and each once.
 

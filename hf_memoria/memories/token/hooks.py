@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers.masking_utils import create_causal_mask
 
-from hf_memoria.backbones import BackboneSpec, cached_length, reading_of, submodule
+from hf_memoria.backbones import BackboneSpec, HookHolder, cached_length, reading_of, submodule
 from hf_memoria.memories.shared.reading import LeavesHidden
 
 TEXT = ("inputs_embeds", "input_ids")
@@ -70,11 +70,8 @@ class TokenReading(LeavesHidden):
         return torch.cat(parts if end is None else [*parts, end], dim=1)
 
 
-class TokenHooks:
+class TokenHooks(HookHolder):
     """Puts memory tokens into the forward of a base model and takes them out of what comes back.
-
-    Its methods are hooks; they are bound methods of a holder, not closures, so that they are copied and pickled with
-    the model.
 
     Args:
         base_model: the model without head.

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_memoria.memories.shared.row_state import RowState
-from hf_memoria.memories.shared.rows import row_mask
+from hf_memoria.memories.shared.rows import listed_states, row_mask
 
 HISTORY = "history"
 
@@ -126,10 +126,10 @@ class TokenState(RowState):
         """Stack the rows of several states.
 
         Raises:
+            TypeError: if an entry is no such state.
             ValueError: if there is none, or tokens, hidden size, dtype, device or the inputs of past segments differ.
         """
-        if not states:
-            raise ValueError("states must hold at least one state; got none.")
+        states = listed_states(states, cls)
         for name, values in (
             ("number of tokens", [state.num_tokens for state in states]),
             ("hidden size", [state.hidden_size for state in states]),

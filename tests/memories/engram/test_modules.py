@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from families import small_memory, tiny_model, tiny_segments
+from torch import nn
 
 from hf_memoria.memories.engram.abstractor import Abstractor
 from hf_memoria.memories.engram.reader import MemoryAttention, MemoryReader
@@ -98,3 +100,14 @@ def test_a_closed_gate_changes_nothing_and_opens_by_gradient(post_norm):
     assert torch.equal(got, hidden)
     got.square().sum().backward()
     assert module.gate.grad.abs() > 0
+
+
+def test_blocks_that_run_other_modules_than_the_entry_names_are_told_with_the_remedy():
+    model = tiny_model("GPT2", "Model", small_memory())
+    for block in model.h:
+        block.ln_1 = nn.LayerNorm(model.config.n_embd)
+    told = (
+        r"attention and pre_norm \(or post_norm\) in the BackboneSpec .* must lead to .*; got no block .* Correct the"
+    )
+    with pytest.raises(RuntimeError, match=told):
+        model(**tiny_segments("GPT2", steps=1)[0])

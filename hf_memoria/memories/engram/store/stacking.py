@@ -21,10 +21,8 @@ def check_alike(vectors: Sequence[Tensor]) -> None:
     """Check that vectors `[B, C, D]`, one tensor a state, can stand in one tensor.
 
     Raises:
-        ValueError: if there is none, or hidden size, dtype or device differ.
+        ValueError: if hidden size, dtype or device differ.
     """
-    if not vectors:
-        raise ValueError("states must hold at least one EngramState; got none.")
     kinds = {
         "hidden_size": {str(value.shape[-1]) for value in vectors},
         "dtype": {str(value.dtype) for value in vectors},

@@ -21,7 +21,7 @@ from hf_memoria.memories.engram.store.precision import in_type, outside_autocast
 from hf_memoria.memories.engram.store.room import Claim, Room
 from hf_memoria.memories.engram.store.slots import members, pad_slots
 from hf_memoria.memories.engram.store.stacking import check_alike, shared_room, stack_graphs, stack_tensors
-from hf_memoria.memories.shared.rows import engram_ids, row_index, row_mask
+from hf_memoria.memories.shared.rows import engram_ids, listed_states, row_index, row_mask
 
 CofireGraph = DenseGraph | EventGraph
 GRAPHS = {graph.form: graph for graph in (DenseGraph, EventGraph)}
@@ -256,8 +256,10 @@ class EngramState:
         """Stack the rows of several states.
 
         Raises:
+            TypeError: if an entry is no such state.
             ValueError: if there is none, or hidden size, dtype or device differ.
         """
+        states = listed_states(states, EngramState)
         check_alike([state.data for state in states])
         capacity, positions = max(state.capacity for state in states), max(state.cue.shape[1] for state in states)
         states = [state.pad(capacity, positions) for state in states]

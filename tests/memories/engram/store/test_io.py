@@ -194,9 +194,11 @@ def refused(path, told):
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    for missing in (tmp_path / "nothing.safetensors", tmp_path):
-        with pytest.raises(FileNotFoundError, match=f"path must be a memory file; there is none at {missing}"):
-            read_state(missing)
+    missing = tmp_path / "nothing.safetensors"
+    with pytest.raises(FileNotFoundError, match=f"path must be a memory file; there is none at {missing}"):
+        read_state(missing)
+    with pytest.raises(FileNotFoundError, match=f"path must be a memory file; {tmp_path} is a folder"):
+        read_state(tmp_path)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.2, 0.6, 0.999])

@@ -1,0 +1,65 @@
+"""What a block searches of an episodic store, and what came of it.
+
+Axes: B rows, T positions of a segment, M engrams, L layers, H heads, D hidden size, E width of embeddings, W ids of a
+window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from hf_memoria.memories.episodic.store.state import take
+
+Bank = tuple[Tensor, Tensor]
+"""Keys, of length 1, and values of a store, `[B, H, M, D / H]` each."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """What a block searches.
+
+    Attributes:
+        ids: windows of ids, int `[B, M, W + 1]`; see `EpisodicState.ids`.
+        embeds: embeddings of positions without ids, `[B, M, E]`, or None.
+        hidden: stored inputs of the reading blocks, `[B, M, L, D]`, or None.
+        position: place of an engram in the document, `[B, M]`.
+        distance: positions from it to the segment's first one, 1 and above, `[B, M]`.
+        there: which columns are engrams, bool `[B, M]`.
+        age: segments since an engram was made, `[B, M]`.
+        segment: number of the segment it was made in, `[B, M]`.
+        valid: which of them the separate read may read, bool `[B, M]`.
+    """
+
+    ids: Tensor
+    embeds: Tensor | None
+    hidden: Tensor | None
+    position: Tensor
+    distance: Tensor
+    there: Tensor
+    age: Tensor
+    segment: Tensor
+    valid: Tensor
+
+    def take(self, columns: Tensor, valid: Tensor) -> Store:
+        """Return some columns of it, int64 `[B, U]`, of which bool `valid` `[B, U]` may be read."""
+        taken = {name: None if value is None else take(value, columns) for name, value in vars(self).items()}
+        return Store(**{**taken, "valid": valid})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Read:
+    """What came of a read.
+
+    Attributes:
+        hidden: the residual stream with what was read, `[B, T, D]`.
+        weights: on the engrams, `[B, H, T, U]`.
+        columns: which engrams these are, int64 `[B, U]`; None for all of the store.
+        bank: keys and values of the whole store, or None where only some were made.
+    """
+
+    hidden: Tensor
+    weights: Tensor
+    columns: Tensor | None
+    bank: Bank | None
