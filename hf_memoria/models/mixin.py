@@ -139,7 +139,7 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
         self._note_start(memory)
         state = self.starting_state(memory, reset_memory, like)
         stock_forward = with_zero_loss(super().forward)  # type: ignore[misc]
-        output: ModelOutput = system_of(self.config.memory).read(self, stock_forward, state, kwargs)
+        output = system_of(self.config.memory).read(self, stock_forward, state, kwargs)
         return output
 
     def _note_start(self: Any, memory: Any) -> None:

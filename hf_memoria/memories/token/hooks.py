@@ -19,9 +19,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.masking_utils import create_causal_mask
+from transformers import DynamicCache
 
 from hf_memoria.backbones import BackboneSpec, cached_length, reading_of, submodule
+from hf_memoria.backbones.sliding_windows import sliding_window
+from hf_memoria.memories.token.masks import masks_with_memory
 
 TEXT = ("inputs_embeds", "input_ids")
 """Names of what a text backbone reads."""
@@ -37,6 +39,7 @@ class TokenReading:
         end_position: position of those tokens, int64 `[B]`; None is the last real one of the segment.
         cached: tokens that stand before the segment in the KV cache already.
         sees_all: whether positions of a causal backbone see those after them, too.
+        masks_given: whether a mask by queries and keys that comes with the forward has these tokens in it.
         added: what is added to the embedding of every position, `[D]`; None for nothing.
         final_hidden: final hidden states of the segment, `[B, T, D]`, with gradient.
         front_hidden: those of `front`, `[B, F, D]`.
@@ -48,6 +51,7 @@ class TokenReading:
     end_position: Tensor | None = None
     cached: int = 0
     sees_all: bool = False
+    masks_given: bool = False
     added: Tensor | None = None
     final_hidden: Tensor | None = None
     front_hidden: Tensor | None = None
@@ -110,13 +114,23 @@ class TokenHooks:
     def _insert(self, reading: TokenReading, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments of the base model's forward with the tokens in them."""
         past = cached_length(kwargs.get("past_key_values"))
-        kwargs = {**kwargs, "return_dict": True}
+        kwargs = {**self._with_cache(kwargs), "return_dict": True}
         if self.spec.embeddings is None:
             kwargs = self._with_embeddings(reading, kwargs, past)
         elif past and kwargs.get("position_ids") is None:
             length = next(kwargs[name].shape[1] for name in TEXT if kwargs.get(name) is not None)
             kwargs["position_ids"] = self._text_positions(reading, kwargs, past, length)
         return self._with_mask(reading, kwargs)
+
+    def _with_cache(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments with a KV cache that keeps all keys, where the backbone would make one with windows."""
+        base, asked = self.base_model, kwargs.get("use_cache")
+        checkpoints = base.training and getattr(base, "gradient_checkpointing", False)
+        asked = getattr(base.config, "use_cache", False) if asked is None else asked
+        makes_one = asked and kwargs.get("past_key_values") is None and not checkpoints
+        if not (makes_one and self.causal) or sliding_window(base.config) is None:
+            return kwargs
+        return {**kwargs, "past_key_values": DynamicCache()}
 
     def _with_embeddings(self, reading: TokenReading, kwargs: dict[str, Any], past: int) -> dict[str, Any]:
         ids, text = kwargs.pop("input_ids", None), kwargs.get("inputs_embeds")
@@ -160,6 +174,8 @@ class TokenHooks:
 
     def _with_mask(self, reading: TokenReading, kwargs: dict[str, Any]) -> dict[str, Any]:
         mask = kwargs.get("attention_mask")
+        if reading.masks_given and not (isinstance(mask, Tensor) and mask.dim() == 2):
+            return kwargs
         if mask is not None:
             if not isinstance(mask, Tensor) or mask.dim() != 2:
                 got = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
@@ -170,25 +186,17 @@ class TokenHooks:
             front = mask.new_ones(len(mask), reading.num_front + reading.cached)
             mask = reading.around(mask, front, mask.new_ones(len(mask), reading.num_end), self.causal)
             kwargs["attention_mask"] = mask
-        if self.causal and reading.num_front:
-            kwargs["attention_mask"] = self._causal_mask(reading, mask, kwargs)
+        config = self.base_model.config
+        if (self.causal and reading.num_front) or sliding_window(config) is not None:
+            like, cache = self._with_no_width(reading, kwargs), kwargs.get("past_key_values")
+            kwargs["attention_mask"] = masks_with_memory(config, self.causal, reading, like, mask, cache)
         return kwargs
 
-    def _causal_mask(self, reading: TokenReading, mask: Tensor | None, kwargs: dict[str, Any]) -> Any:
-        config, front, sees_all = self.base_model.config, reading.num_front, reading.sees_all
-        if "flash" in (config._attn_implementation or ""):
-            raise ValueError(
-                "attn_implementation must be 'sdpa', 'eager' or 'flex_attention' with a token memory on a causal "
-                f"backbone, whose mask is not plainly causal; got {config._attn_implementation!r}."
-            )
-
-        def also_sees(batch: Any, head: Any, query: Any, key: Any) -> Any:
-            return (key < front) | (query >= front) if sees_all else key < front
-
-        text = next(kwargs[name] for name in TEXT if kwargs.get(name) is not None)
-        length = text.shape[1] + (front + reading.num_end if self.spec.embeddings is not None else 0)
-        like = reading.front[:, :1].expand(-1, length, -1)
-        return create_causal_mask(config, like, mask, kwargs.get("past_key_values"), or_mask_function=also_sees)
+    def _with_no_width(self, reading: TokenReading, kwargs: dict[str, Any]) -> Tensor:
+        """Return a tensor `[B, N, 0]` of as many positions as go into the blocks, memory tokens among them."""
+        given = next(kwargs[name] for name in TEXT if kwargs.get(name) is not None)
+        more = 0 if self.spec.embeddings is None else reading.num_front + reading.num_end
+        return reading.front.new_empty(len(given), given.shape[1] + more, 0)
 
     def _add_to_embeddings(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Any:
         reading = reading_of(self.base_model)
@@ -208,6 +216,8 @@ class TokenHooks:
         if output.get("attentions") is not None:
             # Positions of the segment to all they saw, the memory tokens among it.
             output["attentions"] = tuple(layer[:, :, first:last] for layer in output["attentions"])
+        if reading.num_end and output.get("past_key_values") is not None:
+            output["past_key_values"].crop(-reading.num_end)  # what is read on with comes after the text
         if self.causal and front and output.get("pooler_output") is not None:
             output["pooler_output"] = self.base_model.pooler(reading.final_hidden)
         return output
