@@ -22,11 +22,16 @@ def narrowing_window(config: Any, columns: int) -> int | None:
     return window if window is not None and columns > window else None
 
 
+def other_layer_types(config: Any) -> list[str]:
+    """Return the types of a backbone's layers whose masks are not made here, sorted."""
+    return sorted(set(getattr(config, "layer_types", None) or ()) - {FULL, SLIDING})
+
+
 def masks_by_layer(config: Any, make: Callable[[bool], Any]) -> Any:
     """Return a mask as a backbone with windows takes it from its caller: one, or a dict by type of layer.
 
     Args:
-        config: that of the backbone, which has a window.
+        config: that of the backbone, which has a window and no `other_layer_types`.
         make: a function from whether a layer has the window to its mask.
     """
     types = getattr(config, "layer_types", None)

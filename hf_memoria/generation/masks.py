@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.masking_utils import create_causal_mask
 
-from hf_memoria.backbones.sliding_windows import masks_by_layer, narrowing_window
+from hf_memoria.backbones.sliding_windows import masks_by_layer, narrowing_window, other_layer_types
 from hf_memoria.generation.cache import MemoriaCache
 
 
@@ -26,13 +26,17 @@ def segment_mask(config: Any, cache: MemoriaCache, coming: Tensor, like: Tensor)
         like: a tensor of the device and the dtype of the model.
     """
     seen = torch.cat([cache.real, coming], dim=1)
-    whole, flash = bool(seen.all()), "flash" in (config._attn_implementation or "")
-    window = narrowing_window(config, cache.num_prefix + seen.shape[1])
+    whole, columns = bool(seen.all()), cache.num_prefix + seen.shape[1]
+    window = narrowing_window(config, columns) if _takes_masks(config) else None
     seen = seen.to(like.device)
-    # Flash attention takes padding out before it counts.
-    if window is None or flash or (whole and not cache.num_prefix):
+    if window is None or (whole and not cache.num_prefix):
         return None if whole else seen.to(torch.int64)
     return _by_queries_and_keys(config, cache, seen, like.new_empty(*coming.shape, 0), window)
+
+
+def _takes_masks(config: Any) -> bool:
+    # Flash attention takes padding out before it counts.
+    return "flash" not in (config._attn_implementation or "") and not other_layer_types(config)
 
 
 def _by_queries_and_keys(config: Any, cache: MemoriaCache, seen: Tensor, queries: Tensor, window: int) -> Any:

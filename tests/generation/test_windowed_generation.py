@@ -6,6 +6,7 @@ from families import small_memory, small_tokens
 from windowed_families import DECODERS, IMPLEMENTATIONS, WINDOW, windowed
 
 from hf_memoria import MemoriaCache
+from hf_memoria.generation.masks import segment_mask
 
 SEGMENT = 10
 KINDS = {
@@ -76,3 +77,18 @@ def test_beams_are_the_same_with_a_cache_and_without(family, kind, prompts, gene
     cached, anew = (generate(model, prompt, num_beams=3, use_cache=use) for use in (True, False))
     assert torch.equal(cached.sequences, anew.sequences)
     same_memory(cached.memory, anew.memory)
+
+
+@pytest.mark.parametrize("types", [["sliding_attention", "conv"], ["sliding_attention", "full_attention"]])
+def test_masks_of_layers_of_other_types_are_left_to_the_backbone(types):
+    config = windowed("Qwen3", small_memory(segment_length=SEGMENT)).config
+    config.layer_types = types
+    cache = MemoriaCache(config)
+    cache.real = torch.zeros(2, 0, dtype=torch.bool)
+    coming = torch.ones(2, SEGMENT, dtype=torch.bool)
+    coming[0, 4] = False
+    mask = segment_mask(config, cache, coming, torch.empty(0))
+    if "conv" in types:
+        assert torch.equal(mask, coming.long())
+    else:
+        assert {name: value.shape for name, value in mask.items()} == dict.fromkeys(types, (2, 1, SEGMENT, SEGMENT))

@@ -16,7 +16,14 @@ from transformers.masking_utils import (
 )
 
 from hf_memoria.backbones import cached_length
-from hf_memoria.backbones.sliding_windows import FULL, SLIDING, masks_by_layer, narrowing_window, sliding_window
+from hf_memoria.backbones.sliding_windows import (
+    FULL,
+    SLIDING,
+    masks_by_layer,
+    narrowing_window,
+    other_layer_types,
+    sliding_window,
+)
 
 if TYPE_CHECKING:
     from hf_memoria.memories.token.hooks import TokenReading
@@ -28,7 +35,7 @@ def check_layer_types(config: Any) -> None:
     Raises:
         ValueError: naming the types of its layers.
     """
-    others = sorted(set(getattr(config, "layer_types", None) or ()) - {FULL, SLIDING})
+    others = other_layer_types(config)
     if others:
         raise ValueError(
             f"layer_types must be of {FULL!r} and {SLIDING!r} for a token memory on a causal backbone, whose text "
