@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import DynamicCache
 
 from hf_memoria.backbones import BackboneSpec, cached_length, reading_of, submodule
@@ -41,6 +42,8 @@ class TokenReading:
         sees_all: whether positions of a causal backbone see those after them, too.
         masks_given: whether a mask by queries and keys that comes with the forward has these tokens in it.
         added: what is added to the embedding of every position, `[D]`; None for nothing.
+        alone: whether the segment has no position; the embeddings then run on one that is left out, since no module
+            runs on none.
         final_hidden: final hidden states of the segment, `[B, T, D]`, with gradient.
         front_hidden: those of `front`, `[B, F, D]`.
         end_hidden: those of `end`, `[B, E, D]`.
@@ -53,6 +56,7 @@ class TokenReading:
     sees_all: bool = False
     masks_given: bool = False
     added: Tensor | None = None
+    alone: bool = False
     final_hidden: Tensor | None = None
     front_hidden: Tensor | None = None
     end_hidden: Tensor | None = None
@@ -117,9 +121,12 @@ class TokenHooks:
         kwargs = {**self._with_cache(kwargs), "return_dict": True}
         if self.spec.embeddings is None:
             kwargs = self._with_embeddings(reading, kwargs, past)
+        elif kwargs.get("inputs_embeds") is not None and not _length(kwargs):
+            reading.alone = True
+            first = torch.zeros(1, 1, dtype=torch.int64, device=reading.front.device)
+            kwargs |= {"inputs_embeds": F.pad(kwargs["inputs_embeds"], (0, 0, 0, 1)), "position_ids": first}
         elif past and kwargs.get("position_ids") is None:
-            length = next(kwargs[name].shape[1] for name in TEXT if kwargs.get(name) is not None)
-            kwargs["position_ids"] = self._text_positions(reading, kwargs, past, length)
+            kwargs["position_ids"] = self._text_positions(reading, kwargs, past, _length(kwargs))
         return self._with_mask(reading, kwargs)
 
     def _with_cache(self, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -149,6 +156,7 @@ class TokenHooks:
         return kwargs
 
     def _with_tokens(self, reading: TokenReading, text: Tensor) -> Tensor:
+        text = text[:, :0] if reading.alone else text
         text = text if reading.added is None else text + reading.added
         end = None if reading.end is None else reading.end.to(text)
         return reading.around(text, reading.front.to(text), end, self.causal)
@@ -194,9 +202,10 @@ class TokenHooks:
 
     def _with_no_width(self, reading: TokenReading, kwargs: dict[str, Any]) -> Tensor:
         """Return a tensor `[B, N, 0]` of as many positions as go into the blocks, memory tokens among them."""
-        given = next(kwargs[name] for name in TEXT if kwargs.get(name) is not None)
-        more = 0 if self.spec.embeddings is None else reading.num_front + reading.num_end
-        return reading.front.new_empty(len(given), given.shape[1] + more, 0)
+        if self.spec.embeddings is None:
+            return reading.front.new_empty(len(reading.front), _length(kwargs), 0)
+        text = 0 if reading.alone else _length(kwargs)
+        return reading.front.new_empty(len(reading.front), reading.num_front + text + reading.num_end, 0)
 
     def _add_to_embeddings(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Any:
         reading = reading_of(self.base_model)
@@ -218,6 +227,12 @@ class TokenHooks:
             output["attentions"] = tuple(layer[:, :, first:last] for layer in output["attentions"])
         if reading.num_end and output.get("past_key_values") is not None:
             output["past_key_values"].crop(-reading.num_end)  # what is read on with comes after the text
-        if self.causal and front and output.get("pooler_output") is not None:
+        if self.causal and front and last > first and output.get("pooler_output") is not None:
             output["pooler_output"] = self.base_model.pooler(reading.final_hidden)
         return output
+
+
+def _length(kwargs: dict[str, Any]) -> int:
+    """Return how many positions of text a forward reads."""
+    length: int = next(kwargs[name].shape[1] for name in TEXT if kwargs.get(name) is not None)
+    return length
