@@ -24,7 +24,19 @@ INTERFACES: tuple[Interface, ...] = (
     exists("transformers.masking_utils.AttentionMaskInterface.register", "attentions.interface"),
     exists("transformers.masking_utils.sdpa_mask", "attentions.interface"),
     exists("transformers.masking_utils.eager_mask", "analysis.capture"),
-    exists("transformers.masking_utils.create_causal_mask", "memories.token.hooks"),
+    exists(
+        "transformers.masking_utils.create_causal_mask",
+        "memories.token.masks",
+        "generation.masks",
+        parameters=("or_mask_function", "and_mask_function"),
+    ),
+    exists("transformers.masking_utils.create_bidirectional_mask", "memories.token.masks"),
+    exists(
+        "transformers.masking_utils.create_bidirectional_sliding_window_mask",
+        "memories.token.masks",
+        parameters=("or_mask_function",),
+    ),
+    exists("transformers.DynamicCache.is_sliding", "memories.token.masks"),
     exists(
         "transformers.integrations.sdpa_attention.sdpa_attention_forward",
         "attentions.interface",

@@ -11,6 +11,7 @@ from transformers import GenerationMixin
 from transformers.utils import ModelOutput
 
 from hf_memoria.generation.cache import MemoriaCache
+from hf_memoria.generation.masks import segment_mask
 from hf_memoria.memories.interface import system_of
 
 BY_POSITION = ("input_ids", "inputs_embeds", "token_type_ids")
@@ -107,7 +108,7 @@ def _read_piece(
         inputs["logits_to_keep"] = _logits_of_piece(kwargs["logits_to_keep"], end - start, real.shape[1] - end)
     device = model_device(inputs)
     reading = cache.reading(coming.to(device))
-    output = system.run(model, stock_forward, reading, inputs | _place(model.config, cache, coming, device))
+    output = system.run(model, stock_forward, reading, inputs | _place(model, cache, coming, device))
     if cache.keys_and_values.get_seq_length() != cache.num_prefix + cache.columns + end - start:
         raise ValueError("past_key_values must be None where activations are checkpointed; got a MemoriaCache.")
     cache.extend(coming, reading)
@@ -120,14 +121,13 @@ def model_device(inputs: dict[str, Any]) -> torch.device:
     return device
 
 
-def _place(config: Any, cache: MemoriaCache, coming: Tensor, device: torch.device) -> dict[str, Any]:
+def _place(model: Any, cache: MemoriaCache, coming: Tensor, device: torch.device) -> dict[str, Any]:
     """Return where a piece stands: its positions in the segment of each row, and the keys that it may see."""
     positions = (cache.filled.unsqueeze(-1) + coming.cumsum(dim=-1) - 1).clamp(min=0)
-    if config.backbone_spec.positions_after_padding:
-        positions = positions + config.pad_token_id + 1
-    seen = torch.cat([cache.real, coming], dim=1)
+    if model.config.backbone_spec.positions_after_padding:
+        positions = positions + model.config.pad_token_id + 1
     return {
-        "attention_mask": None if bool(seen.all()) else seen.to(device=device, dtype=torch.int64),
+        "attention_mask": segment_mask(model.config, cache, coming, torch.empty(0, dtype=model.dtype, device=device)),
         "position_ids": positions.to(device),
         "past_key_values": cache.keys_and_values,
         "use_cache": True,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_memoria.memories.shared.masks import masked_softmax, open_empty_rows
+from hf_memoria.memories.shared.positions import by_position
 
 
 class Abstractor(nn.Module):
@@ -35,7 +36,8 @@ class Abstractor(nn.Module):
         """
         # The embedding is called, not read, so that hooks which load offloaded weights see it.
         queries = self.queries(torch.arange(self.queries.num_embeddings, device=cue.device))
-        scores = queries @ self.key(cue).transpose(-1, -2)
+        scores = queries @ by_position(self.key, cue).transpose(-1, -2)
         mask = open_empty_rows(cue_mask).unsqueeze(1)
-        working: Tensor = self.contract(self.expand(masked_softmax(scores, mask) @ self.value(cue)))
+        pooled = masked_softmax(scores, mask) @ by_position(self.value, cue)
+        working: Tensor = self.contract(self.expand(pooled))
         return working

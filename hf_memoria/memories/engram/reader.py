@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from hf_memoria.backbones import leave_undecayed
 from hf_memoria.memories.shared.masks import masked_softmax, open_empty_rows
+from hf_memoria.memories.shared.positions import by_position
 
 Projected = tuple[Tensor, Tensor]
 """Keys and values of some memory vectors, `[B, H, M, D / H]`."""
@@ -39,7 +40,7 @@ class MemoryAttention(nn.Module):
 
     def project(self, memory: Tensor) -> Projected:
         """Return keys and values `[B, H, M, D / H]` of `memory` `[B, M, D]`."""
-        return self._heads(self.key(memory)), self._heads(self.value(memory))
+        return self._heads(by_position(self.key, memory)), self._heads(by_position(self.value, memory))
 
     def forward(
         self, hidden: Tensor, memory: Tensor, mask: Tensor, projected: Projected | None = None

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hf_memoria.memories.shared.masks import open_empty_rows
+from hf_memoria.memories.shared.positions import by_position
 
 SMALL = 0.02
 """Standard deviation of vectors that are added to others, or stand where embeddings do, at the start."""
@@ -43,8 +44,9 @@ class MemoryEncoderLayer(nn.Module):
 
     def project(self, segment: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values `[B, H, T, D / H]` of a segment `[B, T, D]`; they do not depend on the memory."""
-        normed = self.segment_norm(segment)
-        return self._heads(self.key_projection(normed)), self._heads(self.value_projection(normed))
+        normed = by_position(self.segment_norm, segment)
+        keys, values = (by_position(part, normed) for part in (self.key_projection, self.value_projection))
+        return self._heads(keys), self._heads(values)
 
     def forward(self, memory: Tensor, projected: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
         """Return memory tokens `[B, M, D]` that have read where bool `mask` `[B, 1, 1, T]` is true."""

@@ -19,10 +19,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.masking_utils import create_causal_mask
+from torch.nn import functional as F
+from transformers import DynamicCache
 
 from hf_memoria.backbones import BackboneSpec, HookHolder, cached_length, reading_of, submodule
+from hf_memoria.backbones.sliding_windows import sliding_window
 from hf_memoria.memories.shared.reading import LeavesHidden
+from hf_memoria.memories.token.masks import masks_with_memory
 
 TEXT = ("inputs_embeds", "input_ids")
 """Names of what a text backbone reads."""
@@ -38,7 +41,10 @@ class TokenReading(LeavesHidden):
         end_position: position of those tokens, int64 `[B]`; None is the last real one of the segment.
         cached: tokens that stand before the segment in the KV cache already.
         sees_all: whether positions of a causal backbone see those after them, too.
+        masks_given: whether a mask by queries and keys that comes with the forward has these tokens in it.
         added: what is added to the embedding of every position, `[D]`; None for nothing.
+        alone: whether the segment has no position; the embeddings then run on one that is left out, since no module
+            runs on none.
         final_hidden: final hidden states of the segment, `[B, T, D]`, with gradient.
         front_hidden: those of `front`, `[B, F, D]`.
         end_hidden: those of `end`, `[B, E, D]`.
@@ -49,7 +55,9 @@ class TokenReading(LeavesHidden):
     end_position: Tensor | None = None
     cached: int = 0
     sees_all: bool = False
+    masks_given: bool = False
     added: Tensor | None = None
+    alone: bool = False
     final_hidden: Tensor | None = None
     front_hidden: Tensor | None = None
     end_hidden: Tensor | None = None
@@ -108,13 +116,26 @@ class TokenHooks(HookHolder):
     def _insert(self, reading: TokenReading, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments of the base model's forward with the tokens in them."""
         past = cached_length(kwargs.get("past_key_values"))
-        kwargs = {**kwargs, "return_dict": True}
+        kwargs = {**self._with_cache(kwargs), "return_dict": True}
         if self.spec.embeddings is None:
             kwargs = self._with_embeddings(reading, kwargs, past)
+        elif kwargs.get("inputs_embeds") is not None and not _length(kwargs):
+            reading.alone = True
+            first = torch.zeros(1, 1, dtype=torch.int64, device=reading.front.device)
+            kwargs |= {"inputs_embeds": F.pad(kwargs["inputs_embeds"], (0, 0, 0, 1)), "position_ids": first}
         elif past and kwargs.get("position_ids") is None:
-            length = next(kwargs[name].shape[1] for name in TEXT if kwargs.get(name) is not None)
-            kwargs["position_ids"] = self._text_positions(reading, kwargs, past, length)
+            kwargs["position_ids"] = self._text_positions(reading, kwargs, past, _length(kwargs))
         return self._with_mask(reading, kwargs)
+
+    def _with_cache(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments with a KV cache that keeps all keys, where the backbone would make one with windows."""
+        base, asked = self.base_model, kwargs.get("use_cache")
+        checkpoints = base.training and getattr(base, "gradient_checkpointing", False)
+        asked = getattr(base.config, "use_cache", False) if asked is None else asked
+        makes_one = asked and kwargs.get("past_key_values") is None and not checkpoints
+        if not (makes_one and self.causal) or sliding_window(base.config) is None:
+            return kwargs
+        return {**kwargs, "past_key_values": DynamicCache()}
 
     def _with_embeddings(self, reading: TokenReading, kwargs: dict[str, Any], past: int) -> dict[str, Any]:
         ids, text = kwargs.pop("input_ids", None), kwargs.get("inputs_embeds")
@@ -133,6 +154,7 @@ class TokenHooks(HookHolder):
         return kwargs
 
     def _with_tokens(self, reading: TokenReading, text: Tensor) -> Tensor:
+        text = text[:, :0] if reading.alone else text
         text = text if reading.added is None else text + reading.added
         end = None if reading.end is None else reading.end.to(text)
         return reading.around(text, reading.front.to(text), end, self.causal)
@@ -158,6 +180,8 @@ class TokenHooks(HookHolder):
 
     def _with_mask(self, reading: TokenReading, kwargs: dict[str, Any]) -> dict[str, Any]:
         mask = kwargs.get("attention_mask")
+        if reading.masks_given and not (isinstance(mask, Tensor) and mask.dim() == 2):
+            return kwargs
         if mask is not None:
             if not isinstance(mask, Tensor) or mask.dim() != 2:
                 got = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
@@ -168,25 +192,18 @@ class TokenHooks(HookHolder):
             front = mask.new_ones(len(mask), reading.num_front + reading.cached)
             mask = reading.around(mask, front, mask.new_ones(len(mask), reading.num_end), self.causal)
             kwargs["attention_mask"] = mask
-        if self.causal and reading.num_front:
-            kwargs["attention_mask"] = self._causal_mask(reading, mask, kwargs)
+        config = self.base_model.config
+        if (self.causal and reading.num_front) or sliding_window(config) is not None:
+            like, cache = self._with_no_width(reading, kwargs), kwargs.get("past_key_values")
+            kwargs["attention_mask"] = masks_with_memory(config, self.causal, reading, like, mask, cache)
         return kwargs
 
-    def _causal_mask(self, reading: TokenReading, mask: Tensor | None, kwargs: dict[str, Any]) -> Any:
-        config, front, sees_all = self.base_model.config, reading.num_front, reading.sees_all
-        if "flash" in (config._attn_implementation or ""):
-            raise ValueError(
-                "attn_implementation must be 'sdpa', 'eager' or 'flex_attention' with a token memory on a causal "
-                f"backbone, whose mask is not plainly causal; got {config._attn_implementation!r}."
-            )
-
-        def also_sees(batch: Any, head: Any, query: Any, key: Any) -> Any:
-            return (key < front) | (query >= front) if sees_all else key < front
-
-        text = next(kwargs[name] for name in TEXT if kwargs.get(name) is not None)
-        length = text.shape[1] + (front + reading.num_end if self.spec.embeddings is not None else 0)
-        like = reading.front[:, :1].expand(-1, length, -1)
-        return create_causal_mask(config, like, mask, kwargs.get("past_key_values"), or_mask_function=also_sees)
+    def _with_no_width(self, reading: TokenReading, kwargs: dict[str, Any]) -> Tensor:
+        """Return a tensor `[B, N, 0]` of as many positions as go into the blocks, memory tokens among them."""
+        if self.spec.embeddings is None:
+            return reading.front.new_empty(len(reading.front), _length(kwargs), 0)
+        text = 0 if reading.alone else _length(kwargs)
+        return reading.front.new_empty(len(reading.front), reading.num_front + text + reading.num_end, 0)
 
     def _add_to_embeddings(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Any:
         reading = reading_of(self.base_model)
@@ -206,6 +223,14 @@ class TokenHooks(HookHolder):
         if output.get("attentions") is not None:
             # Positions of the segment to all they saw, the memory tokens among it.
             output["attentions"] = tuple(layer[:, :, first:last] for layer in output["attentions"])
-        if self.causal and front and output.get("pooler_output") is not None:
+        if reading.num_end and output.get("past_key_values") is not None:
+            output["past_key_values"].crop(-reading.num_end)  # what is read on with comes after the text
+        if self.causal and front and last > first and output.get("pooler_output") is not None:
             output["pooler_output"] = self.base_model.pooler(reading.final_hidden)
         return output
+
+
+def _length(kwargs: dict[str, Any]) -> int:
+    """Return how many positions of text a forward reads."""
+    length: int = next(kwargs[name].shape[1] for name in TEXT if kwargs.get(name) is not None)
+    return length

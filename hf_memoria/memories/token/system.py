@@ -18,6 +18,7 @@ from hf_memoria.memories.token.encoder import TokenMemory
 from hf_memoria.memories.token.forward import TokenForward
 from hf_memoria.memories.token.hooks import TokenHooks, TokenReading
 from hf_memoria.memories.token.io import FORMAT, read_state, write_state
+from hf_memoria.memories.token.masks import check_layer_types
 from hf_memoria.memories.token.recall import TokenRecall
 from hf_memoria.memories.token.segment import TokenSegment
 from hf_memoria.memories.token.state import TokenState
@@ -41,6 +42,8 @@ class TokenSystem:
             raise ValueError(
                 f"encoder_heads must divide the backbone's hidden size {config.hidden_size}; got {heads}."
             )
+        if config.backbone_spec.is_causal(config):
+            check_layer_types(config)
 
     def install(self, model: Any) -> None:
         """As `MemorySystem.install`."""

@@ -1,0 +1,38 @@
+"""Layers that see no further than a window, and masks by type of layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+"""Types of layers in a config's `layer_types`: those that see everything, and those with a window."""
+
+
+def sliding_window(config: Any) -> int | None:
+    """Return the window of a backbone's layers as its config has it, in positions; None if no layer has one."""
+    window: int | None = getattr(config, "sliding_window", None)
+    types = getattr(config, "layer_types", None)
+    return window if types is None or SLIDING in types else None
+
+
+def narrowing_window(config: Any, columns: int) -> int | None:
+    """Return the window where it hides one of so many columns of keys from another, else None."""
+    window = sliding_window(config)
+    return window if window is not None and columns > window else None
+
+
+def other_layer_types(config: Any) -> list[str]:
+    """Return the types of a backbone's layers whose masks are not made here, sorted."""
+    return sorted(set(getattr(config, "layer_types", None) or ()) - {FULL, SLIDING})
+
+
+def masks_by_layer(config: Any, make: Callable[[bool], Any]) -> Any:
+    """Return a mask as a backbone with windows takes it from its caller: one, or a dict by type of layer.
+
+    Args:
+        config: that of the backbone, which has a window and no `other_layer_types`.
+        make: a function from whether a layer has the window to its mask.
+    """
+    types = getattr(config, "layer_types", None)
+    return make(True) if types is None else {kind: make(kind == SLIDING) for kind in set(types)}
