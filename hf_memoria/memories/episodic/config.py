@@ -24,13 +24,14 @@ class EpisodicMemoryConfig(MemorySettings):
     embeddings that the model has now. `hf_memoria/how_it_works.md` has the equations.
 
     Args:
-        layers: blocks that read, counted from 0; None is the middle one.
+        layers: blocks of the separate read, counted from 0; None is the middle one.
         separate_read: whether these blocks search the store with a query, key and value of their own, beside their
             self-attention.
-        share_attention: whether these blocks' own self-attention sees stored inputs of the block among its keys and
+        share_attention: whether the own self-attention of blocks sees stored inputs of the block among its keys and
             values, in one softmax with the segment's.
-        content: what of a position is kept: `"ids"`, its id with those around it, `"hidden"`, the input of the first
-            reading block, or both. Positions that come without ids keep their embeddings.
+        share_layers: blocks whose attention is shared; None is all of them.
+        content: what of a position is kept: `"ids"`, its id with those around it, `"hidden"`, the inputs of the
+            reading blocks, or both. Positions that come without ids keep their embeddings.
         key_window: ids that a key is made of: that of its position and those before it.
         value_ahead: how far a value's window reaches beyond its position, 0 or 1.
         top_k: engrams that a head reads at a position, those of the highest scores; None reads all.
@@ -66,6 +67,7 @@ class EpisodicMemoryConfig(MemorySettings):
     layers: list[int] | None = None
     separate_read: bool = True
     share_attention: bool = False
+    share_layers: list[int] | None = None
     content: list[str] = field(default_factory=lambda: ["ids"])
     key_window: int = 3
     value_ahead: int = 1
@@ -83,6 +85,8 @@ class EpisodicMemoryConfig(MemorySettings):
 
     def __post_init__(self) -> None:
         self.layers = None if self.layers is None else check_list_of_counts("layers", self.layers)
+        if self.share_layers is not None:
+            self.share_layers = check_list_of_counts("share_layers", self.share_layers)
         self.content = _check_content(self.content)
         check_bool("separate_read", self.separate_read)
         check_bool("share_attention", self.share_attention)
@@ -110,11 +114,13 @@ class EpisodicMemoryConfig(MemorySettings):
             raise ValueError(
                 f"association must be None without separate_read, whose second read it is; got {self.association!r}."
             )
+        if self.share_layers is not None and not self.share_attention:
+            raise ValueError(f"share_layers must be None without share_attention; got {self.share_layers}.")
 
     @property
     def stores_hidden(self) -> bool:
         """Whether inputs of the reading block are kept."""
-        return "hidden" in self.content or self.share_attention
+        return self.share_attention or (self.separate_read and "hidden" in self.content)
 
     def policy(self) -> KeepPolicy:
         """Return what a row keeps."""

@@ -17,9 +17,23 @@ from hf_memoria.memories.shared.block_reads import BlockReads
 
 
 def reading_layers(config: Any) -> list[int]:
-    """Return the blocks that read, counted from 0: those that are named, or the middle one."""
+    """Return the blocks of the separate read, counted from 0: those that are named, or the middle one."""
     memory: EpisodicMemoryConfig = config.memory
     return [config.num_hidden_layers // 2] if memory.layers is None else memory.layers
+
+
+def sharing_layers(config: Any) -> list[int]:
+    """Return the blocks whose self-attention is shared, counted from 0."""
+    memory: EpisodicMemoryConfig = config.memory
+    if not memory.share_attention:
+        return []
+    return list(range(config.num_hidden_layers)) if memory.share_layers is None else memory.share_layers
+
+
+def stored_layers(config: Any) -> list[int]:
+    """Return the blocks whose inputs are kept, counted from 0."""
+    read = reading_layers(config) if config.memory.separate_read and "hidden" in config.memory.content else []
+    return sorted({*sharing_layers(config), *read})
 
 
 def has_ids(base_model: Any) -> bool:
@@ -45,16 +59,15 @@ def install_episodic_memory(model: Any) -> None:
     base, config, spec = model.base_model, model.config, model.config.backbone_spec
     memory: EpisodicMemoryConfig = config.memory
     blocks, width = blocks_of(base, spec), embedding_size(config)
-    layers = reading_layers(config)
-    for place, index in enumerate(layers):
-        if memory.separate_read:
-            blocks[index].memory = _reader_for(base, config, width, place)
-            BlockReads(base, blocks[index], index, search).attach(spec)
-        if memory.stores_hidden:
-            blocks[index].register_forward_pre_hook(InputHooks(base, index).keep_hidden, with_kwargs=True)
+    stored = stored_layers(config)
+    for index in reading_layers(config) if memory.separate_read else ():
+        blocks[index].memory = _reader_for(base, config, width, stored.index(index) if index in stored else 0)
+        BlockReads(base, blocks[index], index, search).attach(spec)
+    for index in stored:
+        blocks[index].register_forward_pre_hook(InputHooks(base, index).keep_hidden, with_kwargs=True)
     blocks[0].register_forward_pre_hook(InputHooks(base, 0).keep_embeddings, with_kwargs=True)
     if memory.share_attention:
-        share_attention(model, layers, blocks)
+        share_attention(model, sharing_layers(config), stored)
     if memory.keep == "learned" and memory.capacity is not None:
         base.memory_keep = KeepScore(width, memory.key_window if has_ids(base) else 0)
 

@@ -28,8 +28,10 @@ class EpisodicReading:
         state: that the segment starts from.
         store: what is searched, padded to one column at least.
         embed: the model's embeddings of ids.
+        places: of the queries in their segments, counted in positions that are real, int64 `[B, T]`.
         attention_mask: the forward's own, `[B, T]` or, with a KV cache, longer to the left; None if all is real.
         stores_hidden: whether inputs of the reading blocks are kept.
+        counts_attention: whether anybody asks what a block's self-attention pays stored positions.
         attention: by block, what the real positions paid each engram, the mean over heads, float32 `[B, M]`.
         shared_attention: likewise, what they paid within the block's self-attention.
         ids: that the forward was given, `[B, T]`, or None.
@@ -44,8 +46,10 @@ class EpisodicReading:
     state: EpisodicState
     store: Store
     embed: Callable[[Tensor], Tensor] | nn.Module
+    places: Tensor
     attention_mask: Tensor | None = None
     stores_hidden: bool = False
+    counts_attention: bool = True
     attention: dict[int, Tensor] = field(default_factory=dict)
     shared_attention: dict[int, Tensor] = field(default_factory=dict)
     ids: Tensor | None = None
@@ -57,9 +61,9 @@ class EpisodicReading:
     kept: dict[Any, Bank] | None = None
 
     @classmethod
-    def of(cls, state: EpisodicState, embed: Any, value_ahead: int, **others: Any) -> EpisodicReading:
+    def of(cls, state: EpisodicState, embed: Any, value_ahead: int, places: Tensor, **others: Any) -> EpisodicReading:
         """Return the reading of segments that start from a state."""
-        return cls(state, store_of(state, value_ahead), embed, **others)
+        return cls(state, store_of(state, value_ahead), embed, places, **others)
 
     def real_positions(self, hidden: Tensor) -> Tensor:
         """Return which positions of the segment's hidden states `[B, T, D]` are not padding, bool `[B, T]`."""

@@ -26,12 +26,14 @@ class EpisodicRecall:
         model: that reads.
         state: the states.
         paid: attention that their engrams got so far, float32 `[B, M]`.
+        begun: positions that they have read of their segments, int64 `[B]`.
         kept: by block, keys and values of the store, which the first forward of the segment leaves.
     """
 
     model: Any
     state: EpisodicState
     paid: Tensor
+    begun: Tensor
     kept: dict[Any, Bank] = field(default_factory=dict)
     prefix: tuple[KeysAndValues, ...] = ()
     num_prefix: int = 0
@@ -40,18 +42,21 @@ class EpisodicRecall:
     @classmethod
     def begin(cls, model: Any, state: EpisodicState) -> EpisodicRecall:
         """Return what a segment searches that starts from `state`."""
-        return cls(model, state, torch.zeros_like(state.usage))
+        return cls(model, state, torch.zeros_like(state.usage), torch.zeros_like(state.count))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EpisodicRecall:
         return self  # a copy of a KV cache is of the same model, and nothing here is ever written
 
     def reading(self, real: Tensor) -> EpisodicReading:
         """Return what a forward over a piece reads; bool `real` `[B, T]` are its real positions."""
-        return reading_from(self.model, self.state, real, kept=None if self.model.training else self.kept)
+        kept = None if self.model.training else self.kept
+        return reading_from(self.model, self.state, real, real, self.begun, kept=kept)
 
     def after(self, reading: EpisodicReading) -> EpisodicRecall:
         """Add the attention that a forward left in its reading."""
-        return replace(self, paid=self.paid + reading.paid().to(self.paid))
+        assert reading.attention_mask is not None
+        begun = self.begun + reading.attention_mask.sum(dim=1).to(self.begun)
+        return replace(self, paid=self.paid + reading.paid().to(self.paid), begun=begun)
 
     def memorize(
         self,
@@ -71,7 +76,8 @@ class EpisodicRecall:
         # Trimmed columns do not matter to banks that have more of them; both are cut to the same.
         width = max(state.width, 1)
         kept = {block: (keys[:, :, :width], values[:, :, :width]) for block, (keys, values) in kept.items()}
-        return replace(self, state=state, paid=_columns(self.paid[index], state.width), kept=kept)
+        paid = _columns(self.paid[index], state.width)
+        return replace(self, state=state, paid=paid, begun=self.begun[index], kept=kept)
 
     def put(self, rows: Tensor, other: EpisodicRecall) -> EpisodicRecall:
         """Return it with some rows replaced; banks are made anew."""
@@ -81,7 +87,8 @@ class EpisodicRecall:
         order[index] = mine.batch_size + torch.arange(len(index), device=index.device)
         state = type(mine).cat([mine, theirs])[order]
         paid = torch.cat([_columns(self.paid, mine.width), _columns(other.paid, mine.width)])[order]
-        return replace(self, state=state, paid=_columns(paid, state.width), kept={})
+        begun = torch.cat([self.begun, other.begun])[order]
+        return replace(self, state=state, paid=_columns(paid, state.width), begun=begun, kept={})
 
 
 def _columns(values: Tensor, width: int) -> Tensor:

@@ -13,13 +13,17 @@ from hf_memoria.memories.episodic.sharing import check_still_shares
 from hf_memoria.memories.episodic.store import EpisodicState, Segment, write_segment
 
 
-def reading_from(model: Any, state: EpisodicState, mask: Tensor | None, **others: Any) -> EpisodicReading:
+def reading_from(
+    model: Any, state: EpisodicState, real: Tensor, mask: Tensor | None, begun: Tensor | int = 0, **others: Any
+) -> EpisodicReading:
     """Return the reading of segments that start from `state`.
 
     Args:
         model: with an episodic memory.
         state: B rows.
-        mask: positions that are real, `[B, T]`, or None if all are.
+        real: positions that are not padding, bool `[B, T]`.
+        mask: the forward's own, `[B, T]` or, with a KV cache, longer to the left; None if all is real.
+        begun: positions that each row's segment has before these, int64 `[B]`.
         others: fields of `EpisodicReading`.
     """
     settings, base = model.config.memory, model.base_model
@@ -27,8 +31,10 @@ def reading_from(model: Any, state: EpisodicState, mask: Tensor | None, **others
         state,
         base.get_input_embeddings(),
         settings.value_ahead,
+        (real.cumsum(dim=1) - 1).clamp(min=0) + (begun.unsqueeze(1) if isinstance(begun, Tensor) else begun),
         attention_mask=mask,
         stores_hidden=settings.stores_hidden,
+        counts_attention=settings.keep in ("learned", "lifespan"),
         **others,
     )
     if settings.share_attention:

@@ -38,6 +38,7 @@ class SharedKeys:
         seen: which may be seen, bool `[B, M]`.
         always: which are seen whatever their scores are: the segment before and the document's first positions.
         top_k: so many of the others a head sees at a position; None is all.
+        bias: what scores gain or lose by distance, `[B, H, Q, M]`, or None.
     """
 
     keys: Tensor
@@ -45,6 +46,7 @@ class SharedKeys:
     seen: Tensor
     always: Tensor
     top_k: int | None
+    bias: Tensor | None = None
 
 
 @dataclass
@@ -103,44 +105,67 @@ def attend_shared(
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     mask = _segment_mask(query, key, attention_mask, causal)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    output, weights = _attend(query, key, value, mask, scale, dropout, shared)
-    if shared is not None:
-        stored = shared.keys.shape[2]
-        reading.leave_shared(index, weights[..., :stored])
-        alone, _ = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout, scaling, is_causal=is_causal, **kwargs
+    weights = None
+    if shared is not None and not with_weights and shared.top_k is None and not reading.counts_attention:
+        joined = torch.cat([shared.keys, key], dim=2), torch.cat([shared.values, value], dim=2)
+        output, _ = sdpa_attention_forward(
+            module, query, *joined, _joined_mask(query, shared, mask), dropout, scaling, is_causal=False
         )
+    else:
+        output, weights = _attend(query, key, value, mask, scale, dropout, shared)
+    if shared is not None:
+        if weights is not None:
+            reading.leave_shared(index, weights[..., : shared.keys.shape[2]])
+        full = shared.seen.any(dim=1)
         # A row with an empty store is the backbone, to the bit.
-        output = torch.where(shared.seen.any(dim=1)[:, None, None, None], output, alone)
+        if torch.compiler.is_compiling() or not bool(full.all()):
+            alone, _ = sdpa_attention_forward(
+                module, query, key, value, attention_mask, dropout, scaling, is_causal=is_causal, **kwargs
+            )
+            output = torch.where(full[:, None, None, None], output, alone)
     return output, weights if with_weights else None
 
 
-def _segment_mask(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool) -> Tensor | None:
+def _joined_mask(query: Tensor, shared: SharedKeys, mask: Tensor) -> Tensor:
+    """Return what stored and segment's keys may be seen, bool `[B, 1, Q, M + K]`, or with biases in its place."""
+    rows, _, queries, _ = query.shape
+    seen = shared.seen[:, None, None].expand(-1, 1, queries, -1)
+    keys = mask.expand(rows, 1, queries, mask.shape[-1])
+    if shared.bias is None:
+        return torch.cat([seen, keys], dim=-1)
+    hidden = torch.finfo(query.dtype).min
+    stored = shared.bias.to(query.dtype).masked_fill(~seen, hidden)
+    own = torch.zeros(keys.shape, dtype=query.dtype, device=query.device).masked_fill(~keys, hidden)
+    return torch.cat([stored, own.expand(-1, stored.shape[1], -1, -1)], dim=-1)
+
+
+def _segment_mask(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """Return which of the segment's keys each query may see, bool `[B or 1, 1, Q, K]`."""
     if mask is not None:
         return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
     queries, keys = query.shape[2], key.shape[2]
     if not causal or queries == 1:
-        return None
-    return torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
+        return torch.ones(1, 1, queries, keys, dtype=torch.bool, device=query.device)
+    own = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
+    return own[None, None]
 
 
 def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    mask: Tensor | None,
+    mask: Tensor,
     scale: float,
     dropout: float,
     shared: SharedKeys | None,
 ) -> tuple[Tensor, Tensor]:
     """Return softmax attention over stored and segment's positions, `[B, Q, H, d]`, and its weights."""
     groups = query.shape[1] // key.shape[1]
-    scores = _scores(query, key, groups, scale)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
+    scores = _scores(query, key, groups, scale).masked_fill(~mask, -torch.inf)
     values = value
     if shared is not None:
-        stored = _best(_scores(query, shared.keys.to(query.dtype), groups, scale), shared)
+        stored = _scores(query, shared.keys.to(query.dtype), groups, scale)
+        stored = _best(stored if shared.bias is None else stored + shared.bias.float(), shared)
         scores, values = torch.cat([stored, scores], dim=-1), torch.cat([shared.values.to(value.dtype), value], dim=2)
     weights = scores.softmax(dim=-1).to(query.dtype)
     # A row that is all padding sees nothing; what it gives is never used, but NaN would reach gradients.

@@ -3,7 +3,7 @@
 The block's own attention module projects them, as it does the segment's: it is called once more on the normed inputs,
 with the rotary embeddings of their places, and `attend_shared` keeps the keys and values that come out. Places are
 counted from the segment's start, so they are negative. Where a backbone has learned positions they are part of the
-stored inputs already, and a learned embedding of the distance joins them.
+stored inputs already, those of the segment that they stood in, and a learned bias of the distance joins their scores.
 """
 
 from __future__ import annotations
@@ -13,38 +13,48 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_memoria.backbones import BackboneSpec, Call, HookHolder, norm_of, reading_of, submodule
+from hf_memoria.backbones import (
+    BackboneSpec,
+    Call,
+    HookHolder,
+    blocks_of,
+    leave_undecayed,
+    norm_of,
+    reading_of,
+    submodule,
+)
 from hf_memoria.memories.episodic.reading import EpisodicReading
 from hf_memoria.memories.episodic.searched import Store
 from hf_memoria.memories.episodic.shared_attention import IMPLEMENTATION, INDEX, Captured, Placed, SharedKeys
 
 NEAR = 128
-"""Distances that have an embedding each; farther ones share one with those of the same logarithm."""
+"""Distances that have a bias each; farther ones share one with those of the same logarithm."""
 
 FAR = 64
-"""Embeddings for those, of which eight make a power of two."""
+"""Biases for those, of which eight make a power of two."""
 
 
-class DistanceEmbedding(nn.Module):
-    """Embedding of how far a stored position lies before the segment, zero at first.
+class DistanceBias(nn.Module):
+    """What a score gains or loses with the distance of query and stored position, by head, zero at first.
 
     Args:
-        hidden_size: D.
+        num_heads: H.
     """
 
-    def __init__(self, hidden_size: int) -> None:
+    def __init__(self, num_heads: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(NEAR + FAR, hidden_size))
+        self.weight = nn.Parameter(torch.zeros(NEAR + FAR, num_heads))
+        leave_undecayed(self)
 
     def reset_memory_parameters(self) -> None:
         """Tell nothing of distances."""
         nn.init.zeros_(self.weight)
 
     def forward(self, distance: Tensor) -> Tensor:
-        """Return `[B, M, D]` for distances of 1 and above, int `[B, M]`."""
+        """Return `[B, H, Q, M]` for distances of 1 and above, int `[B, Q, M]`."""
         far = (distance.clamp(min=1).float() / NEAR).log2() * 8
         bucket = torch.where(distance < NEAR, distance, NEAR + far.clamp(0, FAR - 1).long())
-        return self.weight[bucket.clamp(min=0)]
+        return self.weight[bucket.clamp(min=0)].permute(0, 3, 1, 2)
 
 
 class SharingHooks(HookHolder):
@@ -79,7 +89,10 @@ class SharingHooks(HookHolder):
             reading.kept[self.index, "shared"] = (keys, values)
         settings, store = self.base_model.config.memory, reading.store
         always = (store.age == 1) | (store.position < settings.sink)
-        reading.shared[self.index] = SharedKeys(keys, values, store.there, always, settings.top_k)
+        distances, bias = getattr(self.block, "memory_distances", None), None
+        if distances is not None:
+            bias = distances(reading.places.unsqueeze(2) + store.distance.unsqueeze(1))
+        reading.shared[self.index] = SharedKeys(keys, values, store.there, always, settings.top_k, bias)
 
     def _project(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], reading: EpisodicReading
@@ -102,9 +115,6 @@ class SharingHooks(HookHolder):
     def _normed(self, store: Store) -> Tensor:
         assert store.hidden is not None  # `reading_from` sees to it
         stored = store.hidden[:, :, self.place]
-        distances = getattr(self.block, "memory_distances", None)
-        if distances is not None:
-            stored = stored + distances(store.distance)
         if self.spec.post_norm is not None:
             return stored
         captured = Captured()
@@ -181,13 +191,13 @@ def check_still_shares(config: Any) -> None:
         )
 
 
-def share_attention(model: Any, layers: list[int], blocks: nn.ModuleList) -> None:
+def share_attention(model: Any, layers: list[int], stored: list[int]) -> None:
     """Let the self-attention of some blocks see what is stored.
 
     Args:
         model: that was just built.
         layers: numbers of the blocks.
-        blocks: of the model.
+        stored: numbers of those whose inputs are kept.
 
     Raises:
         ValueError: if another attention was chosen, or a path of the family's entry leads nowhere.
@@ -195,10 +205,10 @@ def share_attention(model: Any, layers: list[int], blocks: nn.ModuleList) -> Non
     config, base, spec = model.config, model.base_model, model.config.backbone_spec
     check_can_share(config)
     config._attn_implementation = IMPLEMENTATION
-    rotary = RotaryHooks(base).attach()
-    for place, index in enumerate(layers):
+    rotary, blocks = RotaryHooks(base).attach(), blocks_of(base, spec)
+    for index in layers:
         if not rotary:
-            blocks[index].memory_distances = DistanceEmbedding(config.hidden_size)
+            blocks[index].memory_distances = DistanceBias(config.num_attention_heads)
         for module in submodule(blocks[index], spec, "attention").modules():
             setattr(module, INDEX, index)
-        SharingHooks(base, blocks[index], index, place, spec).attach()
+        SharingHooks(base, blocks[index], index, stored.index(index), spec).attach()

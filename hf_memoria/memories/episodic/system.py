@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from hf_memoria.backbones import cached_length
 from hf_memoria.memories.episodic.config import EpisodicMemoryConfig
-from hf_memoria.memories.episodic.install import embedding_size, install_episodic_memory, reading_layers
+from hf_memoria.memories.episodic.install import embedding_size, install_episodic_memory, stored_layers
 from hf_memoria.memories.episodic.keep_score import KeepScore
 from hf_memoria.memories.episodic.reading import EpisodicReading
 from hf_memoria.memories.episodic.recall import EpisodicRecall
@@ -20,9 +21,12 @@ from hf_memoria.memories.episodic.store import EpisodicState
 from hf_memoria.memories.episodic.summary import summary_of
 from hf_memoria.memories.interface import Forward
 from hf_memoria.memories.shared.losses import share_of_step
-from hf_memoria.memories.shared.masks import token_mask
+from hf_memoria.memories.shared.masks import real_positions, token_mask
 from hf_memoria.memories.shared.outputs import with_memory
 from hf_memoria.memories.shared.segment_memory import SegmentMemory
+
+MAIN_INPUTS = ("input_ids", "inputs_embeds", "pixel_values")
+"""Arguments of a forward, one of which says how many rows and positions there are."""
 
 
 class EpisodicSystem(SegmentMemory[EpisodicState]):
@@ -33,9 +37,11 @@ class EpisodicSystem(SegmentMemory[EpisodicState]):
 
     def check_fits(self, config: Any) -> None:
         """As `MemorySystem.check_fits`."""
-        layers, blocks = config.memory.layers, config.num_hidden_layers
-        if layers and layers[-1] >= blocks:
-            raise ValueError(f"layers must name blocks below {blocks}, which the backbone has; got {layers}.")
+        blocks = config.num_hidden_layers
+        for name in ("layers", "share_layers"):
+            layers = getattr(config.memory, name)
+            if layers and layers[-1] >= blocks:
+                raise ValueError(f"{name} must name blocks below {blocks}, which the backbone has; got {layers}.")
         if config.memory.share_attention:
             check_can_share(config)
 
@@ -45,7 +51,7 @@ class EpisodicSystem(SegmentMemory[EpisodicState]):
 
     def sizes(self, config: Any) -> dict[str, int]:
         """As `MemorySystem.sizes`."""
-        own = {"num_layers": num_layers(config)} if config.memory.stores_hidden else {}
+        own = {"num_layers": num_layers(config)} if stored_layers(config) else {}
         return {"hidden_size": config.hidden_size, "window": config.memory.key_window, **own}
 
     def empty(self, config: Any, rows: int, like: Tensor) -> EpisodicState:
@@ -63,10 +69,10 @@ class EpisodicSystem(SegmentMemory[EpisodicState]):
     def read(self, model: Any, stock_forward: Forward, state: EpisodicState, kwargs: dict[str, Any]) -> ModelOutput:
         """As `MemorySystem.read`."""
         mask = token_mask(kwargs.get("attention_mask"))
-        reading = reading_from(model, state, mask)
-        continues = cached_length(kwargs.get("past_key_values")) > 0
+        begun = cached_length(kwargs.get("past_key_values"))
+        reading = reading_from(model, state, _real_positions(mask, kwargs), mask, begun)
         output = self.run(model, stock_forward, reading, kwargs)
-        if continues:
+        if begun:
             return with_memory(output, state)
         assert reading.final_hidden is not None
         losses = _with_keep_loss(model, output, reading, kwargs)
@@ -99,9 +105,16 @@ class EpisodicSystem(SegmentMemory[EpisodicState]):
         return "the store was empty, and no parameter of the memory got a gradient"
 
 
+def _real_positions(mask: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
+    """Return which positions of a forward are not padding, bool `[B, T]`; images count as one."""
+    given = next(kwargs[name] for name in MAIN_INPUTS if kwargs.get(name) is not None)
+    shape = given.shape[:2] if given.dim() < 4 else (len(given), 1)
+    return real_positions(mask, given.new_empty(*shape, 0, dtype=torch.float32))
+
+
 def num_layers(config: Any) -> int:
     """Return how many blocks' inputs a state of such a model keeps; one, and none of it, where they are not kept."""
-    return len(reading_layers(config)) if config.memory.stores_hidden else 1
+    return max(len(stored_layers(config)), 1)
 
 
 def _with_keep_loss(

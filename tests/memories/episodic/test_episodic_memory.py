@@ -31,7 +31,13 @@ FORMS = {
     "hidden": {"content": ["hidden"], "value_ahead": 0},
     "spread": {"association": "spread"},
     "shared": {"separate_read": False, "share_attention": True, "sink": 2},
-    "shared-and-read": {"share_attention": True, "layers": [0, 1], "top_k": None},
+    "shared-and-read": {
+        "share_attention": True,
+        "layers": [0, 1],
+        "share_layers": [1, 2],
+        "top_k": None,
+        "keep": "fifo",
+    },
     "two-layers": {"layers": [0, 2], "top_k": None, "keep": "lifespan"},
 }
 
@@ -272,6 +278,7 @@ def test_inspect_and_the_card_tell_of_it(tmp_path, capsys):
         ({"key_window": 0}, "key_window must be an integer of at least 1"),
         ({"value_ahead": 2}, "value_ahead must be one of 0, 1; got 2"),
         ({"separate_read": False}, "separate_read or share_attention must be True"),
+        ({"share_layers": [1]}, r"share_layers must be None without share_attention; got \[1\]"),
         ({"top_k": 0}, "top_k must be an integer of at least 1"),
         ({"usage_decay": 1.0}, "usage_decay must be a finite number of at least 0 and below 1"),
     ],
@@ -281,6 +288,38 @@ def test_settings_that_make_no_sense_are_refused_by_field(settings, message):
         EpisodicMemoryConfig(**settings)
 
 
-def test_layers_have_to_be_there():
-    with pytest.raises(ValueError, match=r"layers must name blocks below 3, which the backbone has; got \[3\]"):
-        episodic(layers=[3])
+@pytest.mark.parametrize("name", ["layers", "share_layers"])
+def test_layers_have_to_be_there(name):
+    with pytest.raises(ValueError, match=rf"{name} must name blocks below 3, which the backbone has; got \[3\]"):
+        episodic(**{name: [3]}, share_attention=True)
+
+
+def test_an_attention_that_stored_positions_cannot_be_put_into_is_refused():
+    settings = small_episodes(share_attention=True)
+    with pytest.raises(ValueError, match=r"attention must be None where memory.share_attention is True; got both"):
+        tiny_model("GPT2", "ForCausalLM", settings, attention=hf_memoria.LwpfAttentionConfig())
+    model = tiny_model("GPT2", "ForCausalLM", settings)
+    model.set_attn_implementation("eager")
+    with pytest.raises(ValueError, match="attn_implementation must stay 'memoria_shared'"):
+        model(**tiny_segments("GPT2", steps=1)[0])
+
+
+@pytest.mark.parametrize("top_k", [None, 3])
+@pytest.mark.parametrize("family", ["GPT2", "Llama", "Bert", "ViT"])
+@torch.no_grad()
+def test_shared_attention_is_softmax_over_stored_and_own_positions(family, top_k):
+    """Weights of the attention, and the same output, whether they are asked for or not."""
+    head = FAMILIES[family][1]
+    model = episodic(family, head, "shared", top_k=top_k, share_layers=[1], keep="fifo", capacity=None)
+    segments = tiny_segments(family, steps=4)
+    memory = read_all(model, segments[:3])[-1].memory
+    plain = model(**segments[3], memory=memory)
+    shown = model(**segments[3], memory=memory, output_attentions=True)
+    torch.testing.assert_close(answer(shown), answer(plain), atol=1e-5, rtol=1e-4)
+    weights = shown.attentions[1]
+    stored = memory.width
+    torch.testing.assert_close(weights.sum(dim=-1), torch.ones(weights.shape[:3]))
+    assert weights.shape[-1] == stored + shown.attentions[0].shape[-1]
+    seen = (weights[..., :stored] > 0).sum(dim=-1)
+    always = (memory.age == 1) | (memory.position < 2)
+    assert bool((seen == (stored if top_k is None else int(always[0].sum()) + top_k)).all())
