@@ -27,10 +27,7 @@ TASKS = {
 }
 """The Hub's names of tasks, by the end of a class's name."""
 
-PRIVACY = (
-    "It holds representations of the text that was read, the training text among it, and with `bptt_segments` the "
-    "last segments themselves. Whoever has the file has that: share it as you would share the text."
-)
+PRIVACY = "It holds {holds}. Whoever has the file has that: share it as you would share the text."
 
 READING = """\
 `out = model(**inputs, memory=memory)` reads a segment, the first one with `memory=None`; `out.memory` goes into the
@@ -83,7 +80,7 @@ def make_card(model: PreTrainedModel, contents: CardContents) -> ModelCard:
         f"## How to load it\n\n{_how_to_load(model, contents)}",
         *_settings(model.config),
         *_evaluation(contents),
-        *_memory_file(contents),
+        *_memory_file(model.config, contents),
     ]
     body = "\n\n".join(section.strip() for section in sections)
     return ModelCard(f"---\n{card_data(model, contents).to_yaml()}\n---\n\n{body}\n")
@@ -151,12 +148,12 @@ def _evaluation(contents: CardContents) -> list[str]:
     return [f"## Evaluation\n\n{told}"] if told else []
 
 
-def _memory_file(contents: CardContents) -> list[str]:
-    if contents.memory_file is None:
+def _memory_file(config: Any, contents: CardContents) -> list[str]:
+    if contents.memory_file is None or config.memory is None:
         return []
     return [
         f"## What it remembers\n\n`{contents.memory_file}` is a state of its memory, for "
-        f"`hf_memoria.load_memory(path, model)`. {PRIVACY}"
+        f"`hf_memoria.load_memory(path, model)`. {PRIVACY.format(holds=system_of(config.memory).holds)}"
     ]
 
 

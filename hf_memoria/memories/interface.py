@@ -181,8 +181,7 @@ class MemorySystem(Protocol[StateT, ReadingT]):
         A forward that goes on in a filled KV cache (`cached_length`) writes nothing. The state is detached, and rows
         whose segment is all padding keep theirs.
 
-        Returns:
-            the output of `run` with the state after the segment, see `with_memory`.
+        Returns: the output of `run` with the state after the segment, see `with_memory`.
         """
 
     def run(self, model: Any, stock_forward: Forward, reading: ReadingT, kwargs: dict[str, Any]) -> ModelOutput:
@@ -216,12 +215,15 @@ class MemorySystem(Protocol[StateT, ReadingT]):
     def events(self, before: StateT, reading: ReadingT, after: StateT, settings: Any) -> dict[str, np.ndarray]:
         """Return what became of everything remembered in one step, where `records_events`.
 
-        Columns: `row`, `event` (place in `EVENTS`), `id`, `tier`, `created`, `credit` and `lifespan`. `before` is the
-        state that the segment started from, reset rows emptied.
+        Columns: `row`, `event`, `id`, `tier`, `created`, `credit`, `lifespan`; in `before` reset rows are empty.
         """
 
     def describe(self) -> str:
         """Return what it is in words that go on after "a model with", with its source."""
+
+    @property
+    def holds(self) -> str:
+        """What a state, its file and a pushed memory give away of what was read, as the object of "it holds"."""
 
     def never_carried(self, settings: Any) -> str:
         """Return what a training leaves out in which every segment starts empty, as a clause."""

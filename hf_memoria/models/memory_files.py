@@ -32,7 +32,8 @@ def describe_memory(config: PreTrainedConfig) -> dict[str, Any]:
 def save_memory(state: State, path: str | Path, config: PreTrainedConfig | PreTrainedModel | None = None) -> None:
     """Save a state to a safetensors file.
 
-    It holds representations of the text that was read: share it as you would share that text.
+    It holds representations of the text that was read, and of an episodic memory the text itself: share it as you
+    would share that text.
 
     Args:
         state: what `out.memory` of a forward holds.

@@ -81,7 +81,8 @@ class MemoriaCallback(TrainerCallback, ExportableState):
     ) -> None:
         """Check the set-up; start with empty lanes, or with those of the checkpoint that is resumed."""
         check_training_arguments(args)
-        check_push(args, self.push_memory)
+        model: Any = find_memory_model(kwargs["model"])
+        check_push(args, self.push_memory, system_of(model.config.memory).holds)
         check_trained(kwargs["model"])
         dataloader = kwargs["train_dataloader"]
         layout = check_dataset(dataloader.dataset, args.train_batch_size, args.world_size, "train_dataset")
@@ -90,7 +91,6 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         if state.global_step:
             check_resumable(dataloader.dataset, state.epoch)
         self._lanes.strict = self._training = True
-        model: Any = find_memory_model(kwargs["model"])
         self._statistics = system_of(model.config.memory).new_statistics()
         self._run = describe_run(dataloader.dataset, layout, args, model.config)
         self._lanes.continuity[True].restart()

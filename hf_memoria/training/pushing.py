@@ -21,8 +21,13 @@ PROCEDURE = "## Training procedure"
 """Where the part of Trainer's own card begins that is about the training."""
 
 
-def check_push(args: TrainingArguments, push_memory: bool) -> None:
+def check_push(args: TrainingArguments, push_memory: bool, holds: str) -> None:
     """Refuse to push a memory unasked, or a part of it.
+
+    Args:
+        args: of the Trainer.
+        push_memory: whether it was asked for.
+        holds: what it gives away, see `MemorySystem.holds`.
 
     Raises:
         ValueError: saying what to change.
@@ -33,8 +38,7 @@ def check_push(args: TrainingArguments, push_memory: bool) -> None:
         asked = HubStrategy(args.hub_strategy).value
         raise ValueError(
             f"hub_strategy must be 'every_save' or 'end'; got {asked!r}, which pushes checkpoints with their "
-            "memory, and that holds representations of the training text. MemoriaCallback(push_memory="
-            "True) says that it may be pushed."
+            f"memory, and that holds {holds}. MemoriaCallback(push_memory=True) says that it may be pushed."
         )
     if push_memory and args.world_size > 1:
         raise ValueError(

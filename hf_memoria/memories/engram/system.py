@@ -119,6 +119,11 @@ class EngramSystem:
         """As `MemorySystem.describe`."""
         return "an engram memory (Memoria, Park & Bak, ICML 2024)"
 
+    @property
+    def holds(self) -> str:
+        """As `MemorySystem.holds`."""
+        return "representations of the text that was read, the training text among it"
+
     def never_carried(self, settings: EngramMemoryConfig) -> str:
         """As `MemorySystem.never_carried`: with a cue of the same segment there still is working memory."""
         if settings.cue_layer is None:

@@ -5,7 +5,9 @@ Axes: B rows, Q queries, K keys of the segment, M engrams, H heads of queries, G
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -92,38 +94,56 @@ def attend_shared(
     if isinstance(reading, Captured):
         reading.keys, reading.values = key, value
         return query.transpose(1, 2).contiguous(), None  # nobody reads it
+    alone = partial(sdpa_attention_forward, module, query, key, value, attention_mask, dropout, scaling)
+    alone = partial(alone, is_causal=is_causal, **kwargs)
     index = getattr(module, INDEX, None)
     shared: SharedKeys | None = None if reading is None or index is None else reading.shared.get(index)
     with_weights = call is not None and call.with_attentions
     if shared is None and not with_weights:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout, scaling, is_causal=is_causal, **kwargs
-        )
+        return alone()
+    _check_done(module, kwargs)
+    causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
+    mask = _segment_mask(query, key, attention_mask, causal)
+    if shared is not None and shared.top_k is None and not with_weights and not reading.counts_attention:
+        output = _attend_quickly(module, query, key, value, mask, scaling, dropout, shared)
+        return _where_stored(shared, output, alone), None
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    output, weights = _attend(query, key, value, mask, scale, dropout, shared)
+    if shared is not None:
+        reading.leave_shared(index, weights[..., : shared.keys.shape[2]])
+        output = _where_stored(shared, output, alone)
+    return output, weights if with_weights else None
+
+
+def _check_done(module: nn.Module, kwargs: dict[str, Any]) -> None:
     wanted = [name for name in NOT_DONE if kwargs.get(name) is not None]
     if wanted:
         raise ValueError(f"share_attention must be False for {type(module).__name__}, which attends with {wanted}.")
-    causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
-    mask = _segment_mask(query, key, attention_mask, causal)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    weights = None
-    if shared is not None and not with_weights and shared.top_k is None and not reading.counts_attention:
-        joined = torch.cat([shared.keys, key], dim=2), torch.cat([shared.values, value], dim=2)
-        output, _ = sdpa_attention_forward(
-            module, query, *joined, _joined_mask(query, shared, mask), dropout, scaling, is_causal=False
-        )
-    else:
-        output, weights = _attend(query, key, value, mask, scale, dropout, shared)
-    if shared is not None:
-        if weights is not None:
-            reading.leave_shared(index, weights[..., : shared.keys.shape[2]])
-        full = shared.seen.any(dim=1)
-        # A row with an empty store is the backbone, to the bit.
-        if torch.compiler.is_compiling() or not bool(full.all()):
-            alone, _ = sdpa_attention_forward(
-                module, query, key, value, attention_mask, dropout, scaling, is_causal=is_causal, **kwargs
-            )
-            output = torch.where(full[:, None, None, None], output, alone)
-    return output, weights if with_weights else None
+
+
+def _where_stored(shared: SharedKeys, output: Tensor, alone: Callable[[], tuple[Tensor, Any]]) -> Tensor:
+    """Return the output; rows with an empty store are the backbone, to the bit."""
+    full = shared.seen.any(dim=1)
+    if not torch.compiler.is_compiling() and bool(full.all()):
+        return output
+    return torch.where(full[:, None, None, None], output, alone()[0])
+
+
+def _attend_quickly(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    scaling: float | None,
+    dropout: float,
+    shared: SharedKeys,
+) -> Tensor:
+    """Return softmax attention over all stored and the segment's positions, `[B, Q, H, d]`, without its weights."""
+    keys, values = torch.cat([shared.keys, key], dim=2), torch.cat([shared.values, value], dim=2)
+    seen = _joined_mask(query, shared, mask)
+    output, _ = sdpa_attention_forward(module, query, keys, values, seen, dropout, scaling, is_causal=False)
+    return output
 
 
 def _joined_mask(query: Tensor, shared: SharedKeys, mask: Tensor) -> Tensor:

@@ -100,6 +100,11 @@ class EpisodicSystem(SegmentMemory[EpisodicState]):
         """As `MemorySystem.describe`."""
         return "an episodic memory (the ids that were read, which every position searches)"
 
+    @property
+    def holds(self) -> str:
+        """As `MemorySystem.holds`: a store of ids can be read back."""
+        return "the text itself that was read, id by id, the training text among it"
+
     def never_carried(self, settings: EpisodicMemoryConfig) -> str:
         """As `MemorySystem.never_carried`."""
         return "the store was empty, and no parameter of the memory got a gradient"

@@ -159,6 +159,11 @@ class SegmentMemory(Generic[RowStateT]):
         cls = type(self)
         return f"a memory of kind {self.settings_class.kind!r} ({cls.__module__}.{cls.__qualname__})"
 
+    @property
+    def holds(self) -> str:
+        """What it gives away of what was read."""
+        return "representations of what was read, the training data among it"
+
     def never_carried(self, settings: Any) -> str:
         """Return that nothing was read of what is remembered."""
         return "nothing was read of what is remembered"

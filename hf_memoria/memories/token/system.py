@@ -107,6 +107,14 @@ class TokenSystem:
         """As `MemorySystem.describe`."""
         return "a token memory (thought-and-memory)"
 
+    @property
+    def holds(self) -> str:
+        """As `MemorySystem.holds`."""
+        return (
+            "representations of the text that was read, the training text among it, and with `bptt_segments` the last "
+            "segments themselves"
+        )
+
     def never_carried(self, settings: TokenMemoryConfig) -> str:
         """As `MemorySystem.never_carried`: the first tokens are parameters, and losses reach the encoder."""
         return "memory tokens were read as they are learned at the start, never as a segment before wrote them"
