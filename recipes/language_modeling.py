@@ -5,10 +5,10 @@
         --train_file books/*.txt --validation_file held_out/*.txt --seeds 0,1,2      # yours
     python recipes/language_modeling.py --memory '{"kind": "token", "num_tokens": 16, "encoder_layers": 2}'
 
-Without a corpus it reads the documentation that ships with Python, without a checkpoint it trains a small GPT-2 and
-its tokenizer from nothing. Both arms get the same initial weights of the backbone, the same segments in the same order
-and the same schedule. The memory is one of engrams, or what `memory` says. Settings are the fields of `Arguments`;
-their values are in configs/language_modeling/base.yaml.
+Without a corpus it reads the documentation that ships with Python, without a checkpoint it trains a small backbone
+and its tokenizer from nothing. Both arms get the same initial weights of the backbone, the same segments in the same
+order and the same schedule. The memory is what `memory` says, or one of engrams. Settings are the fields of
+`Arguments`; their values are in configs/language_modeling/base.yaml.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from common.report import (
     write_json,
 )
 from common.tokenizer import encode_documents, scored_bytes, train_tokenizer
-from common.training import adamw, small_gpt2, train_on_lanes
+from common.training import BACKBONES, adamw, train_on_lanes
 from datasets import Dataset
 from transformers import (
     AutoModelForCausalLM,
@@ -47,7 +47,8 @@ from transformers import (
     set_seed,
 )
 
-from hf_memoria import EngramMemoryConfig, TokenMemoryConfig, segment_documents, wrap
+from hf_memoria import segment_documents, wrap
+from hf_memoria.memories import MemorySettings
 from hf_memoria.models.config import memory_config_from
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "language_modeling"
@@ -73,6 +74,11 @@ class Arguments(ModelArguments):
     )
     arms: list[str] = field(metadata={"help": "memory, and plain if the same backbone without one is to be trained."})
 
+    backbone: Literal["gpt2", "llama"] = field(metadata={"help": "Family of a new backbone."})
+    positions: int | None = field(
+        default=None, metadata={"help": "Positions of a new backbone, if not those of a segment."}
+    )
+    initializer_range: float = field(metadata={"help": "Standard deviation of its first weights."})
     vocabulary_size: int = field(metadata={"help": "Of the tokenizer trained here."})
     dropout: float = field(metadata={"help": "Of the backbone trained here."})
 
@@ -81,7 +87,7 @@ class Arguments(ModelArguments):
     )
     gate: Literal["none", "tanh"] = field(metadata={"help": "tanh: reads grow from zero, for pretrained backbones."})
 
-    segment_length: int = field(metadata={"help": "Tokens of a segment, and positions of a new backbone."})
+    segment_length: int = field(metadata={"help": "Tokens of a segment."})
     lanes: int = field(metadata={"help": "Documents read side by side: the batch size."})
     epochs: float = field(metadata={"help": "Passes over the training documents, unless max_steps is given."})
     max_steps: int = field(metadata={"help": "Optimizer steps; -1: as many as epochs say."})
@@ -110,7 +116,7 @@ class Arguments(ModelArguments):
             expected = f"JSON of a memory's settings and its kind ({error})"
             raise WrongSettingError("memory", expected, self.memory) from error
 
-    def memory_config(self) -> EngramMemoryConfig | TokenMemoryConfig:
+    def memory_config(self) -> MemorySettings:
         """Return the settings of the memory."""
         if given := json.loads(self.memory):
             return memory_config_from({"segment_length": self.segment_length, **given})
@@ -202,10 +208,11 @@ def build_arms(args: Arguments, tokenizer: PreTrainedTokenizerBase, seed: int) -
     if args.model_name_or_path:
         backbone = AutoModelForCausalLM.from_pretrained(args.model_name_or_path)
     else:
-        backbone = small_gpt2(
+        backbone = BACKBONES[args.backbone](
             vocabulary=len(tokenizer),
             end_of_text=tokenizer.eos_token_id,
-            positions=args.segment_length,
+            positions=args.positions or args.segment_length,
+            initializer_range=args.initializer_range,
             dropout=args.dropout,
             **args.sizes(),
         )

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from hf_memoria.memories.engram.store import EngramState
+from hf_memoria.memories.episodic.store import EpisodicState
 from hf_memoria.memories.token import TokenState
 
 Documents = list[list[int]]
@@ -134,8 +135,10 @@ def _read_rows(
         memory = written if ended is None else type(written).cat([written, ended])
 
 
-def vectors_held(memory: EngramState | TokenState) -> Tensor:
+def vectors_held(memory: EngramState | EpisodicState | TokenState) -> Tensor:
     """Return how many engrams or memory tokens of its own each row has, `[B]`."""
+    if isinstance(memory, EpisodicState):
+        return memory.count
     if isinstance(memory, TokenState):
         return memory.num_tokens * (memory.step > 0)
     return memory.num_short_term + memory.num_long_term

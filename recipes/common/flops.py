@@ -7,7 +7,7 @@ hidden size, W working-memory vectors, K reminded engrams, M engrams or memory t
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_memoria import EngramMemoryConfig, TokenMemoryConfig
+from hf_memoria import EngramMemoryConfig, EpisodicMemoryConfig, TokenMemoryConfig
 from hf_memoria.memories import MemorySettings
 from hf_memoria.memories.engram.store.room import FEWEST_SEGMENTS
 
@@ -28,6 +28,8 @@ def memory_flops(backbone: PreTrainedModel, memory: MemorySettings, length: int,
     """Return what a memory of some kind that holds `held` vectors adds to the cost of a segment of `length` tokens."""
     if isinstance(memory, TokenMemoryConfig):
         return token_flops(backbone, memory, length)
+    if isinstance(memory, EpisodicMemoryConfig):
+        return episodic_flops(backbone, memory, length, held)
     return engram_flops(backbone, memory, length, held)
 
 
@@ -43,6 +45,21 @@ def token_flops(backbone: PreTrainedModel, memory: TokenMemoryConfig, length: in
     layer = 4 * length * D**2 + 12 * M * D**2 + 4 * length * M * D
     beside = block_flops(backbone, length + more) - block_flops(backbone, length)
     return float(beside + memory.encoder_layers * layer)
+
+
+def episodic_flops(backbone: PreTrainedModel, memory: EpisodicMemoryConfig, length: int, held: float) -> float:
+    """Return the extra cost of a segment of `length` tokens: what the blocks project of the store, and read of it.
+
+    A block whose attention is shared: its attention module projects the stored inputs (8 M D^2, queries and outputs
+    that nobody reads among them), scores and weighted sum (4 T M D). A separate read: query and output of every token
+    (4 T D^2), keys and values of the store (4 M D^2), scores and weighted sum (4 T M D); twice where it spreads.
+    """
+    D, blocks = backbone.config.hidden_size, backbone.config.num_hidden_layers
+    shared = (blocks if memory.share_layers is None else len(memory.share_layers)) if memory.share_attention else 0
+    reads = (1 if memory.layers is None else len(memory.layers)) if memory.separate_read else 0
+    reads *= 1 if memory.association is None else 2
+    attended = 4 * length * held * D
+    return float(shared * (8 * held * D**2 + attended) + reads * (4 * (length + held) * D**2 + attended))
 
 
 def engram_flops(backbone: PreTrainedModel, memory: EngramMemoryConfig, length: int, engrams: float) -> float:

@@ -1,6 +1,6 @@
 """Documents in which pairs of a key and a value are told, and asked for one or more segments later."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,12 +153,20 @@ def _only_answers(batch: dict[str, Any], keys: tuple[int, int]) -> dict[str, Any
 
 @torch.no_grad()
 def accuracy_by_lag(
-    model: PreTrainedModel, task: RecallTask, documents: int, batch_size: int = 64
+    model: PreTrainedModel, task: Any, documents: int, batch_size: int = 64, lags: Collection[int] | None = None
 ) -> dict[str, float]:
-    """Return the share of answers that are right, over all lags and for each, and the loss of an answer."""
+    """Return the share of answers that are right, over all lags and for each, and the loss of an answer.
+
+    Args:
+        model: that answers.
+        task: with `draw` and `segment_length`, as a `RecallTask` has them.
+        documents: how many are read.
+        batch_size: how many of them at once.
+        lags: that there are; None is from 1 to `task.lags`.
+    """
     model.eval()
     generator = torch.Generator().manual_seed(TEST_SEED)
-    hits, lags, losses = [], [], []
+    hits, asked_at, losses = [], [], []
     for start in range(0, documents, batch_size):
         ids, lag = task.draw(min(batch_size, documents - start), generator)
         answers = ids.roll(-1, dims=1)
@@ -166,10 +174,11 @@ def accuracy_by_lag(
             asked = lag[:, place] > 0
             found, wanted = logits[asked], answers[:, place][asked]
             hits.append((found.argmax(-1) == wanted).double())
-            lags.append(lag[:, place][asked])
+            asked_at.append(lag[:, place][asked])
             losses.append(F.cross_entropy(found, wanted, reduction="none"))
-    hit, at = torch.cat(hits), torch.cat(lags)
-    by_lag = {f"lag_{lag}": float(hit[at == lag].mean()) for lag in range(1, task.lags + 1)}
+    hit, at = torch.cat(hits), torch.cat(asked_at)
+    every = range(1, task.lags + 1) if lags is None else lags
+    by_lag = {f"lag_{lag}": float(hit[at == lag].mean()) for lag in every}
     return {"accuracy": float(hit.mean()), "loss": float(torch.cat(losses).mean()), **by_lag}
 
 

@@ -8,6 +8,8 @@ from datasets import Dataset
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
     PreTrainedModel,
     Trainer,
     TrainingArguments,
@@ -50,6 +52,42 @@ def small_gpt2(
             eos_token_id=end_of_text,
         )
     )
+
+
+def small_llama(
+    *,
+    vocabulary: int,
+    end_of_text: int,
+    positions: int,
+    layers: int,
+    hidden_size: int,
+    heads: int,
+    dropout: float = 0.0,
+    initializer_range: float = 0.02,
+) -> LlamaForCausalLM:
+    """Return a Llama with random weights, whose positions are told by rotation; embeddings and head share theirs.
+
+    `dropout` is on attention weights, the only ones that a Llama drops.
+    """
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocabulary,
+            max_position_embeddings=positions,
+            num_hidden_layers=layers,
+            hidden_size=hidden_size,
+            num_attention_heads=heads,
+            intermediate_size=8 * hidden_size // 3,
+            attention_dropout=dropout,
+            initializer_range=initializer_range,
+            tie_word_embeddings=True,
+            bos_token_id=end_of_text,
+            eos_token_id=end_of_text,
+        )
+    )
+
+
+BACKBONES = {"gpt2": small_gpt2, "llama": small_llama}
+"""Small backbones with random weights, by family."""
 
 
 def small_vit(

@@ -130,6 +130,18 @@ def test_every_config_can_be_read_and_holds_only_what_differs(config):
         assert not {key for key, value in settings.items() if base.get(key) == value}
 
 
+def test_an_episodic_memory_of_a_llama_takes_the_place_of_engrams(folder):
+    memory = {"kind": "episodic", "share_attention": True, "capacity": 64, "top_k": 8}
+    flags = ["--config", CONFIGS / "smoke.yaml", "--train_file", "train", "--validation_file", "validation/*.txt"]
+    flags += ["--seeds", 0, "--max_steps", 3, "--backbone", "llama", "--positions", 512, "--output_dir", "episodes"]
+    done = run_recipe(*flags, "--memory", json.dumps(memory), cwd=folder.parent)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads((folder.parent / "episodes" / "results.json").read_text())
+    assert tuple(results["cases"]) == CASES
+    assert results["sliding_window"]["mean_held"] > 32
+    assert results["sliding_window"]["flops_ratio"] == pytest.approx(1, abs=0.05)
+
+
 def test_memory_tokens_take_the_place_of_engrams_and_an_arm_can_be_left_out(folder):
     memory = json.dumps({"kind": "token", "num_tokens": 3, "encoder_layers": 1})
     flags = ["--config", CONFIGS / "smoke.yaml", "--train_file", "train", "--validation_file", "validation/*.txt"]

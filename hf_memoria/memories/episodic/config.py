@@ -45,8 +45,8 @@ class EpisodicMemoryConfig(MemorySettings):
         association: `"spread"` reads a second time, from what stood in one segment with what the first read found;
             None does not.
         sink: so many of a document's first positions are always kept and read, where attention is shared.
-        gate: `"tanh"` multiplies each read by tanh of a learned scalar that starts at zero; None lets the read in
-            from the start.
+        gate: `"tanh"` multiplies each separate read by tanh of a learned scalar that starts at zero, so that the
+            backbone starts out as itself; None lets the read in from the start.
         segment_length: tokens of a segment; None is all the positions that the backbone has.
 
     Raises:
@@ -80,7 +80,7 @@ class EpisodicMemoryConfig(MemorySettings):
     lifespan_extend_scale: float = 8.0
     association: str | None = None
     sink: int = 4
-    gate: str | None = None
+    gate: str | None = "tanh"
     segment_length: int | None = None
 
     def __post_init__(self) -> None:
