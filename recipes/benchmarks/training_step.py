@@ -18,6 +18,7 @@ import platform
 import statistics
 import time
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,9 +26,10 @@ from backbone import gpt2
 from engine_arms import SETTINGS, grown
 from figures import add_output, printed_by, settings_of, status, write
 from tqdm import tqdm
+from transformers import GPT2LMHeadModel
 
 from hf_memoria import EngramMemoryConfig, EngramState, wrap
-from hf_memoria.backbones.blocks import READING
+from hf_memoria.backbones import run_segment
 from hf_memoria.memories.engram.reading import Reading
 from hf_memoria.memories.engram.store import Reminded
 
@@ -66,7 +68,7 @@ def two_cross_attentions(model: Any, batch_size: int) -> Reading:
     engrams = torch.randn(batch_size, settings.num_reminded_stm + settings.num_reminded_ltm, size)
     index = torch.arange(engrams.shape[1]).expand(batch_size, -1)
     reminded = Reminded(index, torch.ones_like(index, dtype=torch.bool), engrams)
-    reading = Reading(lambda cue, mask: (cue, mask), lambda cue, mask: reminded)
+    reading = Reading(None, lambda cue, mask: (cue, mask), lambda cue, mask: reminded)
     reading.take_cue(working, torch.ones(working.shape[:2], dtype=torch.bool))
     return reading
 
@@ -86,13 +88,16 @@ class Stepper:
     def step(self, long_term: int | None = None) -> float:
         """Take a step; return its seconds of processor time."""
         ids = torch.randint(0, self.args.vocabulary, (self.args.batch_size, self.args.segment_length))
-        inputs: dict[str, Any] = {}
+        inputs: dict[str, Any] = {"input_ids": ids, "labels": ids, "use_cache": False}
+        if long_term is not None:
+            inputs["memory"] = self.memories[long_term]
+        forward = self.model
         if self.arm == "floor":
-            inputs = {READING: two_cross_attentions(self.model, self.args.batch_size)}
-        elif long_term is not None:
-            inputs = {"memory": self.memories[long_term]}
+            reading = two_cross_attentions(self.model, self.args.batch_size)
+            stock_forward = partial(GPT2LMHeadModel.forward, self.model)
+            forward = lambda **inputs: run_segment(self.model, stock_forward, reading, inputs)  # noqa: E731
         started = time.process_time()
-        output = self.model(ids, labels=ids, use_cache=False, **inputs)
+        output = forward(**inputs)
         output.loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -103,8 +103,9 @@ class SharingHooks(HookHolder):
         if kwargs.get("position_embeddings") is not None:
             inputs["position_embeddings"] = self._rotated(kwargs["position_embeddings"], reading)
         inputs |= {name: None for name in OF_SEGMENT if name in kwargs}
+        # A call of the attention alone: to hooks of the model no forward of it is under way, and it may begin one.
         captured = Captured()
-        Call(self.base_model, captured).run(module, stored, **inputs)
+        Call(module, captured).run(module, stored, **inputs)
         if captured.keys is None or captured.values is None:
             raise ValueError(
                 f"share_attention must be False for {type(self.base_model).__name__}, whose self-attention does not "
@@ -117,8 +118,8 @@ class SharingHooks(HookHolder):
         stored = store.hidden[:, :, self.place]
         if self.spec.post_norm is not None:
             return stored
-        captured = Captured()
-        normed: Tensor = Call(self.base_model, captured).run(norm_of(self.block, self.spec), stored)
+        norm = norm_of(self.block, self.spec)
+        normed: Tensor = Call(norm, Captured()).run(norm, stored)
         return normed
 
     def _rotated(self, embeddings: Any, reading: EpisodicReading) -> Any:
