@@ -28,8 +28,12 @@ from transformers import PreTrainedModel, get_linear_schedule_with_warmup, set_s
 
 from hf_memoria import EpisodicMemoryConfig, wrap
 from hf_memoria.memories import MemorySettings
+from hf_memoria.memories.episodic.looks import LookRecorder, write_looks_page
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "recall_at_lags"
+
+LOOKS_SEED = 2**31 + 1
+"""Of the document whose last question is shown."""
 
 LABELS = {
     "none": "no memory",
@@ -129,7 +133,26 @@ def run(arm: str, seed: int, args: Arguments) -> Run:
     with timed(seconds, "train"):
         losses = train_by_hand(model, rows, args) if args.loop else train(model, rows, args, seed)
     measured = accuracy_by_lag(model, task, args.test_documents, lags=task.lags)
+    if arm == "episodic":
+        show_looks(model, task, args.output_dir / f"looks_seed_{seed}.html")
     return {**measured, "seconds": seconds["train"], "curves": {"loss": losses}}
+
+
+@torch.no_grad()
+def show_looks(model: PreTrainedModel, task: LagRecallTask, path: Path) -> None:
+    """Generate the answer to a question of the longest lag, and write where each position of its segment looked."""
+    ids, lags = task.draw(1, torch.Generator().manual_seed(LOOKS_SEED))
+    asked = int((lags[0] == max(task.lags)).nonzero()[-1])
+    prompt = ids[:, : asked + 1]
+    with LookRecorder(model, most=3) as recorder:
+        new = model.generate(prompt, max_new_tokens=1, do_sample=False, eos_token_id=None, pad_token_id=0)
+    words, right = task.words(), ids[0, asked + 1]
+    answer, wanted = words[int(new[0, -1])], words[int(right)]
+    segment = asked // task.segment_length * task.segment_length
+    title = f"Asked for {words[int(prompt[0, -1])]} after {max(task.lags)} segments: {answer} (told: {wanted})"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_looks_page(recorder.looked[segment:], path, words.__getitem__, title)
+    print(title)
 
 
 def train(model: PreTrainedModel, rows: Dataset, args: Arguments, seed: int) -> list[tuple[int, float]]:

@@ -63,6 +63,11 @@ class LagRecallTask:
         """Number of ids."""
         return self.first_value + self.values + self.fillers
 
+    def words(self) -> list[str]:
+        """Return a word for each id."""
+        named = [f"{kind}{i}" for kind, many in (("k", self.keys), ("v", self.values)) for i in range(many)]
+        return ["TELL", "ASK", *named, *(f"filler{i}" for i in range(self.fillers))]
+
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return new documents and where their questions are.
 

@@ -16,7 +16,7 @@ KINDS = {
     "engrams": small_memory,
     "tokens": small_tokens,
     "rmt": lambda **changes: small_tokens(encoder_layers=0, encoder_heads=None, **changes),
-    "episodic": lambda **changes: small_episodes(share_attention=True, **changes),
+    "episodic": lambda **changes: small_episodes(**({"share_attention": True} | changes)),
 }
 """Settings of each kind of memory, by a short name; `rmt` is the recurrent memory transformer."""
 

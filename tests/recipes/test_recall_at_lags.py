@@ -63,3 +63,4 @@ def test_every_arm_runs(tmp_path, loop):
     assert set(by_lag) == {"1", "3"}
     assert set(by_lag["1"]) == {"none", "episodic", "episodic_and_shared"}
     assert (tmp_path / "out" / "by_lag.png").exists()
+    assert "Asked for k" in (tmp_path / "out" / "looks_seed_0.html").read_text()
