@@ -42,7 +42,8 @@ def load(folders, work, *options, **environment):
 @pytest.mark.parametrize("name", EXPORTS)
 def test_it_loads_where_the_package_is_not_and_computes_the_same(loaded, name):
     family, head, memory, _ = EXPORTS[name]
-    kind = {None: "no memory", "engram": "EngramState", "token": "TokenState"}[memory and memory.kind]
+    kinds = {None: "no memory", "engram": "EngramState", "episodic": "EpisodicState", "token": "TokenState"}
+    kind = kinds[memory and memory.kind]
     heads = len(FAMILIES[family]) if name in FAMILIES else 1
     assert loaded[0][0] == "absent: hf_memoria"
     assert f"{name} transformers_modules Memoria{family}{head} {kind} {heads}" in loaded[0]
