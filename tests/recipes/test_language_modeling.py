@@ -170,7 +170,7 @@ def test_arms_and_memories_that_there_are_not_end_the_program(flags, capsys):
 
 
 def test_a_window_longer_than_the_positions_is_an_error():
-    args = parse_arguments(Arguments, CONFIGS, ["--sliding_window", "65", "--segment_length", "64"])
+    args = parse_arguments(Arguments, CONFIGS, ["--sliding_window", "65", "--positions", "64"])
     tokenizer = train_tokenizer(["some text"], 300)
     with pytest.raises(ValueError, match="sliding_window must be at most the backbone's 64; got 65"):
         build_arms(args, tokenizer, seed=0)
