@@ -145,7 +145,9 @@ def show_looks(model: PreTrainedModel, task: LagRecallTask, path: Path) -> None:
     asked = int((lags[0] == max(task.lags)).nonzero()[-1])
     prompt = ids[:, : asked + 1]
     with LookRecorder(model, most=3) as recorder:
-        new = model.generate(prompt, max_new_tokens=1, do_sample=False, eos_token_id=None, pad_token_id=0)
+        # Id 0 is a word here, which generate() would take for padding.
+        settings = {"attention_mask": torch.ones_like(prompt), "eos_token_id": None, "pad_token_id": 0}
+        new = model.generate(prompt, max_new_tokens=1, do_sample=False, **settings)
     words, right = task.words(), ids[0, asked + 1]
     answer, wanted = words[int(new[0, -1])], words[int(right)]
     segment = asked // task.segment_length * task.segment_length

@@ -120,49 +120,59 @@ class EpisodicReader(nn.Module):
             if self.gate is not None:
                 self.gate.zero_()
 
-    def token_vectors(self, embed: nn.Module, store: Store, mix: WindowMix, ahead: int) -> Tensor:
-        """Return the mixed window of each engram, `[B, M, E]`, with gradient to the embeddings."""
+    def windows(self, embed: nn.Module, store: Store, *, behind: bool) -> Tensor | None:
+        """Return the normed embeddings of each engram's window, `[B, M, W or W + 1, E]`, zero where there is no id.
+
+        They are embedded in one call: each one's backward fills a gradient of the size of the table.
+
+        Args:
+            embed: the model's embeddings of ids.
+            store: what is searched.
+            behind: whether the id behind the window is wanted, too.
+        """
+        if not (self.reads_tokens and self.has_ids):
+            return None
+        ids = (store.ids if behind else store.ids[..., :-1]).long()
+        vectors: Tensor = self.store_norm(embed(ids.clamp(min=0)))
+        return vectors * (ids != NO_ID).unsqueeze(-1)
+
+    def _mixed(self, windows: Tensor | None, store: Store, mix: WindowMix, ahead: int) -> Tensor:
+        """Return the mixed window of each engram, `[B, M, E]`."""
         mixed = mix.weight.new_zeros(*store.valid.shape, mix.weight.shape[1])
         if store.embeds is not None:
             without = store.embeds.any(dim=-1, keepdim=True)
             mixed = mixed + mix.weight[0] * self.store_norm(store.embeds) * without
-        last = store.ids.shape[-1] - 1
-        for place, weight in enumerate(mix.weight if self.has_ids else ()):
-            back = place - ahead
-            ids = store.ids[..., last if back < 0 else back].long()
-            vectors = self.store_norm(embed(ids.clamp(min=0)))
-            mixed = mixed + weight * vectors * (ids != NO_ID).unsqueeze(-1)
+        if windows is not None:
+            for place, weight in enumerate(mix.weight):
+                mixed = torch.addcmul(mixed, weight.to(mixed.dtype), windows[:, :, place - ahead])
         return mixed
 
     def _hidden(self, store: Store) -> Tensor:
         assert store.hidden is not None  # `reading_from` sees to it
         return store.hidden[:, :, self.place]
 
-    def keys(self, embed: nn.Module, store: Store) -> Tensor:
-        """Return the keys of a store, of length 1, `[B, H, M, D / H]`."""
-        return F.normalize(self._heads(self._keys(embed, store)), dim=-1)
-
-    def _keys(self, embed: nn.Module, store: Store) -> Tensor:
+    def keys(self, windows: Tensor | None, store: Store) -> Tensor:
+        """Return the keys of a store, of length 1, `[B, H, M, D / H]`; `windows` are its own."""
         parts = []
         if self.reads_tokens:
-            parts.append(self.key(self.token_vectors(embed, store, self.key_mix, 0)))
+            parts.append(self.key(self._mixed(windows, store, self.key_mix, 0)))
         if self.reads_hidden:
             parts.append(self.hidden_key(self.hidden_norm(self._hidden(store))))
-        keys: Tensor = sum(parts[1:], parts[0])
-        return keys
+        return F.normalize(self._heads(sum(parts[1:], parts[0])), dim=-1)
 
-    def values(self, embed: nn.Module, store: Store) -> Tensor:
-        """Return the values of a store, `[B, H, M, D / H]`."""
+    def values(self, windows: Tensor | None, store: Store) -> Tensor:
+        """Return the values of a store, `[B, H, M, D / H]`; `windows` are its own, with the ids behind."""
         parts = []
         if self.reads_tokens:
-            parts.append(self.value(self.token_vectors(embed, store, self.value_mix, self.value_ahead)))
+            parts.append(self.value(self._mixed(windows, store, self.value_mix, self.value_ahead)))
         if self.reads_hidden:
             parts.append(self.hidden_value(self.hidden_norm(self._hidden(store))))
         return self._heads(sum(parts[1:], parts[0]))
 
     def bank(self, embed: nn.Module, store: Store) -> Bank:
         """Return keys and values of a store, `[B, H, M, D / H]`."""
-        return self.keys(embed, store), self.values(embed, store)
+        windows = self.windows(embed, store, behind=self.value_ahead > 0)
+        return self.keys(windows, store), self.values(windows, store)
 
     def forward(
         self, hidden: Tensor, store: Store, embed: nn.Module, bank: Bank | None = None, keep: bool = False
@@ -222,9 +232,8 @@ class EpisodicReader(nn.Module):
             place = torch.arange(start, min(start + SMALL, store.valid.shape[1]), device=query.device)
             index = place.expand(len(query), -1)
             part = store.take(index, store.valid.gather(1, index))
-            found = self.scores(query, self.keys(embed, part), part).masked_fill(
-                ~part.valid[:, None, None], -torch.inf
-            )
+            keys = self.keys(self.windows(embed, part, behind=False), part)
+            found = self.scores(query, keys, part).masked_fill(~part.valid[:, None, None], -torch.inf)
             at = place.expand(found.shape)
             if scores is not None and columns is not None:
                 found, at = torch.cat([scores, found], dim=-1), torch.cat([columns, at], dim=-1)
