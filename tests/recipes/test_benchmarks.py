@@ -15,7 +15,6 @@ SMALL = ["--layers", "1", "--hidden_size", "16", "--heads", "2", "--vocabulary",
 @pytest.mark.parametrize(
     ("name", "flags", "parts"),
     [
-        ("training_step", ["--long_term", "20"], {"ratio_of_time", "peak_memory_mib"}),
         ("episodic", ["--engrams", "30", "--searched", "3000", "--new_tokens", "14"], {"training_step", "search"}),
     ],
 )

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from hf_memoria.backbones import HookHolder, reading_of
 from hf_memoria.memories.episodic.reader import EpisodicReader
@@ -74,7 +73,7 @@ class LookRecorder(HookHolder):
         self.looked: list[Looked] = []
         modules = self.base_model.modules()
         self._blocks: list[nn.Module] = [module for module in modules if isinstance(module, EpisodicReader)]
-        self._handles: list[RemovableHandle] = []
+        self._handles: list[Any] = []
         if not self._blocks:
             raise ValueError(
                 "model must have an EpisodicMemoryConfig with separate_read=True to record what it looks at; got "
