@@ -26,8 +26,8 @@ def read_naively(reader: EpisodicReader, hidden: Tensor, state: EpisodicState, e
         if not engrams:
             rows.append(stream)
             continue
-        keys = [_key(reader, state, embed, row, m) for m in engrams]
-        values = [_value(reader, state, embed, row, m) for m in engrams]
+        keys = [_made(reader, state, embed, row, m, value=False) for m in engrams]
+        values = [_made(reader, state, embed, row, m, value=True) for m in engrams]
         ages = [float(state.step[row] - state.segment[row, m]) for m in engrams]
         segments = [int(state.segment[row, m]) for m in engrams]
         rows.append(torch.stack([_read_at(reader, h, keys, values, ages, segments) for h in stream]))
@@ -54,22 +54,15 @@ def _mixed(reader: EpisodicReader, state: EpisodicState, embed: nn.Module, row: 
     return mixed
 
 
-def _key(reader: EpisodicReader, state: EpisodicState, embed: nn.Module, row: int, m: int) -> Tensor:
-    key = torch.zeros(reader.query.out_features)
+def _made(reader: EpisodicReader, state: EpisodicState, embed: nn.Module, row: int, m: int, value: bool) -> Tensor:
+    """Return the key or the value of one engram, `[D]`."""
+    of_tokens, of_hidden = ("value", "hidden_value") if value else ("key", "hidden_key")
+    made = torch.zeros(reader.query.out_features)
     if reader.reads_tokens:
-        key = key + reader.key(_mixed(reader, state, embed, row, m, value=False))
+        made = made + getattr(reader, of_tokens)(_mixed(reader, state, embed, row, m, value))
     if reader.reads_hidden:
-        key = key + reader.hidden_key(reader.hidden_norm(state.hidden[row, m, reader.place]))
-    return key
-
-
-def _value(reader: EpisodicReader, state: EpisodicState, embed: nn.Module, row: int, m: int) -> Tensor:
-    value = torch.zeros(reader.query.out_features)
-    if reader.reads_tokens:
-        value = value + reader.value(_mixed(reader, state, embed, row, m, value=True))
-    if reader.reads_hidden:
-        value = value + reader.hidden_value(reader.hidden_norm(state.hidden[row, m, reader.place]))
-    return value
+        made = made + getattr(reader, of_hidden)(reader.hidden_norm(state.hidden[row, m, reader.place]))
+    return made
 
 
 def _read_at(

@@ -6,14 +6,16 @@ Axes: B rows, T positions of a segment, M engrams, H heads, D hidden size, E wid
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hf_memoria.backbones import leave_undecayed
+from hf_memoria.memories.episodic.heads import in_heads, merged, weights_of_best
 from hf_memoria.memories.episodic.searched import Bank, Read, Store
-from hf_memoria.memories.episodic.spread_read import SpreadRead, merged
+from hf_memoria.memories.episodic.spread_read import SpreadRead
 from hf_memoria.memories.episodic.store.state import NO_ID
 
 SHARPNESS = 8.0
@@ -106,7 +108,7 @@ class EpisodicReader(nn.Module):
         self.log_sharpness = nn.Parameter(torch.empty(num_heads, 1, 1))
         self.forgetting = nn.Parameter(torch.empty(num_heads, 1, 1))
         self.null = nn.Parameter(torch.empty(num_heads, 1, 1))
-        self.spread = SpreadRead(hidden_size, embedding_size, num_heads) if spreads else None
+        self.spread = SpreadRead(hidden_size, num_heads) if spreads else None
         self.gate = nn.Parameter(torch.zeros(1)) if gated else None
         self.reset_memory_parameters()
         leave_undecayed(self)
@@ -158,7 +160,7 @@ class EpisodicReader(nn.Module):
             parts.append(self.key(self._mixed(windows, store, self.key_mix, 0)))
         if self.reads_hidden:
             parts.append(self.hidden_key(self.hidden_norm(self._hidden(store))))
-        return F.normalize(self._heads(sum(parts[1:], parts[0])), dim=-1)
+        return F.normalize(in_heads(sum(parts[1:], parts[0]), self.num_heads), dim=-1)
 
     def values(self, windows: Tensor | None, store: Store) -> Tensor:
         """Return the values of a store, `[B, H, M, D / H]`; `windows` are its own, with the ids behind."""
@@ -167,7 +169,7 @@ class EpisodicReader(nn.Module):
             parts.append(self.value(self._mixed(windows, store, self.value_mix, self.value_ahead)))
         if self.reads_hidden:
             parts.append(self.hidden_value(self.hidden_norm(self._hidden(store))))
-        return self._heads(sum(parts[1:], parts[0]))
+        return in_heads(sum(parts[1:], parts[0]), self.num_heads)
 
     def bank(self, embed: nn.Module, store: Store) -> Bank:
         """Return keys and values of a store, `[B, H, M, D / H]`."""
@@ -192,10 +194,11 @@ class EpisodicReader(nn.Module):
         bank = self.bank(embed, store) if bank is None else bank
         keys, values = bank
         scores = self.scores(query, keys, store)
-        weights = self._softmax(scores, store.valid)
+        weigh = partial(weights_of_best, valid=store.valid, null=self.null, top_k=self.top_k)
+        weights = weigh(scores)
         read = self.output(merged(weights @ values))
         if self.spread is not None:
-            again, second = self.spread(query, weights, store, bank, self)
+            again, second = self.spread(query, weights, store, bank, self.log_sharpness.exp(), weigh)
             read, weights = read + again, weights + second
         if self.gate is not None:
             read = read * self.gate.tanh()
@@ -244,21 +247,7 @@ class EpisodicReader(nn.Module):
 
     def scores(self, query: Tensor, keys: Tensor, store: Store) -> Tensor:
         """Return how well the engrams answer normed hidden states `[B, T, D]`, `[B, H, T, M]`."""
-        asked = F.normalize(self._heads(self.query(query)), dim=-1)
+        asked = F.normalize(in_heads(self.query(query), self.num_heads), dim=-1)
         past = torch.log1p(store.age.to(asked.dtype))[:, None, None]
         scores: Tensor = asked @ keys.transpose(-1, -2) * self.log_sharpness.exp() - F.softplus(self.forgetting) * past
         return scores
-
-    def _softmax(self, scores: Tensor, valid: Tensor) -> Tensor:
-        """Return weights over the best engrams and nothing at all, without the latter, `[B, H, T, M]`."""
-        hidden = ~valid[:, None, None]
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).masked_fill(hidden, -torch.inf)
-        if self.top_k is not None and self.top_k < scores.shape[-1]:
-            least = scores.detach().topk(self.top_k, dim=-1).values[..., -1:]
-            scores = scores.masked_fill(scores < least, -torch.inf)
-        null = self.null.to(scores.dtype).expand(len(scores), -1, scores.shape[2], 1)
-        return torch.cat([null, scores], dim=-1).softmax(dim=-1)[..., 1:].to(self.null.dtype)
-
-    def _heads(self, vectors: Tensor) -> Tensor:
-        heads: Tensor = vectors.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        return heads

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hf_memoria.backbones import leave_undecayed
+from hf_memoria.memories.episodic.heads import in_heads, merged
 from hf_memoria.memories.episodic.searched import Bank, Store
-
-if TYPE_CHECKING:
-    from hf_memoria.memories.episodic.reader import EpisodicReader
 
 SPREADS_TO = 1e-3
 """What fired with nothing that was found counts as this much, so that its logarithm is finite."""
@@ -25,12 +23,12 @@ class SpreadRead(nn.Module):
 
     Args:
         hidden_size: D.
-        embedding_size: E.
         num_heads: H.
     """
 
-    def __init__(self, hidden_size: int, embedding_size: int, num_heads: int) -> None:
+    def __init__(self, hidden_size: int, num_heads: int) -> None:
         super().__init__()
+        self.num_heads = num_heads
         self.query, self.output, self.key, self.value = (nn.Linear(hidden_size, hidden_size) for _ in range(4))
         self.pull = nn.Parameter(torch.ones(1))
         leave_undecayed(self)
@@ -40,17 +38,31 @@ class SpreadRead(nn.Module):
         nn.init.ones_(self.pull)
 
     def forward(
-        self, query: Tensor, found: Tensor, store: Store, bank: Bank, reader: EpisodicReader
+        self,
+        query: Tensor,
+        found: Tensor,
+        store: Store,
+        bank: Bank,
+        sharpness: Tensor,
+        weigh: Callable[[Tensor], Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """Return what is read `[B, T, D]` and its weights `[B, H, T, M]`."""
-        keys, values = bank
+        """Return what is read `[B, T, D]` and its weights `[B, H, T, M]`.
+
+        Args:
+            query: normed hidden states, `[B, T, D]`.
+            found: weights of the first read, `[B, H, T, M]`.
+            store: what is searched.
+            bank: its keys and values for the first read.
+            sharpness: tau of the first read, `[H, 1, 1]`.
+            weigh: from scores to weights, `[B, H, T, M]`.
+        """
+        keys = in_heads(self.key(merged(bank[0])), self.num_heads)
+        values = in_heads(self.value(merged(bank[1])), self.num_heads)
+        asked = F.normalize(in_heads(self.query(query), self.num_heads), dim=-1)
         together = fired_together(found.mean(dim=1), store).unsqueeze(1)
-        again = F.normalize(reader._heads(self.key(merged(keys))), dim=-1)
-        asked = F.normalize(reader._heads(self.query(query)), dim=-1)
-        scores = asked @ again.transpose(-1, -2) * reader.log_sharpness.exp() + self.pull * together
-        weights = reader._softmax(scores, store.valid)
-        read = self.output(merged(weights @ reader._heads(self.value(merged(values)))))
-        return read, weights
+        scores = asked @ F.normalize(keys, dim=-1).transpose(-1, -2) * sharpness + self.pull * together
+        weights = weigh(scores)
+        return self.output(merged(weights @ values)), weights
 
 
 def fired_together(found: Tensor, store: Store) -> Tensor:
@@ -62,8 +74,3 @@ def fired_together(found: Tensor, store: Store) -> Tensor:
     """
     same = (store.segment.unsqueeze(2) == store.segment.unsqueeze(1)) & store.valid.unsqueeze(1)
     return (found @ same.to(found.dtype) + SPREADS_TO).log()
-
-
-def merged(heads: Tensor) -> Tensor:
-    """Return `[B, T, D]` of heads `[B, H, T, D / H]`."""
-    return heads.transpose(1, 2).flatten(2)

@@ -10,7 +10,7 @@ from hf_memoria.backbones.calls import Call, wants_attentions
 from hf_memoria.memories.interface import Forward
 from hf_memoria.memories.token.config import TokenMemoryConfig
 from hf_memoria.memories.token.encoder import TokenMemory
-from hf_memoria.memories.token.hooks import TokenReading
+from hf_memoria.memories.token.reading import TokenReading
 
 
 class TokenForward:

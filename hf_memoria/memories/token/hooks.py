@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,58 +23,11 @@ from transformers import DynamicCache
 
 from hf_memoria.backbones import BackboneSpec, HookHolder, cached_length, reading_of, submodule
 from hf_memoria.backbones.sliding_windows import sliding_window
-from hf_memoria.memories.shared.reading import LeavesHidden
 from hf_memoria.memories.token.masks import masks_with_memory
+from hf_memoria.memories.token.reading import TokenReading
 
 TEXT = ("inputs_embeds", "input_ids")
 """Names of what a text backbone reads."""
-
-
-@dataclass
-class TokenReading(LeavesHidden):
-    """Memory tokens on their way into one forward of a base model, and what came out in their places.
-
-    Attributes:
-        front: tokens before the segment, or in a backbone that is not causal behind it, `[B, F, D]`.
-        end: tokens behind the segment that see everything, `[B, E, D]`; None for none.
-        end_position: position of those tokens, int64 `[B]`; None is the last real one of the segment.
-        cached: tokens that stand before the segment in the KV cache already.
-        sees_all: whether positions of a causal backbone see those after them, too.
-        masks_given: whether a mask by queries and keys that comes with the forward has these tokens in it.
-        added: what is added to the embedding of every position, `[D]`; None for nothing.
-        alone: whether the segment has no position; the embeddings then run on one that is left out, since no module
-            runs on none.
-        final_hidden: final hidden states of the segment, `[B, T, D]`, with gradient.
-        front_hidden: those of `front`, `[B, F, D]`.
-        end_hidden: those of `end`, `[B, E, D]`.
-    """
-
-    front: Tensor
-    end: Tensor | None = None
-    end_position: Tensor | None = None
-    cached: int = 0
-    sees_all: bool = False
-    masks_given: bool = False
-    added: Tensor | None = None
-    alone: bool = False
-    final_hidden: Tensor | None = None
-    front_hidden: Tensor | None = None
-    end_hidden: Tensor | None = None
-
-    @property
-    def num_front(self) -> int:
-        """Tokens put in front."""
-        return self.front.shape[1]
-
-    @property
-    def num_end(self) -> int:
-        """Tokens put behind."""
-        return 0 if self.end is None else self.end.shape[1]
-
-    def around(self, values: Tensor, front: Tensor, end: Tensor | None, causal: bool) -> Tensor:
-        """Return `values` `[B, T, ...]` with what belongs to the tokens in front and at the end beside it."""
-        parts = [front, values] if causal else [values, front]
-        return torch.cat(parts if end is None else [*parts, end], dim=1)
 
 
 class TokenHooks(HookHolder):

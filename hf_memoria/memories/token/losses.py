@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput
 from hf_memoria.memories.shared.losses import IGNORED, share_of_step
 from hf_memoria.memories.token import memory_loss
 from hf_memoria.memories.token.forward import TokenForward
-from hf_memoria.memories.token.hooks import TokenReading
+from hf_memoria.memories.token.reading import TokenReading
 
 ALONG = ("attention_mask", "token_type_ids", "position_ids", "interpolate_pos_encoding")
 """Arguments of a segment's forward that its recall has as well."""

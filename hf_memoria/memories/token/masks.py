@@ -6,7 +6,7 @@ that two positions of the text are as far apart as without them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 from transformers.masking_utils import (
@@ -24,9 +24,7 @@ from hf_memoria.backbones.sliding_windows import (
     other_layer_types,
     sliding_window,
 )
-
-if TYPE_CHECKING:
-    from hf_memoria.memories.token.hooks import TokenReading
+from hf_memoria.memories.token.reading import TokenReading
 
 
 def check_layer_types(config: Any) -> None:

@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from hf_memoria.memories.interface import Forward, KeysAndValues
 from hf_memoria.memories.token import TokenState
 from hf_memoria.memories.token.forward import TokenForward
-from hf_memoria.memories.token.hooks import TokenReading
+from hf_memoria.memories.token.reading import TokenReading
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from hf_memoria.memories.shared.outputs import with_memory
 from hf_memoria.memories.token import PastSegment, TokenState
 from hf_memoria.memories.token.encoder import kept_where_nothing_is_real
 from hf_memoria.memories.token.forward import TokenForward
-from hf_memoria.memories.token.hooks import TokenReading
 from hf_memoria.memories.token.losses import TokenLosses
+from hf_memoria.memories.token.reading import TokenReading
 
 READ_AGAIN = (
     "input_ids",

@@ -16,9 +16,10 @@ from hf_memoria.memories.interface import Forward
 from hf_memoria.memories.token.config import TokenMemoryConfig
 from hf_memoria.memories.token.encoder import TokenMemory
 from hf_memoria.memories.token.forward import TokenForward
-from hf_memoria.memories.token.hooks import TokenHooks, TokenReading
+from hf_memoria.memories.token.hooks import TokenHooks
 from hf_memoria.memories.token.io import FORMAT, read_state, write_state
 from hf_memoria.memories.token.masks import check_layer_types
+from hf_memoria.memories.token.reading import TokenReading
 from hf_memoria.memories.token.recall import TokenRecall
 from hf_memoria.memories.token.segment import TokenSegment
 from hf_memoria.memories.token.state import TokenState

@@ -9,7 +9,7 @@ from windowed_families import CLASSES, DECODERS, IMPLEMENTATIONS, SETTINGS, WIND
 import hf_memoria
 from hf_memoria import TokenMemoryConfig
 from hf_memoria.memories.token.forward import TokenForward
-from hf_memoria.memories.token.hooks import TokenReading
+from hf_memoria.memories.token.reading import TokenReading
 
 KINDS = {"encoder": {"encoder_layers": 2}, "rmt": {"encoder_layers": 0}}
 LENGTH = 12

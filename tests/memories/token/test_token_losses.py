@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from hf_memoria import TokenState
 from hf_memoria.backbones import Call
-from hf_memoria.memories.token.hooks import TokenReading
+from hf_memoria.memories.token.reading import TokenReading
 
 HEADS = {"GPT2": "ForCausalLM", "Llama": "ForCausalLM", "Bert": "ForMaskedLM", "Roberta": "ForMaskedLM"}
 FAMILY_HEADS = [*HEADS.items(), ("ViT", "ForImageClassification")]
