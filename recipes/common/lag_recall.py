@@ -8,9 +8,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from hf_memoria import segment_documents
-
-from .recall import IGNORED
+from .recall import IGNORED, rows_of_documents
 
 TELL, ASK, FIRST_KEY = 0, 1, 2
 WORDS = 3
@@ -117,19 +115,8 @@ def _piece(word: int, key: Tensor, value: Tensor, task: LagRecallTask) -> Tensor
 
 
 def lag_training_rows(task: LagRecallTask, steps: int, lanes: int, generator: torch.Generator) -> Dataset:
-    """Return new documents as lanes of segments, enough for so many steps, whose only targets are the answers.
-
-    The first documents of the lanes are cut to different numbers of segments, so that a batch holds segments from all
-    places in documents.
-    """
-    count = lanes * (-(-steps // task.segments) + 1)
-    documents = task.draw(count, generator)[0].tolist()
-    for lane in range(lanes):
-        documents[lane] = documents[lane][: (lane % task.segments + 1) * task.segment_length]
-    rows = segment_documents(
-        Dataset.from_dict({"input_ids": documents}), segment_length=task.segment_length, lanes=lanes
-    )
-    return rows.map(_only_answers, batched=True)
+    """Return `rows_of_documents` whose only targets are the answers."""
+    return rows_of_documents(task, steps, lanes, generator).map(_only_answers, batched=True)
 
 
 def _only_answers(batch: dict[str, Any]) -> dict[str, Any]:

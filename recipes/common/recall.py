@@ -131,19 +131,29 @@ class RecallTask:
 
 
 def training_rows(task: RecallTask, steps: int, lanes: int, generator: torch.Generator) -> Dataset:
-    """Return new documents as lanes of segments, enough for so many steps, whose only targets are the answers.
+    """Return `rows_of_documents` whose only targets are the answers."""
+    rows = rows_of_documents(task, steps, lanes, generator)
+    return rows.map(_only_answers, batched=True, fn_kwargs={"keys": (FIRST_KEY, task.first_value)})
+
+
+def rows_of_documents(task: Any, steps: int, lanes: int, generator: torch.Generator) -> Dataset:
+    """Return new documents of a task as lanes of segments, enough for so many steps; every token is a target.
 
     The first documents of the lanes are cut to different numbers of segments, so that a batch holds segments from all
     places in documents.
+
+    Args:
+        task: with `draw`, `segments` and `segment_length`, as a `RecallTask` has them.
+        steps: of training.
+        lanes: documents read side by side.
+        generator: what the documents are drawn with.
     """
     count = lanes * (-(-steps // task.segments) + 1)
     documents = task.draw(count, generator)[0].tolist()
     for lane in range(lanes):
         documents[lane] = documents[lane][: (lane % task.segments + 1) * task.segment_length]
-    rows = segment_documents(
-        Dataset.from_dict({"input_ids": documents}), segment_length=task.segment_length, lanes=lanes
-    )
-    return rows.map(_only_answers, batched=True, fn_kwargs={"keys": (FIRST_KEY, task.first_value)})
+    data = Dataset.from_dict({"input_ids": documents})
+    return segment_documents(data, segment_length=task.segment_length, lanes=lanes)
 
 
 def _only_answers(batch: dict[str, Any], keys: tuple[int, int]) -> dict[str, Any]:
