@@ -1,0 +1,276 @@
+"""Books: what does a memory save of the loss of the next token, compared with other uses of the same time?
+
+Every arm starts from the same backbone, a Llama from nothing, and reads the same documents with as many scored tokens a
+step. Documents are cut to one length. The learning rate of an arm is
+the best of some on validation documents; everything else is measured on test documents. Time is processor time of the
+training steps, and the bytes of a row are what goes from one segment to the next.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from common.arms import Run
+from common.config import check_positive
+from common.corpus import cut_documents, load_corpus, read_files
+from common.evaluation import score_windows, score_with_memory
+from common.report import write_json
+from common.tokenizer import encode_documents, train_tokenizer
+from common.training import adamw, small_llama
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel, get_linear_schedule_with_warmup, set_seed
+
+from hf_memoria import EngramMemoryConfig, EpisodicMemoryConfig, wrap
+from hf_memoria.memories import MemorySettings
+
+from . import suite
+
+
+@dataclass(kw_only=True)
+class Arguments(suite.SuiteArguments):
+    """The settings; those without a default have their value in base.yaml."""
+
+    train_file: list[str] | None = field(default=None, metadata={"help": "Else Python's own documentation."})
+    validation_file: list[str] | None = field(default=None, metadata={"help": "To choose learning rates on."})
+    test_file: list[str] | None = field(default=None, metadata={"help": "To measure on; else validation's other half."})
+    document_characters: int = field(metadata={"help": "Documents are cut at line ends into documents of this length."})
+    document_tokens: int = field(metadata={"help": "And then to this many tokens; shorter ones are left out."})
+    vocabulary_size: int = field(metadata={"help": "Of the tokenizer trained here."})
+
+    layers: int = field(metadata={"help": "Blocks of the backbone."})
+    hidden_size: int = field(metadata={"help": "Its width."})
+    heads: int = field(metadata={"help": "Its attention heads."})
+    initializer_range: float = field(metadata={"help": "Standard deviation of its weights at first."})
+
+    segment_length: int = field(metadata={"help": "Tokens of a segment."})
+    stored: int = field(metadata={"help": "Positions that a memory keeps."})
+    tokens: int = field(metadata={"help": "Scored in a step: lanes times what a segment scores."})
+    epochs: int = field(metadata={"help": "Passes over the training documents."})
+    test_documents: int = field(metadata={"help": "To measure on, and as many to choose learning rates on."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "document_characters", "document_tokens", "segment_length", "tokens", "epochs", "stored")
+        self.check_arms(ARMS)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How an arm reads a document.
+
+    Args:
+        label: its name in a table.
+        longer: length of its segments, in those of the others.
+        stride: tokens by which its window moves, as a share of the window.
+        memory: its memory's settings.
+    """
+
+    label: str
+    longer: int = 1
+    stride: float = 1.0
+    memory: Callable[[Arguments], MemorySettings | None] = lambda args: None
+
+
+def _episodic(**settings: Any) -> Callable[[Arguments], MemorySettings]:
+    def build(args: Arguments) -> MemorySettings:
+        bounded = {"capacity": args.stored, "stm_capacity": args.segment_length, "segment_length": args.segment_length}
+        return EpisodicMemoryConfig(**{**bounded, "sink": 0, **settings})
+
+    return build
+
+
+def _engrams(args: Arguments) -> MemorySettings:
+    sizes = {"num_memories": 16, "stm_capacity": 64, "num_reminded_stm": 16, "num_reminded_ltm": 16}
+    return EngramMemoryConfig(segment_length=args.segment_length, **sizes)
+
+
+SHARED = {"share_attention": True, "top_k": None, "keep": "fifo"}
+
+ARMS = {
+    "none": Arm("segments alone"),
+    "window": Arm("sliding window, moves by 5/8", stride=5 / 8),
+    "window_half": Arm("sliding window, moves by 1/2", stride=1 / 2),
+    "longer": Arm("segments twice as long", longer=2),
+    "longest": Arm("segments four times as long", longer=4),
+    "engrams": Arm("engram memory", memory=_engrams),
+    "episodic": Arm("episodic memory, separate read", memory=_episodic(capacity=None, keep="fifo")),
+    "cache": Arm("episodic memory, shared attention", memory=_episodic(separate_read=False, **SHARED)),
+    "combined": Arm("episodic memory, both reads", memory=_episodic(**SHARED)),
+    "combined_longer": Arm("both reads, segments twice as long", longer=2, memory=_episodic(**SHARED)),
+}
+
+MEASURES = {
+    "loss": "nats a token",
+    "perplexity": "perplexity",
+    "off": "memory off",
+    "shuffled": "another document's",
+    "ms_per_512": "ms per 512 tokens trained",
+    "mflops": "forward MFLOPs a token",
+    "bytes": "bytes a row",
+}
+
+
+def parse(argv: list[str]) -> Arguments:
+    """Return the settings."""
+    return suite.parse(Arguments, "books", argv)
+
+
+def main(args: Arguments) -> dict[str, Any]:
+    """Run every arm; return (and write) the results, with paired differences to the arm of both reads."""
+    train, validation, test = documents(args)
+    print(f"{len(train)} training, {len(validation)} validation and {len(test)} test documents")
+
+    def run(arm: str, seed: int, rate: float) -> Run:
+        return run_arm(arm, seed, rate, train, validation, test, args)
+
+    labels = {name: ARMS[name].label for name in args.arms}
+    results = suite.compare(labels, run, MEASURES, args, "validation_loss")
+    reference = "combined" if "combined" in labels else next(iter(labels))
+    runs = results["runs"]
+    pairs = {
+        arm: suite.paired_difference(runs[arm], runs[reference], "by_document") for arm in labels if arm != reference
+    }
+    print(f"Nats a token above {labels[reference]}, ± standard error over documents")
+    for arm, difference in pairs.items():
+        print(f"  {labels[arm]:45} {difference.value:+.4f} ± {difference.error or 0:.4f}")
+    results["paired"] = {"reference": reference} | {arm: [found.value, found.error] for arm, found in pairs.items()}
+    write_json(results, args.output_dir / "results.json")
+    return results
+
+
+def documents(args: Arguments) -> tuple[Tensor, Tensor, Tensor]:
+    """Return training, validation and test documents of one length, int64 `[N, L]`."""
+    train, validation = load_corpus(args.train_file, args.validation_file)
+    if args.test_file:
+        test = read_files(args.test_file)
+    else:
+        half = len(validation) // 2
+        validation, test = validation.select(range(half)), validation.select(range(half, len(validation)))
+    splits = [cut_documents(split, args.document_characters) for split in (train, validation, test)]
+    tokenizer = train_tokenizer(splits[0]["text"], args.vocabulary_size)
+    rows = []
+    for split in splits:
+        every = [ids[: args.document_tokens] for ids in encode_documents(split, tokenizer)["input_ids"]]
+        rows.append(torch.tensor([ids for ids in every if len(ids) == args.document_tokens]))
+    train, validation, test = rows
+    return train, validation[: args.test_documents], test[: args.test_documents]
+
+
+def run_arm(
+    name: str, seed: int, rate: float, train: Tensor, validation: Tensor, test: Tensor, args: Arguments
+) -> Run:
+    """Train one arm and measure it."""
+    arm = ARMS[name]
+    set_seed(seed)
+    backbone = small_llama(
+        vocabulary=args.vocabulary_size,
+        end_of_text=0,
+        positions=args.document_tokens,
+        layers=args.layers,
+        hidden_size=args.hidden_size,
+        heads=args.heads,
+        initializer_range=args.initializer_range,
+    )
+    model = wrap(backbone, memory=arm.memory(args))
+    started = time.process_time()
+    train_arm(model, arm, train, rate, seed, args)
+    seconds = time.process_time() - started
+    on, off, other = scores(model, arm, test, args)
+    chosen, _, _ = scores(model, arm, validation, args, only_own=True)
+    cost = cost_of(model, arm, test, args)
+    return {
+        "validation_loss": float(chosen.mean()),
+        "loss": float(on.mean()),
+        "perplexity": float(np.exp(on.mean())),
+        "off": float(off.mean()),
+        "shuffled": float(other.mean()),
+        "ms_per_512": 1000 * seconds / (args.epochs * train.numel() / 512),
+        "seconds": round(seconds, 1),
+        **cost,
+        "by_document": on.tolist(),
+        "off_by_document": off.tolist(),
+        "shuffled_by_document": other.tolist(),
+        "curves": {},
+    }
+
+
+def pieces(length: int, window: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (start, end, new): positions `start` to `end` are read, and the `new` last of them are scored.
+
+    Every token but the first is scored once.
+    """
+    for begin in range(0, length - 1, stride):
+        end = min(begin + stride, length - 1)
+        yield min(begin, max(0, end - window)), end, end - begin
+
+
+def train_arm(model: PreTrainedModel, arm: Arm, train: Tensor, rate: float, seed: int, args: Arguments) -> None:
+    """Train on the documents, segment by segment."""
+    window = args.segment_length * arm.longer
+    stride = round(window * arm.stride)
+    cut = list(pieces(train.shape[1], window, stride))
+    lanes = max(args.tokens // stride, 1)
+    steps = args.epochs * (len(train) // lanes) * len(cut)
+    optimizer = adamw(model, rate, None)
+    schedule = get_linear_schedule_with_warmup(optimizer, steps // 20, steps)
+    generator = torch.Generator().manual_seed(seed)
+    model.train()
+    for _ in range(args.epochs):
+        order = torch.randperm(len(train), generator=generator)
+        for rows in order[: len(train) // lanes * lanes].view(-1, lanes):
+            memory = None
+            for start, end, new in cut:
+                memory = learn(model, train[rows], (start, end, new), memory)
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+
+
+def learn(model: PreTrainedModel, rows: Tensor, span: tuple[int, int, int], memory: Any) -> Any:
+    """Make the gradient of one piece of some documents; return the memory after it."""
+    start, end, new = span
+    given = {} if model.config.memory is None else {"memory": memory}
+    output = model(input_ids=rows[:, start:end], use_cache=False, logits_to_keep=new, **given)
+    targets = rows[:, end - new + 1 : end + 1]
+    cross_entropy(output.logits.flatten(0, 1), targets.flatten()).backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    return output.memory if given else None
+
+
+def scores(
+    model: PreTrainedModel, arm: Arm, rows: Tensor, args: Arguments, only_own: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return nats a token of each document `[N]`: with its own memory, with none, and with another document's."""
+    window, listed = args.segment_length * arm.longer, rows.tolist()
+    alone: list[np.ndarray] = []
+    if model.config.memory is None or not only_own:
+        stride = round(window * arm.stride)
+        alone = score_windows(model, listed, window=window, stride=stride, batch_size=16, description="Alone")
+    if model.config.memory is None:
+        found = np.array([score.mean() for score in alone])
+        return found, found, found
+    read = score_with_memory(model, listed, segment_length=window, batch_size=8, description="With memory")
+    assert read.shuffled is not None
+    own, off, other = (np.array([score.mean() for score in of]) for of in (read.own, alone, read.shuffled))
+    return own, off, other
+
+
+@torch.no_grad()
+def cost_of(model: PreTrainedModel, arm: Arm, rows: Tensor, args: Arguments) -> dict[str, float]:
+    """Return floating point operations of a scored token's forward, by PyTorch's counter, and the bytes of a state."""
+    window, memory = args.segment_length * arm.longer, None
+    spans = list(pieces(rows.shape[1], window, round(window * arm.stride)))
+    total = scored = 0
+    for start, end, new in spans:
+        given = {} if model.config.memory is None else {"memory": memory}
+        with FlopCounterMode(display=False) as counter:
+            output = model(input_ids=rows[:1, start:end], use_cache=False, logits_to_keep=new, **given)
+        memory = output.memory if given else None
+        total, scored = total + counter.get_total_flops(), scored + new
+    held = 0 if memory is None else sum(value.nbytes for value in vars(memory).values() if isinstance(value, Tensor))
+    return {"mflops": total / scored / 1e6, "bytes": float(held)}

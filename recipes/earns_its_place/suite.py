@@ -1,0 +1,86 @@
+"""What every task of the suite has: arms, seeds, and for each arm the best of some learning rates."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.arguments import RunArguments
+from common.arms import Run, compare_arms, kept_runs, parse_seeds
+from common.config import WrongSettingError, check_list, parse_arguments
+from common.report import write_json
+from common.statistics import Estimate, mean_and_spread
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "earns_its_place"
+
+OneRun = Callable[[str, int, float], Run]
+"""Makes a run of an arm, with a seed and a learning rate."""
+
+
+@dataclass(kw_only=True)
+class SuiteArguments(RunArguments):
+    """Settings of every task."""
+
+    arms: list[str] = field(metadata={"help": "What is compared."})
+    learning_rates: list[float] = field(metadata={"help": "Each arm gets the best of these, found with one seed."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_list(self, "learning_rates", 0)
+
+    def check_arms(self, known: Mapping[str, Any]) -> None:
+        """Refuse arms that the task does not have.
+
+        Raises:
+            WrongSettingError: naming them.
+        """
+        unknown = sorted(set(self.arms) - set(known))
+        if unknown:
+            raise WrongSettingError("arms", f"among {', '.join(known)}", " ".join(unknown))
+
+
+def parse(arguments: type[Any], task: str, argv: list[str]) -> Any:
+    """Return a task's settings."""
+    return parse_arguments(arguments, CONFIGS / task, argv)
+
+
+def compare(
+    labels: Mapping[str, str], run: OneRun, measures: Mapping[str, str], args: SuiteArguments, chosen_by: str
+) -> dict[str, Any]:
+    """Run every arm with the best of its learning rates; return (and write) the results.
+
+    Args:
+        labels: what each arm is called in a table.
+        run: makes one run.
+        measures: what each is called in the table.
+        args: the settings.
+        chosen_by: measure, on data apart from the test's, whose least value chooses the rate.
+    """
+    seeds, name = parse_seeds(args.seeds), "{}_{}_{}"
+    kept = kept_runs(args.output_dir / "runs", args, run, "learning_rates", name=name)
+    tried = {arm: {rate: kept(arm, seeds[0], rate)[chosen_by] for rate in args.learning_rates} for arm in labels}
+    best = {arm: min(of, key=lambda rate, of=of: of[rate]) for arm, of in tried.items()}
+    results = compare_arms(
+        labels, seeds, lambda arm, seed: kept(arm, seed, best[arm]), measures, None, args.output_dir, args
+    )
+    results |= {"learning_rates_tried": tried, "learning_rate": best}
+    print("Learning rates: " + ", ".join(f"{arm} {rate:g}" for arm, rate in best.items()))
+    write_json(results, args.output_dir / "results.json")
+    return results
+
+
+def paired_difference(runs: list[Run], others: list[Run], measure: str) -> Estimate:
+    """Return the mean over seeds of a difference on the same documents, with its standard error over documents.
+
+    Args:
+        runs: of one arm, one for each seed; `measure` names lists with one value for each document.
+        others: of the other, with the same seeds.
+        measure: what is compared.
+    """
+    rows = zip(runs, others, strict=True)
+    by_seed = [[x - y for x, y in zip(a[measure], b[measure], strict=True)] for a, b in rows]
+    documents = [sum(values) / len(values) for values in zip(*by_seed, strict=True)]
+    estimate = mean_and_spread(documents)
+    error = None if estimate.error is None else estimate.error / math.sqrt(len(documents))
+    return Estimate(estimate.value, error)
