@@ -51,6 +51,7 @@ class Arguments(suite.SuiteArguments):
     stored: int = field(metadata={"help": "Positions that a memory keeps."})
     tokens: int = field(metadata={"help": "Scored in a step: lanes times what a segment scores."})
     epochs: int = field(metadata={"help": "Passes over the training documents."})
+    train_documents: int = field(metadata={"help": "To train on, at most."})
     test_documents: int = field(metadata={"help": "To measure on, and as many to choose learning rates on."})
 
     def __post_init__(self) -> None:
@@ -158,7 +159,7 @@ def documents(args: Arguments) -> tuple[Tensor, Tensor, Tensor]:
         every = [ids[: args.document_tokens] for ids in encode_documents(split, tokenizer)["input_ids"]]
         rows.append(torch.tensor([ids for ids in every if len(ids) == args.document_tokens]))
     train, validation, test = rows
-    return train, validation[: args.test_documents], test[: args.test_documents]
+    return train[: args.train_documents], validation[: args.test_documents], test[: args.test_documents]
 
 
 def run_arm(
