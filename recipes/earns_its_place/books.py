@@ -159,7 +159,8 @@ def documents(args: Arguments) -> tuple[Tensor, Tensor, Tensor]:
         every = [ids[: args.document_tokens] for ids in encode_documents(split, tokenizer)["input_ids"]]
         rows.append(torch.tensor([ids for ids in every if len(ids) == args.document_tokens]))
     train, validation, test = rows
-    return train[: args.train_documents], validation[: args.test_documents], test[: args.test_documents]
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))  # some of every book
+    return train[order[: args.train_documents]], validation[: args.test_documents], test[: args.test_documents]
 
 
 def run_arm(
