@@ -34,6 +34,8 @@ class EpisodicMemoryConfig(MemorySettings):
             reading blocks, or both. Positions that come without ids keep their embeddings.
         key_window: ids that a key is made of: that of its position and those before it.
         value_ahead: how far a value's window reaches beyond its position, 0 or 1.
+        read_heads: heads of the separate read, each of the size of the backbone's; None is as many as the backbone
+            has, and four at most: what a store costs to project grows with them.
         top_k: engrams that a head reads at a position, those of the highest scores; None reads all.
         capacity: engrams of a row at most; None keeps everything.
         stm_capacity: so many of the youngest engrams stay whatever they are worth.
@@ -58,6 +60,7 @@ class EpisodicMemoryConfig(MemorySettings):
     not_of_state: ClassVar[tuple[str, ...]] = (
         "layers",
         "separate_read",
+        "read_heads",
         "top_k",
         "association",
         "gate",
@@ -71,6 +74,7 @@ class EpisodicMemoryConfig(MemorySettings):
     content: list[str] = field(default_factory=lambda: ["ids"])
     key_window: int = 3
     value_ahead: int = 1
+    read_heads: int | None = None
     top_k: int | None = 32
     capacity: int | None = 4096
     stm_capacity: int = 512
@@ -92,6 +96,7 @@ class EpisodicMemoryConfig(MemorySettings):
         check_bool("share_attention", self.share_attention)
         check_count("key_window", self.key_window, least=1, most=MOST_IN_WINDOW)
         check_one_of("value_ahead", self.value_ahead, (0, 1))
+        check_count("read_heads", self.read_heads, least=1, optional=True, most=MOST_COUNTED)
         check_count("top_k", self.top_k, least=1, optional=True, most=MOST_COUNTED)
         check_count("capacity", self.capacity, least=1, optional=True, most=MOST_COUNTED)
         check_count("stm_capacity", self.stm_capacity, most=MOST_COUNTED)

@@ -15,6 +15,9 @@ from hf_memoria.memories.episodic.searched import Read
 from hf_memoria.memories.episodic.sharing import share_attention
 from hf_memoria.memories.shared.block_reads import BlockReads
 
+MOST_READ_HEADS = 4
+"""Heads of the separate read unless more are asked for."""
+
 
 def reading_layers(config: Any) -> list[int]:
     """Return the blocks of the separate read, counted from 0: those that are named, or the middle one."""
@@ -77,7 +80,8 @@ def _reader_for(base: Any, config: Any, width: int, place: int) -> EpisodicReade
     return EpisodicReader(
         config.hidden_size,
         width,
-        config.num_attention_heads,
+        memory.read_heads or min(config.num_attention_heads, MOST_READ_HEADS),
+        head_size=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
         window=memory.key_window,
         value_ahead=memory.value_ahead,
         top_k=memory.top_k,

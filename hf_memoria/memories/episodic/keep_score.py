@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from hf_memoria.backbones import leave_undecayed
 from hf_memoria.memories.episodic.store.keep import MOST_EXPECTED
-from hf_memoria.memories.episodic.store.state import NO_ID
+from hf_memoria.memories.episodic.windows import windows_of
 
 AT_FIRST = -3.0
 """Log of the attention a segment that is expected of every engram before anything is learned."""
@@ -51,10 +51,11 @@ class KeepScore(nn.Module):
         score = self.bias.expand(ids.shape[:2])
         if embeds is not None:
             score = score + F.layer_norm(embeds.detach(), size) @ self.weight[0]
-        for back in range(self.window):
+        if self.window:
             with torch.no_grad():
-                vectors = F.layer_norm(embed(ids[..., back].long().clamp(min=0)), size)
-            score = score + (vectors @ self.weight[back]) * (ids[..., back] != NO_ID)
+                windows = windows_of(ids[..., : self.window], lambda ids: F.layer_norm(embed(ids), size))
+            by_id = windows.table @ self.weight.T
+            score = score + sum(by_id[:, back][windows.index[..., back]] for back in range(self.window))
         return score
 
     @staticmethod

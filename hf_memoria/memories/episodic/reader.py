@@ -1,6 +1,7 @@
 """How a block searches an episodic store: keys and values are made of ids at the read, which is where gradient is.
 
-Axes: B rows, T positions of a segment, M engrams, H heads, D hidden size, E width of embeddings, W ids of a window.
+Axes: B rows, T positions of a segment, M engrams, H heads, D hidden size, d size of a head, E width of embeddings, W
+ids of a window.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from torch.nn import functional as F
 
 from hf_memoria.backbones import leave_undecayed
 from hf_memoria.memories.episodic.heads import in_heads, merged, weights_of_best
-from hf_memoria.memories.episodic.searched import Bank, Read, Store
+from hf_memoria.memories.episodic.searched import Bank, Columns, Read, Store
 from hf_memoria.memories.episodic.spread_read import SpreadRead
-from hf_memoria.memories.episodic.store.state import NO_ID
+from hf_memoria.memories.episodic.windows import Windows, windows_of
 
 SHARPNESS = 8.0
 """What the cosine of query and key is multiplied by at first."""
@@ -59,7 +60,8 @@ class EpisodicReader(nn.Module):
     Args:
         hidden_size: D.
         embedding_size: E.
-        num_heads: H; D must be a multiple of it.
+        num_heads: H.
+        head_size: d; None is D / H, and D must then be a multiple of H.
         window: W.
         value_ahead: a, 0 or 1.
         top_k: engrams that a head reads at a position; None reads all.
@@ -71,7 +73,7 @@ class EpisodicReader(nn.Module):
         gated: multiply the read by tanh of a learned scalar that starts at zero.
 
     Raises:
-        ValueError: if D is no multiple of H.
+        ValueError: if D is no multiple of H and no `head_size` is given.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class EpisodicReader(nn.Module):
         embedding_size: int,
         num_heads: int,
         *,
+        head_size: int | None = None,
         window: int = 3,
         value_ahead: int = 1,
         top_k: int | None = None,
@@ -91,24 +94,25 @@ class EpisodicReader(nn.Module):
         gated: bool = False,
     ) -> None:
         super().__init__()
-        if hidden_size % num_heads:
+        if head_size is None and hidden_size % num_heads:
             raise ValueError(f"hidden_size must be a multiple of num_heads ({num_heads}); got {hidden_size}.")
         self.num_heads, self.value_ahead, self.top_k, self.place = num_heads, value_ahead, top_k, place
         self.reads_tokens, self.has_ids, self.reads_hidden = reads_tokens, has_ids, reads_hidden
         self.norm = nn.LayerNorm(hidden_size)
-        self.query, self.output = (nn.Linear(hidden_size, hidden_size) for _ in range(2))
+        inner = num_heads * (head_size or hidden_size // num_heads)
+        self.query, self.output = nn.Linear(hidden_size, inner), nn.Linear(inner, hidden_size)
         if reads_tokens:
             places = window if has_ids else 1
             self.store_norm = nn.LayerNorm(embedding_size)
             self.key_mix, self.value_mix = WindowMix(places, embedding_size), WindowMix(places, embedding_size)
-            self.key, self.value = (nn.Linear(embedding_size, hidden_size) for _ in range(2))
+            self.key, self.value = (nn.Linear(embedding_size, inner) for _ in range(2))
         if reads_hidden:
             self.hidden_norm = nn.LayerNorm(hidden_size)
-            self.hidden_key, self.hidden_value = (nn.Linear(hidden_size, hidden_size) for _ in range(2))
+            self.hidden_key, self.hidden_value = (nn.Linear(hidden_size, inner) for _ in range(2))
         self.log_sharpness = nn.Parameter(torch.empty(num_heads, 1, 1))
         self.forgetting = nn.Parameter(torch.empty(num_heads, 1, 1))
         self.null = nn.Parameter(torch.empty(num_heads, 1, 1))
-        self.spread = SpreadRead(hidden_size, num_heads) if spreads else None
+        self.spread = SpreadRead(hidden_size, num_heads, inner // num_heads) if spreads else None
         self.gate = nn.Parameter(torch.zeros(1)) if gated else None
         self.reset_memory_parameters()
         leave_undecayed(self)
@@ -122,39 +126,31 @@ class EpisodicReader(nn.Module):
             if self.gate is not None:
                 self.gate.zero_()
 
-    def windows(self, embed: nn.Module, store: Store, *, behind: bool) -> Tensor | None:
-        """Return the normed embeddings of each engram's window, `[B, M, W or W + 1, E]`, zero where there is no id.
-
-        They are embedded in one call: each one's backward fills a gradient of the size of the table.
+    def windows(self, embed: nn.Module, store: Store) -> Windows | None:
+        """Return the windows of the store's engrams, with gradient to the embeddings; None if ids are not read.
 
         Args:
             embed: the model's embeddings of ids.
             store: what is searched.
-            behind: whether the id behind the window is wanted, too.
         """
         if not (self.reads_tokens and self.has_ids):
             return None
-        ids = (store.ids if behind else store.ids[..., :-1]).long()
-        vectors: Tensor = self.store_norm(embed(ids.clamp(min=0)))
-        return vectors * (ids != NO_ID).unsqueeze(-1)
+        return windows_of(store.ids, lambda ids: self.store_norm(embed(ids)))
 
-    def _mixed(self, windows: Tensor | None, store: Store, mix: WindowMix, ahead: int) -> Tensor:
+    def _mixed(self, windows: Windows | None, store: Store, mix: WindowMix, ahead: int) -> Tensor:
         """Return the mixed window of each engram, `[B, M, E]`."""
-        mixed = mix.weight.new_zeros(*store.valid.shape, mix.weight.shape[1])
+        parts = [] if windows is None else [windows.mixed(mix.weight, ahead)]
         if store.embeds is not None:
-            without = store.embeds.any(dim=-1, keepdim=True)
-            mixed = mixed + mix.weight[0] * self.store_norm(store.embeds) * without
-        if windows is not None:
-            for place, weight in enumerate(mix.weight):
-                mixed = torch.addcmul(mixed, weight.to(mixed.dtype), windows[:, :, place - ahead])
-        return mixed
+            given = store.embeds.any(dim=-1, keepdim=True)
+            parts.append(mix.weight[0] * self.store_norm(store.embeds) * given)
+        return sum(parts[1:], parts[0])
 
     def _hidden(self, store: Store) -> Tensor:
         assert store.hidden is not None  # `reading_from` sees to it
         return store.hidden[:, :, self.place]
 
-    def keys(self, windows: Tensor | None, store: Store) -> Tensor:
-        """Return the keys of a store, of length 1, `[B, H, M, D / H]`; `windows` are its own."""
+    def keys(self, windows: Windows | None, store: Store) -> Tensor:
+        """Return the keys of a store, of length 1, `[B, H, M, d]`; `windows` are its own."""
         parts = []
         if self.reads_tokens:
             parts.append(self.key(self._mixed(windows, store, self.key_mix, 0)))
@@ -162,8 +158,8 @@ class EpisodicReader(nn.Module):
             parts.append(self.hidden_key(self.hidden_norm(self._hidden(store))))
         return F.normalize(in_heads(sum(parts[1:], parts[0]), self.num_heads), dim=-1)
 
-    def values(self, windows: Tensor | None, store: Store) -> Tensor:
-        """Return the values of a store, `[B, H, M, D / H]`; `windows` are its own, with the ids behind."""
+    def values(self, windows: Windows | None, store: Store) -> Tensor:
+        """Return the values of a store, `[B, H, M, d]`; `windows` are its own."""
         parts = []
         if self.reads_tokens:
             parts.append(self.value(self._mixed(windows, store, self.value_mix, self.value_ahead)))
@@ -171,9 +167,8 @@ class EpisodicReader(nn.Module):
             parts.append(self.hidden_value(self.hidden_norm(self._hidden(store))))
         return in_heads(sum(parts[1:], parts[0]), self.num_heads)
 
-    def bank(self, embed: nn.Module, store: Store) -> Bank:
-        """Return keys and values of a store, `[B, H, M, D / H]`."""
-        windows = self.windows(embed, store, behind=self.value_ahead > 0)
+    def bank(self, windows: Windows | None, store: Store) -> Bank:
+        """Return keys and values of a store, `[B, H, M, d]`; `windows` are its own."""
         return self.keys(windows, store), self.values(windows, store)
 
     def forward(
@@ -189,9 +184,14 @@ class EpisodicReader(nn.Module):
             keep: whether those of the whole store are wanted for later.
         """
         query, whole, columns = self.norm(hidden), store, None
-        if bank is None and not keep:
-            columns, store = self._selected(query, store, embed)
-        bank = self.bank(embed, store) if bank is None else bank
+        if bank is None:
+            windows = self.windows(embed, store)
+            if not keep:
+                columns = self._selected(query, store, windows)
+            if columns is not None:
+                store = store.take(columns.index, columns.valid)
+                windows = None if windows is None else windows.take(columns.index)
+            bank = self.bank(windows, store)
         keys, values = bank
         scores = self.scores(query, keys, store)
         weigh = partial(weights_of_best, valid=store.valid, null=self.null, top_k=self.top_k)
@@ -203,31 +203,33 @@ class EpisodicReader(nn.Module):
         if self.gate is not None:
             read = read * self.gate.tanh()
         into = torch.where(whole.valid.any(dim=-1)[:, None, None], hidden + read, hidden)
-        return Read(into, weights, columns, bank if columns is None else None)
+        if columns is not None:
+            return Read(into, weights, columns.index, None)
+        return Read(into, weights, None, bank)
 
-    def _selected(self, query: Tensor, store: Store, embed: nn.Module) -> tuple[Tensor | None, Store]:
-        """Return the columns that some position reads, and the store of them; None and the whole if it is small.
+    @torch.no_grad()
+    def _selected(self, query: Tensor, store: Store, windows: Windows | None) -> Columns | None:
+        """Return the columns that some position reads, None for all of a small store.
 
         Scores are made twice: without gradient to find the best of a large store, with it for those. So neither a
         matrix of positions by engrams nor the projections of what is not read are kept for the backward.
         """
         large = self.top_k is not None and self.spread is None and store.valid.shape[1] > SMALL
         if not large or torch.compiler.is_compiling():
-            return None, store
-        with torch.no_grad():
-            best = self.best(query, store, embed)
-            read = torch.zeros_like(store.valid).scatter_(1, best.flatten(1), True) & store.valid
-            most = int(read.sum(dim=1).max().clamp(min=1))
-            columns = torch.argsort((~read).to(torch.int8), dim=1, stable=True)[:, :most]
-        return columns, store.take(columns, read.gather(1, columns))
+            return None
+        best = self.best(query, store, windows)
+        read = torch.zeros_like(store.valid).scatter_(1, best.flatten(1), True) & store.valid
+        most = int(read.sum(dim=1).max().clamp(min=1))
+        index = torch.argsort((~read).to(torch.int8), dim=1, stable=True)[:, :most]
+        return Columns(index, read.gather(1, index))
 
-    def best(self, query: Tensor, store: Store, embed: nn.Module) -> Tensor:
+    def best(self, query: Tensor, store: Store, windows: Windows | None) -> Tensor:
         """Return the columns of the `top_k` best engrams by head and position, `[B, H, T, top_k]`.
 
         Args:
             query: normed hidden states, `[B, T, D]`.
             store: what is searched, some engrams at a time.
-            embed: the model's embeddings of ids.
+            windows: its own.
         """
         assert self.top_k is not None
         scores, columns = None, None
@@ -235,7 +237,7 @@ class EpisodicReader(nn.Module):
             place = torch.arange(start, min(start + SMALL, store.valid.shape[1]), device=query.device)
             index = place.expand(len(query), -1)
             part = store.take(index, store.valid.gather(1, index))
-            keys = self.keys(self.windows(embed, part, behind=False), part)
+            keys = self.keys(None if windows is None else windows.take(index), part)
             found = self.scores(query, keys, part).masked_fill(~part.valid[:, None, None], -torch.inf)
             at = place.expand(found.shape)
             if scores is not None and columns is not None:

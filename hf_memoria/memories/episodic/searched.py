@@ -1,7 +1,7 @@
 """What a block searches of an episodic store, and what came of it.
 
-Axes: B rows, T positions of a segment, M engrams, L layers, H heads, D hidden size, E width of embeddings, W ids of a
-window.
+Axes: B rows, T positions of a segment, M engrams, L layers, H heads, d size of a head, D hidden size, E width of
+embeddings, W ids of a window.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 from hf_memoria.memories.episodic.store.state import take
 
 Bank = tuple[Tensor, Tensor]
-"""Keys, of length 1, and values of a store, `[B, H, M, D / H]` each."""
+"""Keys, of length 1, and values of a store, `[B, H, M, d]` each."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,19 @@ class Store:
         """Return some columns of it, int64 `[B, U]`, of which bool `valid` `[B, U]` may be read."""
         taken = {name: None if value is None else take(value, columns) for name, value in vars(self).items()}
         return Store(**{**taken, "valid": valid})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Some columns of a store.
+
+    Attributes:
+        index: int64 `[B, U]`.
+        valid: which of them may be read, bool `[B, U]`.
+    """
+
+    index: Tensor
+    valid: Tensor
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,14 @@ class SpreadRead(nn.Module):
     Args:
         hidden_size: D.
         num_heads: H.
+        head_size: d.
     """
 
-    def __init__(self, hidden_size: int, num_heads: int) -> None:
+    def __init__(self, hidden_size: int, num_heads: int, head_size: int) -> None:
         super().__init__()
-        self.num_heads = num_heads
-        self.query, self.output, self.key, self.value = (nn.Linear(hidden_size, hidden_size) for _ in range(4))
+        self.num_heads, inner = num_heads, num_heads * head_size
+        self.query, self.output = nn.Linear(hidden_size, inner), nn.Linear(inner, hidden_size)
+        self.key, self.value = nn.Linear(inner, inner), nn.Linear(inner, inner)
         self.pull = nn.Parameter(torch.ones(1))
         leave_undecayed(self)
 
