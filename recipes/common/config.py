@@ -54,10 +54,12 @@ def results_folder(folder: Path, variant: Path | None) -> Path:
     """Return where the results of a config lie: recipes/results/RECIPE/CONFIG.
 
     Args:
-        folder: the recipe's configs, recipes/configs/RECIPE.
+        folder: the recipe's configs, recipes/configs/RECIPE; those of one of its tasks may lie in a folder of it.
         variant: the config, if it is not base.yaml.
     """
-    results = folder.parents[1] / "results" / folder.name / ("base" if variant is None else variant.stem)
+    configs = next(parent for parent in folder.parents if parent.name == "configs")
+    name = "base" if variant is None else variant.stem
+    results = configs.parent / "results" / folder.relative_to(configs) / name
     return results.relative_to(Path.cwd()) if results.is_relative_to(Path.cwd()) else results
 
 

@@ -4,9 +4,9 @@
     python recipes/earns_its_place books --seeds 0 --arms none combined
     python recipes/earns_its_place books --help                       # the settings of a task
 
-The first words name tasks; flags are settings of each of these. Values come from configs/earns_its_place/TASK/base.yaml
-and results go to results/earns_its_place/TASK/base. A run that lies there with the same settings is not repeated, so
-that many seeds can be had in pieces.
+The first words name tasks; flags are settings of each of these. Values come from
+configs/earns_its_place/TASK/base.yaml, and results go to results/earns_its_place/TASK/base. A run that lies there with
+the same settings is not repeated, so that many seeds can be had in pieces.
 """
 
 import sys

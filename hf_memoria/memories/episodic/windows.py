@@ -1,0 +1,59 @@
+"""Windows of ids: each id of a store is embedded and normed once, however many windows it stands in.
+
+Axes: B rows, M engrams, W ids of a window and the one behind it, U different ids, E width of embeddings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hf_memoria.memories.episodic.store.state import NO_ID, take
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of engrams.
+
+    Attributes:
+        table: normed embeddings of the ids that occur, zero for none, `[U, E]`.
+        index: where in it each id of a window is, int64 `[B, M, W + 1]`; see `EpisodicState.ids`.
+    """
+
+    table: Tensor
+    index: Tensor
+
+    def take(self, columns: Tensor) -> Windows:
+        """Return the windows of some engrams, int64 `[B, U]`."""
+        return Windows(self.table, take(self.index, columns))
+
+    def mixed(self, weight: Tensor, ahead: int) -> Tensor:
+        """Return a sum of each window, weighted by place and coordinate, `[B, M, E]`.
+
+        Args:
+            weight: `[W, E]`; place i is that of the id that stands i before, counted from `ahead`.
+            ahead: 1 if the first place is that of the id behind the window, else 0.
+        """
+        mixed = weight[0] * F.embedding(self.index[..., -ahead], self.table)
+        for place in range(1, len(weight)):
+            mixed = torch.addcmul(mixed, weight[place], F.embedding(self.index[..., place - ahead], self.table))
+        return mixed
+
+
+def windows_of(ids: Tensor, embed: Callable[[Tensor], Tensor]) -> Windows:
+    """Return the windows of engrams.
+
+    Args:
+        ids: int `[B, M, W + 1]`; `NO_ID` where there is none.
+        embed: gives ids int64 `[U]` their normed embeddings `[U, E]`.
+    """
+    if torch.compiler.is_compiling():  # how many ids are different is not known then
+        different, index = ids.flatten(), torch.arange(ids.numel(), device=ids.device).view(ids.shape)
+    else:
+        different, index = ids.unique(return_inverse=True)
+    there = different != NO_ID
+    return Windows(embed(different.long().clamp(min=0)) * there.unsqueeze(1), index)
