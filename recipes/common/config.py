@@ -24,11 +24,13 @@ class WrongSettingError(ValueError):
         super().__init__(f"argument --{name}: must be {expected}; got {got!r}")
 
 
-def parse_arguments(arguments: type[Arguments], folder: Path, argv: list[str] | None = None) -> Arguments:
+def parse_arguments(
+    arguments: type[Arguments], folder: Path, argv: list[str] | None = None, base: str = "base"
+) -> Arguments:
     """Fill a dataclass from base.yaml, the variant named by `--config` and the flags; the last one that speaks wins.
 
-    base.yaml is the one beside the variant, or else the one in `folder`. Where nothing says `output_dir`, it is the
-    `results_folder`. A value that a setting cannot have, wherever it comes from, ends the program as argparse does:
+    base.yaml (or what `base` calls it) is the one beside the variant, or else the one in `folder`. Where nothing says
+    `output_dir`, it is the `results_folder`. A value that a setting cannot have, wherever it comes from, ends the program as argparse does:
     with the flag, what it must be, and what it is.
 
     Raises:
@@ -38,9 +40,9 @@ def parse_arguments(arguments: type[Arguments], folder: Path, argv: list[str] | 
     parser.add_argument("--config", type=Path, help="YAML file with what differs from base.yaml.")
     flags = sys.argv[1:] if argv is None else argv
     variant, known = _config_flag(flags), set(arguments.__dataclass_fields__)
-    settings = _read_settings(variant, folder, known)
+    settings = _read_settings(variant, folder / f"{base}.yaml", known)
     if "output_dir" in known:
-        settings.setdefault("output_dir", results_folder(folder, variant))
+        settings.setdefault("output_dir", results_folder(folder, variant, base))
     _show_in_help(parser, settings)
     # As flags in front of the real ones: the parser checks both alike, and takes the last of two.
     argv = [word for key, value in settings.items() for word in _as_flag(key, value)] + flags
@@ -50,16 +52,15 @@ def parse_arguments(arguments: type[Arguments], folder: Path, argv: list[str] | 
         parser.error(str(error))
 
 
-def results_folder(folder: Path, variant: Path | None) -> Path:
+def results_folder(folder: Path, variant: Path | None, base: str = "base") -> Path:
     """Return where the results of a config lie: recipes/results/RECIPE/CONFIG.
 
     Args:
-        folder: the recipe's configs, recipes/configs/RECIPE; those of one of its tasks may lie in a folder of it.
-        variant: the config, if it is not base.yaml.
+        folder: the recipe's configs, recipes/configs/RECIPE.
+        variant: the config, if it is not the base.
+        base: name of the base.
     """
-    configs = next(parent for parent in folder.parents if parent.name == "configs")
-    name = "base" if variant is None else variant.stem
-    results = configs.parent / "results" / folder.relative_to(configs) / name
+    results = folder.parents[1] / "results" / folder.name / (base if variant is None else variant.stem)
     return results.relative_to(Path.cwd()) if results.is_relative_to(Path.cwd()) else results
 
 
@@ -99,11 +100,11 @@ def _config_flag(flags: list[str]) -> Path | None:
     return parser.parse_known_args(flags)[0].config
 
 
-def _read_settings(variant: Path | None, folder: Path, known: set[str]) -> dict[str, Any]:
-    """Return base.yaml's settings overridden by the variant's."""
-    files = [folder / "base.yaml"]
+def _read_settings(variant: Path | None, base: Path, known: set[str]) -> dict[str, Any]:
+    """Return the base's settings overridden by the variant's."""
+    files = [base]
     if variant is not None:
-        beside = variant.parent / "base.yaml"
+        beside = variant.parent / base.name
         files = [beside if beside.exists() else files[0], variant]
     settings: dict[str, Any] = {}
     for file in files:

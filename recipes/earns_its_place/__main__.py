@@ -5,8 +5,8 @@
     python recipes/earns_its_place books --help                       # the settings of a task
 
 The first words name tasks; flags are settings of each of these. Values come from
-configs/earns_its_place/TASK/base.yaml, and results go to results/earns_its_place/TASK/base. A run that lies there with
-the same settings is not repeated, so that many seeds can be had in pieces.
+configs/earns_its_place/TASK.yaml, and results go to results/earns_its_place/TASK. A run that lies there with the same
+settings is not repeated, so that many seeds can be had in pieces.
 """
 
 import sys

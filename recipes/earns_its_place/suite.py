@@ -42,7 +42,7 @@ class SuiteArguments(RunArguments):
 
 def parse(arguments: type[Any], task: str, argv: list[str]) -> Any:
     """Return a task's settings."""
-    return parse_arguments(arguments, CONFIGS / task, argv)
+    return parse_arguments(arguments, CONFIGS, argv, base=task)
 
 
 def compare(

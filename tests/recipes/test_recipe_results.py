@@ -20,9 +20,9 @@ def name_of(config):
 
 @pytest.mark.parametrize("config", CONFIGS, ids=name_of)
 def test_every_config_has_a_result_or_is_run_by_a_test(config):
-    if config.stem == "smoke":
+    if config.stem.endswith("smoke"):
         tests = Path(__file__).parent.glob("test_*.py")
-        assert any("smoke.yaml" in text and config.parent.name in text for text in map(Path.read_text, tests))
+        assert any(config.name in text and config.parent.name in text for text in map(Path.read_text, tests))
     else:
         name = name_of(config)
         assert (RESULTS / f"{RUN_UNDER_ANOTHER_NAME.get(name, name)}.json").is_file()
@@ -39,7 +39,8 @@ def test_no_config_says_one_thing_that_a_flag_says(config):
 def test_every_result_is_that_of_a_script():
     for folder in RESULTS.iterdir():
         places = (ROOT / "recipes", ROOT / "recipes" / "benchmarks", ROOT / "tests" / "faults")
-        assert any((place / f"{folder.name}.py").is_file() for place in places), folder
+        scripts = [f"{folder.name}.py", f"{folder.name}/__main__.py"]
+        assert any((place / script).is_file() for place in places for script in scripts), folder
 
 
 def test_benchmarks_hold_code_only():

@@ -1,0 +1,93 @@
+"""The suite that compares memories with their rivals: what tasks read, how it chooses, and that every part runs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from earns_its_place import books, suite
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(("length", "window", "stride"), [(65, 16, 16), (65, 16, 6), (60, 16, 8), (10, 16, 8)])
+def test_pieces_score_every_token_but_the_first_once(length, window, stride):
+    scored = []
+    for start, end, new in books.pieces(length, window, stride):
+        assert 0 <= start < end <= length - 1
+        assert end - start <= window
+        scored += range(end - new + 1, end + 1)
+    assert scored == list(range(1, length))
+
+
+def test_documents_are_read_in_their_order_with_a_memory_and_in_random_order_without():
+    cut = list(books.pieces(33, 8, 8))
+    ordered = list(books.side_by_side(6, cut, 2, epochs=1, seed=0))
+    assert [piece for _, piece in ordered] == cut * 3
+    assert sorted(row for rows, piece in ordered if piece == cut[0] for row, _ in rows) == list(range(6))
+    mixed = list(books.shuffled(6, cut, 2, epochs=1, seed=0))
+    places = [place for rows, _ in mixed for place in rows]
+    assert sorted(places) == [(row, start) for row in range(6) for start, _, _ in cut]
+    assert places != sorted(places)
+    assert {piece for _, piece in mixed} == {(0, 8, 8)}
+
+
+def test_the_rate_of_an_arm_is_the_best_on_other_data(tmp_path):
+    args = suite.SuiteArguments(seeds=["0,1"], output_dir=tmp_path, arms=["a", "b"], learning_rates=[0.1, 0.2])
+    asked = []
+
+    def run(arm, seed, rate):
+        asked.append((arm, seed, rate))
+        chosen = rate if arm == "a" else -rate
+        return {"validation_loss": chosen, "loss": -chosen, "by_document": [rate, rate + seed], "curves": {}}
+
+    labels = {"a": "first", "b": "second"}
+    results = suite.compare(labels, run, {"loss": "loss"}, args, "validation_loss")
+    assert results["learning_rate"] == {"a": 0.1, "b": 0.2}
+    assert ("a", 1, 0.1) in asked
+    assert ("a", 1, 0.2) not in asked
+    before = len(asked)
+    suite.compare(labels, run, {"loss": "loss"}, args, "validation_loss")
+    assert len(asked) == before
+    difference = suite.paired_difference(results["runs"]["a"], results["runs"]["b"], "by_document")
+    assert difference.value == pytest.approx(-0.1)
+    assert difference.error == pytest.approx(0, abs=1e-9)
+
+
+def test_every_arm_of_books_runs(tmp_path):
+    from pydoc_data.topics import topics
+
+    for split, names in (("train", ("types", "import")), ("held", ("calls", "strings"))):
+        (tmp_path / split).mkdir()
+        for name in names:
+            (tmp_path / split / f"{name}.txt").write_text(topics[name][:4000], encoding="utf-8")
+    files = [
+        "--train_file",
+        tmp_path / "train",
+        "--validation_file",
+        tmp_path / "held",
+        "--test_file",
+        tmp_path / "held",
+    ]
+    flags = ["--config", suite.CONFIGS / "books_smoke.yaml", *files, "--output_dir", tmp_path / "out"]
+    results = books.main(books.parse([*map(str, flags), "--arms", *books.ARMS]))
+    assert set(results["summary"]) == set(books.ARMS)
+    assert set(results["paired"]) == set(books.ARMS) - {"combined"} | {"reference"}
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["paired"] == results["paired"]
+    for arm, (run,) in results["runs"].items():
+        assert len(run["by_document"]) == 2
+        assert (run["bytes"] > 0) == (books.ARMS[arm].memory is not books.Arm("").memory)
+        assert run["mflops"] > 0
+    assert torch.isfinite(torch.tensor([run["loss"] for (run,) in results["runs"].values()])).all()
+
+
+def test_an_unknown_task_or_arm_is_refused_by_name(tmp_path, capsys):
+    command = [sys.executable, str(ROOT / "recipes" / "earns_its_place"), "nonsense"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "tasks must be among" in done.stderr
+    with pytest.raises(SystemExit):
+        books.parse(["--arms", "nonsense", "--output_dir", str(tmp_path)])
+    assert "argument --arms: must be among" in capsys.readouterr().err
