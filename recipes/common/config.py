@@ -30,8 +30,8 @@ def parse_arguments(
     """Fill a dataclass from base.yaml, the variant named by `--config` and the flags; the last one that speaks wins.
 
     base.yaml (or what `base` calls it) is the one beside the variant, or else the one in `folder`. Where nothing says
-    `output_dir`, it is the `results_folder`. A value that a setting cannot have, wherever it comes from, ends the program as argparse does:
-    with the flag, what it must be, and what it is.
+    `output_dir`, it is the `results_folder`. A value that a setting cannot have ends the program as argparse does,
+    wherever it comes from: with the flag, what it must be, and what it is.
 
     Raises:
         ValueError: if a YAML file holds a key that the dataclass does not have.
