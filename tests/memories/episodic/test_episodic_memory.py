@@ -280,12 +280,22 @@ def test_inspect_and_the_card_tell_of_it(tmp_path, capsys):
         ({"separate_read": False}, "separate_read or share_attention must be True"),
         ({"share_layers": [1]}, r"share_layers must be None without share_attention; got \[1\]"),
         ({"top_k": 0}, "top_k must be an integer of at least 1"),
+        ({"read_heads": 0}, "read_heads must be an integer of at least 1"),
         ({"usage_decay": 1.0}, "usage_decay must be a finite number of at least 0 and below 1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_by_field(settings, message):
     with pytest.raises(ValueError, match=message):
         EpisodicMemoryConfig(**settings)
+
+
+@pytest.mark.parametrize(("asked", "heads"), [(None, 4), (1, 1), (7, 7)])
+def test_a_read_has_few_heads_of_the_backbones_size(asked, heads):
+    memory = EpisodicMemoryConfig(layers=[1], read_heads=asked)
+    model = tiny_model("Llama", "ForCausalLM", memory, num_attention_heads=8, head_dim=6)
+    reader = model.model.layers[1].memory
+    assert reader.num_heads == heads
+    assert reader.query.weight.shape == (6 * heads, model.config.hidden_size)
 
 
 @pytest.mark.parametrize("name", ["layers", "share_layers"])

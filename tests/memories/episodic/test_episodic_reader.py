@@ -92,6 +92,30 @@ def test_a_value_waits_for_the_id_behind_it():
     assert store_of(state, 1).valid.sum() == 3 * 15
 
 
+def test_each_id_is_embedded_once():
+    reader, state, seen = reader_of(), random_state(3, ragged=False), []
+    table = nn.Embedding(VOCABULARY, WIDTH)
+
+    def embed(ids):
+        seen.append(ids)
+        return table(ids)
+
+    reader(torch.randn(3, 5, WIDTH), store_of(state, 1), embed)
+    (ids,) = seen
+    assert ids.numel() == state.ids.unique().numel() < state.ids.numel()
+
+
+def test_heads_may_be_fewer_than_the_backbone_has(monkeypatch):
+    monkeypatch.setattr("hf_memoria.memories.episodic.reader.SMALL", 5)
+    torch.manual_seed(0)
+    reader, embed = EpisodicReader(WIDTH, WIDTH, 3, head_size=2, top_k=4), nn.Embedding(VOCABULARY, WIDTH)
+    state = random_state(3, ragged=True)
+    hidden = torch.randn(3, 5, WIDTH)
+    read = reader(hidden, store_of(state, 1), embed).hidden
+    torch.testing.assert_close(read, read_naively(reader, hidden, state, embed), atol=1e-5, rtol=1e-4)
+    assert reader.key.weight.shape == reader.value.weight.shape == (6, WIDTH)
+
+
 def test_widths_have_to_divide():
     with pytest.raises(ValueError, match=r"hidden_size must be a multiple of num_heads \(3\); got 8"):
         EpisodicReader(8, 8, 3)
