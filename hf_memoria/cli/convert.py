@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from hf_memoria.cli.command import Command, finding, settings_from
 from hf_memoria.memoria_pytorch.convert import convert_reference_checkpoint
@@ -19,6 +26,7 @@ EXAMPLES = """\
   hf-memoria convert openai-community/gpt2 gpt2-memory --memory gate=tanh segment_length=150
   hf-memoria convert openai-community/gpt2 gpt2-tokens --memory kind=token num_tokens=16
   hf-memoria convert google/vit-base-patch16-224 vit-lwpf --attention kind=lwpf forgetting=relu
+  hf-memoria convert folder/ out/ --gguf-file model.Q4_1.gguf --memory kind=episodic share_attention=true
   hf-memoria convert memoria-pytorch-checkpoint/ out/   # found out by its config.json"""
 
 
@@ -26,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("source", metavar="SOURCE", help="a checkpoint's folder, or its name on the Hub")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the new checkpoint goes; it must be empty")
+    parser.add_argument("--gguf-file", metavar="NAME", help="the file in SOURCE, if the checkpoint is a GGUF")
     for name, what in (
         ("memory", "an EngramMemoryConfig, or with kind=token of a TokenMemoryConfig"),
         ("attention", "an LwpfAttentionConfig (kind=lwpf) or an SdmAttentionConfig (kind=sdm)"),
@@ -39,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"FOLDER must be empty or not there; {args.folder} holds something.")
     model = _converted(args)
     model.save_pretrained(args.folder)
-    brought = _bring_along(args.source, args.folder, reads_images=model.main_input_name == "pixel_values")
+    given = _gguf(args)
+    brought = _bring_along(args.source, args.folder, model.main_input_name == "pixel_values", given)
     print(f"{type(model).__name__}, {model.num_parameters():,} parameters, {' and '.join(brought)} in {args.folder}")
     return 0
 
@@ -47,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 def _converted(args: argparse.Namespace) -> PreTrainedModel:
     memory, attention = settings_from(args.memory, "--memory"), settings_from(args.attention, "--attention")
     with finding("SOURCE", args.source):
-        found, _ = PreTrainedConfig.get_config_dict(args.source)
+        found, _ = PreTrainedConfig.get_config_dict(args.source, **_gguf(args))
         if not found:  # which is what a name without a config gives
             raise FileNotFoundError("it has no config.json.")
     if found.get("model_type") in REFERENCE_MODELS:
@@ -56,9 +66,16 @@ def _converted(args: argparse.Namespace) -> PreTrainedModel:
         return convert_reference_checkpoint(args.source)
     if memory is None and attention is None:
         raise ValueError("--memory or --attention must be given; --memory alone takes the defaults.")
-    model = _stock_class(AutoConfig.from_pretrained(args.source)).from_pretrained(args.source)
+    # A GGUF file names no class: what it holds is a language model.
+    loader = AutoModelForCausalLM if args.gguf_file else _stock_class(AutoConfig.from_pretrained(args.source))
+    model = loader.from_pretrained(args.source, **_gguf(args))
     settings = {"memory": None if memory is None else {"kind": "engram", **memory}, "attention": attention}
     return wrap(model, **settings)
+
+
+def _gguf(args: argparse.Namespace) -> dict[str, str]:
+    """Return what `from_pretrained` is told of a GGUF file."""
+    return {} if args.gguf_file is None else {"gguf_file": args.gguf_file}
 
 
 def _stock_class(config: PreTrainedConfig) -> Any:
@@ -74,8 +91,8 @@ def _stock_class(config: PreTrainedConfig) -> Any:
     return known[named]
 
 
-def _bring_along(source: str, folder: Path, reads_images: bool) -> list[str]:
-    """Copy what turns text or images into inputs; return what there is."""
+def _bring_along(source: str, folder: Path, reads_images: bool, given: dict[str, str]) -> list[str]:
+    """Copy what turns text or images into inputs, loaded as the model was; return what there is."""
     brought = ["model"]
     # Only where there may be one: some versions of Transformers want torchvision to look for an image processor.
     kinds: list[tuple[str, Any]] = [("tokenizer", AutoTokenizer)]
@@ -83,7 +100,7 @@ def _bring_along(source: str, folder: Path, reads_images: bool) -> list[str]:
         kinds.append(("image processor", AutoImageProcessor))
     for name, auto in kinds:
         try:
-            auto.from_pretrained(source).save_pretrained(folder)
+            auto.from_pretrained(source, **given).save_pretrained(folder)
         except (OSError, ValueError, KeyError):
             continue  # it has none
         brought.append(name)

@@ -25,11 +25,21 @@ from hf_memoria.memories.shared.outputs import with_memory
 from hf_memoria.memories.shared.rows import row_mask
 from hf_memoria.memories.shared.starting_state import starting_state
 from hf_memoria.models.config import check_memory_fits
+from hf_memoria.models.copied import copied_as
 from hf_memoria.models.evaluations import tell_evaluation
+from hf_memoria.models.gguf import load_gguf
 from hf_memoria.models.lengths import check_length
 from hf_memoria.models.own_code import NotCopied
 
 OWN_ARGUMENTS = ("memory", "reset_memory")
+
+
+def _from_pretrained(cls: Any, name: Any, *args: Any, **kwargs: Any) -> Any:
+    """As the stock method; a `gguf_file` is read by the stock class, for Transformers knows no other in it."""
+    if kwargs.get("gguf_file") is None:
+        return super(MemoriaMixin, cls).from_pretrained(name, *args, **kwargs)
+    model, chosen = load_gguf(cls, name, *args, **kwargs)
+    return copied_as(cls, model, **chosen)
 
 
 class MemoriaMixin(NotCopied, AttendsByChoice):
@@ -46,6 +56,7 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
     """
 
     config: Any
+    from_pretrained: Any = classmethod(_from_pretrained)
     _forward_names: tuple[str, ...]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

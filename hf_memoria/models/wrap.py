@@ -6,10 +6,9 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from hf_memoria.attentions.kinds import ATTENTION_KINDS
 from hf_memoria.attentions.settings import AttentionSettings
-from hf_memoria.backbones.ownership import ATTENTION, MEMORY, is_within, roots_of
 from hf_memoria.memories.shared.settings import MemorySettings
+from hf_memoria.models.copied import copied_as
 from hf_memoria.models.families import MEMORIA_CLASSES
 from hf_memoria.models.mixin import MemoriaMixin
 
@@ -33,16 +32,7 @@ def wrap(
         TypeError: if the model is of no known class.
         ValueError: if it cannot have another attention.
     """
-    cls = _memoria_class(model)
-    chosen = {"memory": memory, "attention": attention}
-    config = cls.config_class(**cls.config_class.adopt(model.config.to_dict()) | chosen)
-    if attention is None and model.config._attn_implementation not in ATTENTION_KINDS:
-        config._attn_implementation = model.config._attn_implementation
-    wrapped = cls(config).to(device=model.device, dtype=model.dtype)
-    _copy_weights(model, wrapped)
-    if getattr(model, "generation_config", None) is not None:
-        wrapped.generation_config = type(model.generation_config).from_dict(model.generation_config.to_dict())
-    return wrapped.train(model.training)
+    return copied_as(_memoria_class(model), model, memory, attention)
 
 
 def _memoria_class(model: PreTrainedModel) -> Any:
@@ -52,18 +42,3 @@ def _memoria_class(model: PreTrainedModel) -> Any:
         known = ", ".join(sorted(cls.__name__ for cls in MEMORIA_CLASSES))
         raise TypeError(f"model must be one of {known}; got {type(model).__name__}.")
     return MEMORIA_CLASSES[type(model)]
-
-
-def _copy_weights(source: PreTrainedModel, target: PreTrainedModel) -> None:
-    shapes = {name: value.shape for name, value in target.state_dict().items()}
-    theirs, ours = roots_of(source, MEMORY, ATTENTION), roots_of(target, MEMORY, ATTENTION)
-    weights = {
-        name: value
-        for name, value in source.state_dict().items()
-        if not is_within(name, theirs) or shapes.get(name) == value.shape
-    }
-    result = target.load_state_dict(weights, strict=False)
-    missing = [name for name in result.missing_keys if not is_within(name, ours)]
-    lost = missing + [name for name in result.unexpected_keys if not is_within(name, theirs)]
-    if lost:
-        raise ValueError(f"weights of model must be those of {type(target).__name__}; these differ: {lost}.")

