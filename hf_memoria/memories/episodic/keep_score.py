@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hf_memoria.backbones import leave_undecayed
-from hf_memoria.memories.episodic.store.keep import MOST_EXPECTED
 from hf_memoria.memories.episodic.id_windows import windows_of
+from hf_memoria.memories.episodic.store.keep import MOST_EXPECTED
 
 AT_FIRST = -3.0
 """Log of the attention a segment that is expected of every engram before anything is learned."""

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from hf_memoria.backbones import leave_undecayed
 from hf_memoria.memories.episodic.heads import in_heads, merged, weights_of_best
+from hf_memoria.memories.episodic.id_windows import Windows, windows_of
 from hf_memoria.memories.episodic.searched import Bank, Columns, Read, Store
 from hf_memoria.memories.episodic.spread_read import SpreadRead
-from hf_memoria.memories.episodic.id_windows import Windows, windows_of
 
 SHARPNESS = 8.0
 """What the cosine of query and key is multiplied by at first."""
