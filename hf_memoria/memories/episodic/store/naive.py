@@ -30,12 +30,14 @@ class NaiveEngram:
 
 @dataclass
 class NaiveRow:
-    """What one row holds."""
+    """What one row holds, and where in what it has read the document begins that it reads."""
 
     window: int
     engrams: list[NaiveEngram] = field(default_factory=list)
     step: int = 0
     read: list[int] = field(default_factory=list)
+    document: int = 0
+    begins: int = 0
 
     def write(
         self, ids: list[int], attention: list[float], policy: KeepPolicy, scores: list[float], source: int = 0
@@ -47,8 +49,10 @@ class NaiveRow:
             attention: what they paid each engram.
             policy: what goes when there are too many.
             scores: log of the attention expected of each new engram, for `learned`.
-            source: id of the document.
+            source: id of the document; windows end where it changes.
         """
+        if source != self.document:
+            self.document, self.begins = source, len(self.read)
         if not ids:
             return
         for engram, paid in zip(self.engrams, attention, strict=True):
@@ -56,11 +60,12 @@ class NaiveRow:
             if policy.keep == "lifespan":
                 engram.score += -1 + policy.lifespan_extend_scale * paid
         for engram in self.engrams:
-            if engram.position == len(self.read) - 1:
+            if engram.position == len(self.read) - 1 and engram.source == source:
                 engram.behind = ids[0]
         for place, token in enumerate(ids):
             self.read.append(token)
-            window = [self.read[-1 - back] if back < len(self.read) else NO_ID for back in range(self.window)]
+            known = len(self.read) - self.begins
+            window = [self.read[-1 - back] if back < known else NO_ID for back in range(self.window)]
             behind = ids[place + 1] if place + 1 < len(ids) else NO_ID
             score = {"learned": scores[place], "lifespan": policy.initial_lifespan}.get(policy.keep, 0.0)
             self.engrams.append(NaiveEngram(window, behind, len(self.read) - 1, self.step, source, 0.0, score))

@@ -6,13 +6,14 @@ Axes: B rows (lanes), M engrams of the longest row, L layers, W ids of a window,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_memoria.memories.shared.contents import Passage
 from hf_memoria.memories.shared.row_state import RowState
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 NO_ID = -1
 """Where there is no id: before a document, behind what has been read, and where embeddings came without ids."""
 
-OF_ROW = ("count", "step", "positions", "tail")
+OF_ROW = ("count", "step", "positions", "tail", "document")
 """Fields with one entry a row; the others have one an engram."""
 
 VECTORS = ("hidden", "embeds")
@@ -47,7 +48,9 @@ class EpisodicState(RowState):
         count: engrams that a row has, int64 `[B]`; those behind are padding.
         step: segments that it has read, int64 `[B]`.
         positions: positions that it has read, int64 `[B]`.
-        tail: ids of the last positions read, the youngest first, int32 `[B, W - 1]`; valid as far as `positions` goes.
+        tail: ids of the last positions read, the youngest first, int32 `[B, W - 1]`; valid as far as `positions` goes,
+            `NO_ID` where they are of another document than the row reads.
+        document: source of what the row reads next, int64 `[B]`; 0 where none was given.
     """
 
     hidden: Tensor
@@ -62,6 +65,7 @@ class EpisodicState(RowState):
     step: Tensor
     positions: Tensor
     tail: Tensor
+    document: Tensor
 
     @classmethod
     def empty(
@@ -104,6 +108,7 @@ class EpisodicState(RowState):
             step=zeros(),
             positions=zeros(),
             tail=zeros(window - 1, dtype=torch.int32),
+            document=zeros(),
         )
 
     @property
@@ -141,8 +146,30 @@ class EpisodicState(RowState):
         found, counts = self.source[row, : int(self.count[row])].unique(return_counts=True)
         return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
+    def passages(self, row: int) -> list[Passage]:
+        """Return what a row holds of what it has read: runs of positions side by side in one document."""
+        count = int(self.count[row])
+        found: list[Passage] = []
+        fields = (self.source[row, :count], self.position[row, :count], self.ids[row, :count, 0])
+        for source, position, token in zip(*(field.tolist() for field in fields), strict=True):
+            last = found[-1] if found else None
+            if last is None or last.source != source or last.position + len(last.ids) != position:
+                found.append(last := Passage(source, position, []))
+            last.ids.append(token)
+        return found
+
+    def of_document(self, source: Tensor) -> Self:
+        """Return it with rows that read documents of these ids from here on, int64 `[B]`; 0 stands for none.
+
+        A row keeps its document until it is given another or reset. Windows end where a document does.
+        """
+        other = (source != self.document).unsqueeze(1)
+        return replace(self, document=source, tail=self.tail.masked_fill(other, NO_ID))
+
     def forget(self, source: int) -> Self:
-        """Return it without a single engram of a source.
+        """Return it without a single engram of a source, nor the ids that its rows would put before what comes next.
+
+        Vectors that were stored of later documents may have been computed while this one was read from memory.
 
         Args:
             source: id of the document.
@@ -152,7 +179,9 @@ class EpisodicState(RowState):
         """
         if not isinstance(source, int) or isinstance(source, bool):
             raise TypeError(f"source must be the id of a document, an integer; got {source!r}.")
-        return self.keep_where(self.valid & (self.source != source))
+        reads_it = (self.document == source).unsqueeze(1)
+        left = self.keep_where(self.valid & (self.source != source))
+        return replace(left, tail=left.tail.masked_fill(reads_it, NO_ID))
 
     def keep_where(self, kept: Tensor) -> Self:
         """Return it with the engrams where bool `kept` `[B, M]` is true, in their order."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hf_memoria.memories.episodic.store import EpisodicState, KeepPolicy, Segment, write_segment
+from hf_memoria.memories.shared.contents import Passage
 
 
 def state_of(*lengths, source=None, start=0):
@@ -11,8 +12,9 @@ def state_of(*lengths, source=None, start=0):
     rows, longest = len(lengths), max(lengths)
     real = torch.arange(longest) < torch.tensor(lengths).unsqueeze(1)
     ids = start + torch.arange(rows * longest).reshape(rows, longest)
-    segment = Segment(real=real, ids=ids, source=None if source is None else torch.tensor(source))
-    return write_segment(EpisodicState.empty(rows, 4), segment, torch.zeros(rows, 0), KeepPolicy())
+    state = EpisodicState.empty(rows, 4)
+    state = state if source is None else state.of_document(torch.tensor(source))
+    return write_segment(state, Segment(real=real, ids=ids), torch.zeros(rows, 0), KeepPolicy())
 
 
 def test_rows_are_picked_and_stacked_whatever_their_lengths():
@@ -36,16 +38,31 @@ def test_a_reset_row_is_an_empty_one():
 
 def test_a_source_is_forgotten_whole():
     state, real = state_of(3, 2, source=[7, 8]), torch.ones(2, 2, dtype=torch.bool)
-    more = Segment(real=real, ids=torch.tensor([[50, 51], [52, 53]]), source=torch.tensor([9, 7]))
-    state = write_segment(state, more, torch.zeros(2, 3), KeepPolicy())
+    more = Segment(real=real, ids=torch.tensor([[50, 51], [52, 53]]))
+    state = write_segment(state.of_document(torch.tensor([9, 7])), more, torch.zeros(2, 3), KeepPolicy())
     assert state.sources(0) == {7: 3, 9: 2}
     assert state.sources(1) == {8: 2, 7: 2}
     left = state.forget(7)
     assert left.text_ids(0) == [50, 51]
     assert left.text_ids(1) == [3, 4]
     assert state.count.tolist() == [5, 4]
+    # Not even at the edges: in no window, and not before what is read next.
+    forgotten = [0, 1, 2, 52, 53]
+    assert not torch.isin(left.ids, torch.tensor(forgotten, dtype=torch.int32)).any()
+    after = write_segment(left, more, torch.zeros(2, 2), KeepPolicy())
+    assert after.ids[0, 2].tolist() == [50, 51, 50, 51]  # its document goes on
+    assert after.ids[1, 2].tolist() == [52, -1, -1, 53]
     with pytest.raises(TypeError, match="source must be the id of a document, an integer; got 'a'"):
         state.forget("a")
+
+
+def test_passages_are_what_stood_side_by_side_in_one_document():
+    state = state_of(5, 2, source=[7, 8])
+    more = Segment(real=torch.ones(2, 2, dtype=torch.bool), ids=torch.tensor([[50, 51], [52, 53]]))
+    state = write_segment(state.of_document(torch.tensor([9, 8])), more, torch.zeros(2, 5), KeepPolicy())
+    state = state.keep_where(state.valid & (state.position != 2))
+    assert state.passages(0) == [Passage(7, 0, [0, 1]), Passage(7, 3, [3, 4]), Passage(9, 5, [50, 51])]
+    assert state.passages(1) == [Passage(8, 0, [5, 6]), Passage(8, 3, [53])]
 
 
 def test_moving_changes_vectors_and_no_counts():

@@ -28,11 +28,12 @@ def score_of(state):
     return (ids * torch.tensor([0.11, -0.07, 0.05])[: ids.shape[-1]]).sum(-1).sin()
 
 
-def new_score(row, ids):
+def new_score(row, ids, source):
     read, scores = [*row.read], []
+    begins = row.begins if source == row.document else len(read)
     for token in ids:
         read.append(token)
-        window = [read[-1 - back] if back < len(read) else -1 for back in range(row.window)]
+        window = [read[-1 - back] if back < len(read) - begins else -1 for back in range(row.window)]
         scores.append(float(score_of(type("S", (), {"ids": torch.tensor([[*window, -1]])})())[0]))
     return scores
 
@@ -71,12 +72,18 @@ def test_over_a_long_run_it_holds_what_the_naive_one_holds(name, window):
         real = torch.rand(rows, length, generator=generator) < chance.choice([0.2, 0.7, 1.1])
         ids = torch.randint(0, 50, (rows, length), generator=generator)
         paid = torch.rand(rows, state.width, generator=generator) * (torch.rand(rows, state.width) < 0.5)
-        source = torch.full((rows,), step // 10)
+        source = (torch.arange(rows) + step) // 10
         before = state
-        state = write_segment(state, Segment(real=real, ids=ids, source=source), paid, policy, score_of)
+        state = write_segment(state.of_document(source), Segment(real=real, ids=ids), paid, policy, score_of)
         for number, row in enumerate(naive):
             own = ids[number][real[number]].tolist()
-            row.write(own, paid[number, : len(row.engrams)].tolist(), policy, new_score(row, own), step // 10)
+            row.write(
+                own,
+                paid[number, : len(row.engrams)].tolist(),
+                policy,
+                new_score(row, own, int(source[number])),
+                int(source[number]),
+            )
             assert held(state, number) == expected(row), step
             assert int(state.step[number]) == row.step
             assert int(state.positions[number]) == len(row.read)
