@@ -32,6 +32,7 @@ def reading_from(
         base.get_input_embeddings(),
         settings.value_ahead,
         (real.cumsum(dim=1) - 1).clamp(min=0) + (begun.unsqueeze(1) if isinstance(begun, Tensor) else begun),
+        settings.association_graph,
         attention_mask=mask,
         stores_hidden=settings.stores_hidden,
         counts_attention=settings.keep in ("learned", "lifespan"),

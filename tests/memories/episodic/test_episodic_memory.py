@@ -32,6 +32,7 @@ FORMS = {
     "both": {"content": ["ids", "hidden"]},
     "hidden": {"content": ["hidden"], "value_ahead": 0},
     "spread": {"association": "spread"},
+    "cofire": {"association": "spread", "association_graph": "cofire", "association_links": 3},
     "shared": {"separate_read": False, "share_attention": True, "sink": 2},
     "shared-and-read": {
         "share_attention": True,
@@ -168,6 +169,9 @@ def test_generation_past_the_window_is_a_loop_over_segments(family, options, for
             logits.append(one.logits)
     assert torch.equal(output.memory.ids, memory.ids)
     torch.testing.assert_close(output.memory.usage, memory.usage, atol=2e-3, rtol=1e-2)
+    if form == "cofire":
+        assert torch.equal(output.memory.partner, memory.partner)
+        assert bool((memory.strength > 0).any())
     if "do_sample" in options:
         looped = torch.cat(logits, dim=1)
         cached = model(read, past_key_values=MemoriaCache(model.config)).logits
@@ -319,6 +323,9 @@ def test_inspect_shows_the_text_where_there_is_a_tokenizer(tmp_path, capsys):
         ({"value_ahead": 2}, "value_ahead must be one of 0, 1; got 2"),
         ({"separate_read": False}, "separate_read or share_attention must be True"),
         ({"share_layers": [1]}, r"share_layers must be None without share_attention; got \[1\]"),
+        ({"association_graph": "words"}, "association_graph must be one of 'segment', 'cofire', 'both'; got 'words'"),
+        ({"association_graph": "both"}, "association_graph must be 'segment' without association.* got 'both'"),
+        ({"association_links": 0}, "association_links must be an integer of at least 1"),
         ({"top_k": 0}, "top_k must be an integer of at least 1"),
         ({"usage_decay": 1.0}, "usage_decay must be a finite number of at least 0 and below 1"),
     ],

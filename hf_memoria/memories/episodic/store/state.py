@@ -1,6 +1,7 @@
 """What an episodic memory holds of each row: the ids that were read, and what they have been worth.
 
-Axes: B rows (lanes), M engrams of the longest row, L layers, W ids of a window, D hidden size, E width of embeddings.
+Axes: B rows (lanes), M engrams of the longest row, L layers, W ids of a window, D hidden size, E width of embeddings,
+N links of an engram.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_memoria.memories.episodic.store.columns import columns_of
 from hf_memoria.memories.shared.contents import Passage
 from hf_memoria.memories.shared.row_state import RowState
 
@@ -24,6 +26,9 @@ NO_ID = -1
 
 OF_ROW = ("count", "step", "positions", "tail", "document")
 """Fields with one entry a row; the others have one an engram."""
+
+COUNTED = ("usage", "score", "strength")
+"""Fields that count attention, float32 whatever the model's dtype is."""
 
 VECTORS = ("hidden", "embeds")
 """Fields of the model's dtype, which may hold no engram at all: then their axis M is 0."""
@@ -45,6 +50,8 @@ class EpisodicState(RowState):
         source: id of the document, int64 `[B, M]`; 0 where none was given.
         usage: moving average of the attention that it got a segment, float32 `[B, M]`.
         score: what `keep` goes by: the log of the attention expected a segment, or life left, float32 `[B, M]`.
+        partner: positions of the engrams that it is linked to, int64 `[B, M, N]`; see `links.py`.
+        strength: of these links, float32 `[B, M, N]`; 0 where there is none.
         count: engrams that a row has, int64 `[B]`; those behind are padding.
         step: segments that it has read, int64 `[B]`.
         positions: positions that it has read, int64 `[B]`.
@@ -61,6 +68,8 @@ class EpisodicState(RowState):
     source: Tensor
     usage: Tensor
     score: Tensor
+    partner: Tensor
+    strength: Tensor
     count: Tensor
     step: Tensor
     positions: Tensor
@@ -76,6 +85,7 @@ class EpisodicState(RowState):
         embedding_size: int | None = None,
         num_layers: int = 1,
         window: int = 3,
+        num_links: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Self:
@@ -87,6 +97,7 @@ class EpisodicState(RowState):
             embedding_size: E; None is D.
             num_layers: L.
             window: W.
+            num_links: N.
             device: of the tensors.
             dtype: of the vectors.
         """
@@ -104,6 +115,8 @@ class EpisodicState(RowState):
             source=zeros(0),
             usage=zeros(0, dtype=torch.float32),
             score=zeros(0, dtype=torch.float32),
+            partner=zeros(0, num_links),
+            strength=zeros(0, num_links, dtype=torch.float32),
             count=zeros(),
             step=zeros(),
             positions=zeros(),
@@ -125,6 +138,11 @@ class EpisodicState(RowState):
     def num_layers(self) -> int:
         """Blocks whose inputs are kept, L."""
         return self.hidden.shape[2]
+
+    @property
+    def num_links(self) -> int:
+        """Links that an engram has at most, N."""
+        return self.partner.shape[2]
 
     @property
     def valid(self) -> Tensor:
@@ -188,7 +206,14 @@ class EpisodicState(RowState):
         count = kept.sum(dim=1)
         order = torch.argsort((~kept).to(torch.int8), dim=1, stable=True)
         changed = {name: take(value, order) for name, value in self._of_engrams().items()}
-        return self.from_tensors({**self.tensors(), **changed, "count": count}).trimmed()
+        return self.from_tensors({**self.tensors(), **changed, "count": count}).trimmed()._unlinked()
+
+    def _unlinked(self) -> Self:
+        """Return it without links to engrams that are gone."""
+        if not self.num_links or not self.width:
+            return self
+        _, there = columns_of(self.partner, self.position, self.valid)
+        return replace(self, strength=self.strength * there)
 
     def trimmed(self) -> Self:
         """Return it without columns that no row needs; looked up on the host, so not in a compiled graph."""
@@ -220,7 +245,7 @@ class EpisodicState(RowState):
     def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Self:
         """As `RowState.to`; what counts attention stays float32."""
         moved = super().to(device, dtype)
-        held = {name: getattr(self, name).to(moved.count.device) for name in ("usage", "score")}
+        held = {name: getattr(self, name).to(moved.count.device) for name in COUNTED}
         return self.from_tensors({**moved.tensors(), **held})
 
     def __getitem__(self, rows: int | slice | Sequence[int] | Tensor) -> Self:

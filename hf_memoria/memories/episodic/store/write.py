@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_memoria.memories.episodic.store.keep import KeepPolicy, kept_engrams
+from hf_memoria.memories.episodic.store.links import fire
 from hf_memoria.memories.episodic.store.state import NO_ID, EpisodicState, Scorer, take
 
 
@@ -49,7 +50,7 @@ def write_segment(
         scorer: what tells the attention to be expected, where the policy asks for it.
     """
     alive = segment.real.any(dim=1)
-    used = _after_use(state, attention, alive, policy)
+    used = fire(_after_use(state, attention, alive, policy), attention, alive)
     ids = _compact_ids(segment)
     used = replace(used, ids=_with_next_ids(used, ids, alive))
     new = _new_engrams(state, segment, ids, policy)
@@ -155,6 +156,8 @@ def _new_engrams(state: EpisodicState, segment: Segment, ids: Tensor, policy: Ke
             "source": filled + state.document.unsqueeze(1),
             "usage": nothing,
             "score": nothing + start,
+            "partner": state.partner.new_zeros(rows, length, state.num_links),
+            "strength": state.strength.new_zeros(rows, length, state.num_links),
             "count": real.sum(dim=1),
         }
     )

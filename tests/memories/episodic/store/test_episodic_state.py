@@ -65,6 +65,41 @@ def test_passages_are_what_stood_side_by_side_in_one_document():
     assert state.passages(1) == [Passage(8, 0, [5, 6]), Passage(8, 3, [53])]
 
 
+def linked(links=2):
+    """A row of five positions, of which 1, 3 and 4 fired together, and a row of one."""
+    state = EpisodicState.empty(2, 4, num_links=links)
+    real = torch.tensor([[True] * 5, [True] + [False] * 4])
+    segment = Segment(real=real, ids=torch.arange(10).reshape(2, 5))
+    state = write_segment(state, segment, torch.zeros(2, 0), KeepPolicy())
+    paid = torch.tensor([[0.0, 0.5, 0.0, 1.0, 2.0], [1.0, 0.0, 0.0, 0.0, 0.0]])
+    nothing = Segment(real=real & (torch.arange(5) < 1), ids=segment.ids + 20)
+    return write_segment(state, nothing, paid, KeepPolicy())
+
+
+def links_of(state, row):
+    """Of a row, the strength of each link by the positions that it is between."""
+    return {
+        (int(state.position[row, m]), partner): strength
+        for m in range(int(state.count[row]))
+        for partner, strength in zip(state.partner[row, m].tolist(), state.strength[row, m].tolist(), strict=True)
+        if strength > 0
+    }
+
+
+def test_links_follow_engrams_and_go_with_them():
+    state = linked()
+    every = {(1, 3): 0.5, (3, 1): 0.5, (1, 4): 1.0, (4, 1): 1.0, (3, 4): 2.0, (4, 3): 2.0}
+    assert links_of(state, 0) == every
+    assert links_of(state, 1) == {}
+    left = state.keep_where(state.valid & (state.position != 3))
+    assert links_of(left, 0) == {(1, 4): 1.0, (4, 1): 1.0}
+    turned = EpisodicState.cat([state[[1, 0]], left])
+    assert [links_of(turned, row) for row in range(4)] == [{}, every, {(1, 4): 1.0, (4, 1): 1.0}, {}]
+    assert links_of(state.reset(torch.tensor([True, False])), 0) == {}
+    assert state.to(torch.bfloat16).strength.dtype == torch.float32
+    assert links_of(linked(links=1), 0) == {(3, 4): 2.0, (4, 3): 2.0}  # two fire, and each keeps one link
+
+
 def test_moving_changes_vectors_and_no_counts():
     state = state_of(3, 2).to(torch.bfloat16)
     assert state.data.dtype == torch.bfloat16

@@ -56,19 +56,32 @@ def expected(row):
     return [([*e.ids, e.behind], e.position, e.segment, e.source) for e in row.engrams]
 
 
+def same_links(state, number, row):
+    """Whether a row of a state has the links that the naive one has."""
+    for m, engram in enumerate(row.engrams):
+        partners, strengths = state.partner[number, m].tolist(), state.strength[number, m].tolist()
+        links = {place: strength for place, strength in zip(partners, strengths, strict=True) if strength > 0}
+        assert links == pytest.approx(engram.links, rel=1e-4)
+    return True
+
+
 @pytest.mark.parametrize("window", [1, 3])
 @pytest.mark.parametrize("name", POLICIES)
 def test_over_a_long_run_it_holds_what_the_naive_one_holds(name, window):
-    policy, rows, length = POLICIES[name], 4, 6
+    policy, rows, length, links = POLICIES[name], 4, 6, 3 if window > 1 else 0
     chance = random.Random(7)
-    state = EpisodicState.empty(rows, 8, window=window)
-    naive = [NaiveRow(window) for _ in range(rows)]
+    state = EpisodicState.empty(rows, 8, window=window, num_links=links)
+    naive = [NaiveRow(window, links=links) for _ in range(rows)]
     generator, forgotten = torch.Generator().manual_seed(3), 0
+    wired = 0
     for step in range(60):
         if step and chance.random() < 0.15:
             ends = torch.tensor([chance.random() < 0.4 for _ in range(rows)])
             state = state.reset(ends)
-            naive = [NaiveRow(window) if ended else row for row, ended in zip(naive, ends.tolist(), strict=True)]
+            naive = [
+                NaiveRow(window, links=links) if ended else row
+                for row, ended in zip(naive, ends.tolist(), strict=True)
+            ]
         real = torch.rand(rows, length, generator=generator) < chance.choice([0.2, 0.7, 1.1])
         ids = torch.randint(0, 50, (rows, length), generator=generator)
         paid = torch.rand(rows, state.width, generator=generator) * (torch.rand(rows, state.width) < 0.5)
@@ -85,14 +98,17 @@ def test_over_a_long_run_it_holds_what_the_naive_one_holds(name, window):
                 int(source[number]),
             )
             assert held(state, number) == expected(row), step
+            assert same_links(state, number, row)
             assert int(state.step[number]) == row.step
             assert int(state.positions[number]) == len(row.read)
             usage = torch.tensor([engram.usage for engram in row.engrams])
             torch.testing.assert_close(state.usage[number, : len(usage)], usage)
             score = torch.tensor([engram.score for engram in row.engrams])
             torch.testing.assert_close(state.score[number, : len(score)], score)
+        wired += int((state.strength > 0).sum())
         forgotten += int((before.count + real.sum(1) - state.count).sum())
     assert (forgotten > 0) == (name != "unbounded")
+    assert (wired > 0) == (links > 0)
 
 
 def test_vectors_follow_their_engrams():
