@@ -92,6 +92,16 @@ def test_a_cache_takes_it_where_reading_begins_and_then_has_its_own():
         model.generate(**segment, past_key_values=MemoriaCache(model.config), source=6, max_new_tokens=2)
 
 
+@torch.no_grad()
+def test_compiled_they_are_the_same():
+    torch.compiler.reset()
+    model, segments = episodic(), tiny_segments("GPT2", steps=3)
+    memory = read_all(model, segments[:2])[-1].memory
+    source = torch.tensor([3, 4])
+    compiled = torch.compile(model, backend="eager", fullgraph=True)(**segments[2], memory=memory, source=source)
+    assert compiled.memory.sources(1) == model(**segments[2], memory=memory, source=source).memory.sources(1)
+
+
 def test_bad_ids_are_refused():
     model, (segment,) = episodic(), tiny_segments("GPT2", steps=1)
     expected = r"source must be an integer of at least 0 or an integer tensor of shape \[2\]"
