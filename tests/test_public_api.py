@@ -181,7 +181,7 @@ def test_signatures_that_others_build_on():
     }
     assert list(inspect.signature(hf_memoria.wrap).parameters) == ["model", "memory", "attention"]
     parameters = inspect.signature(hf_memoria.segment_documents).parameters
-    assert list(parameters) == ["dataset", "tokenizer", "segment_length", "lanes"]
+    assert list(parameters) == ["dataset", "tokenizer", "segment_length", "lanes", "source_column"]
     assert parameters["lanes"].kind is inspect.Parameter.KEYWORD_ONLY
     assert list(inspect.signature(hf_memoria.load_memory).parameters) == ["path", "model", "device"]
     assert list(inspect.signature(hf_memoria.save_memory).parameters) == ["state", "path", "config"]

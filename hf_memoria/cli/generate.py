@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer, set_
 
 from hf_memoria.cli.command import Command, finding
 from hf_memoria.cli.text import REMEDY, decode_text
+from hf_memoria.memories.interface import system_of
 from hf_memoria.models import MemoriaMixin, load_memory, save_memory
 
 EXAMPLES = """\
@@ -57,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
     output = model.generate(**inputs, **_settings(args, model), streamer=TextStreamer(tokenizer, skip_prompt=True))
     if args.save_memory:
         save_memory(output.memory, args.save_memory, model.config)
-        print(f"what is remembered is in {args.save_memory}: {output.memory}", file=sys.stderr)
+        holds = system_of(model.config.memory).holds
+        print(f"what is remembered is in {args.save_memory}, which holds {holds}: {output.memory}", file=sys.stderr)
     return 0
 
 

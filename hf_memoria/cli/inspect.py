@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_memoria.cli.command import Command
+from hf_memoria.cli.inspect_contents import Decode, contents_as_text, contents_of, decoder_for
 from hf_memoria.cli.inspect_traces import inspect_traces, trace_folders, traces_as_text
 from hf_memoria.memories.interface import State, system_of_state
 from hf_memoria.memories.shared.state_files import read_state
@@ -18,9 +19,8 @@ EXAMPLES = """\
   hf-memoria inspect out                          # of traces: measures, plots and a page, into out/inspection
   hf-memoria inspect runs --output_dir shown      # several runs in a folder, one beside the other
   hf-memoria inspect out --row 0                  # one lane alone
-  hf-memoria inspect memory.safetensors --json"""
-
-"""What is told of each row; lifespan, age and firings as least / median / most."""
+  hf-memoria inspect memory.safetensors --json
+  hf-memoria inspect memory.safetensors --tokenizer openai-community/gpt2   # the text of an episodic memory"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--row", type=int, help="only this row of a batch, which is a lane of a run")
     told = "only this run, where traces of several lie in one folder; the error says which are there"
     parser.add_argument("--run", metavar="NAME", help=told)
+    told = (
+        "a folder or a name on the Hub, to show the text where a memory holds its ids (default: one beside the file)"
+    )
+    parser.add_argument("--tokenizer", metavar="NAME", help=told)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -40,7 +44,9 @@ def run(args: argparse.Namespace) -> int:
     traces = trace_folders(args.path)
     if args.run is not None and not traces:
         raise ValueError(f"--run is for a folder with traces; {args.path} has none.")
-    summaries = {str(path): _of_row(summarise(*read_state(path)), args.row) for path in _memory_files(args, traces)}
+    files = _memory_files(args, traces)
+    decode = decoder_for(args.tokenizer, args.path) if files else None
+    summaries = {str(path): _of_row(summarise(*read_state(path), decode), args.row) for path in files}
     output = args.output_dir or args.path / "inspection"
     shown = inspect_traces(traces, args.path, output, args.row, args.run) if traces else {}
     if args.json:
@@ -71,18 +77,20 @@ def _of_row(summary: dict[str, Any], row: int | None) -> dict[str, Any]:
         return summary
     if not 0 <= row < len(rows):
         raise ValueError(f"--row must be from 0 to {len(rows) - 1}; got {row}.")
-    return {**summary, "rows": [rows[row]]}
+    return {**summary, "rows": [rows[row]], "contents": [summary["contents"][row]]}
 
 
-def summarise(state: State, made_with: dict[str, Any] | None) -> dict[str, Any]:
-    """Return what a state holds, as plain JSON."""
-    summary = {
+def summarise(state: State, made_with: dict[str, Any] | None, decode: Decode | None = None) -> dict[str, Any]:
+    """Return what a state holds, as plain JSON; `decode` makes text of ids."""
+    system, rows = system_of_state(state), range(state.batch_size)
+    return {
         "made_with": made_with,
         "hidden_size": state.hidden_size,
         "dtype": str(state.data.dtype).removeprefix("torch."),
+        "holds": system.holds,
+        "rows": [system.summary(state, row) for row in rows],
+        "contents": [contents_of(state, row, decode) for row in rows],
     }
-    system = system_of_state(state)
-    return {**summary, "rows": [system.summary(state, row) for row in range(state.batch_size)]}
 
 
 def as_text(summary: dict[str, Any]) -> str:
@@ -93,7 +101,8 @@ def as_text(summary: dict[str, Any]) -> str:
     table = [columns, *([_cell(row[name]) for name in columns] for row in summary["rows"])]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
-    return "\n".join([head, f"made with: {made_with or 'not said'}", *lines])
+    told = [f"made with: {made_with or 'not said'}", f"holds {summary['holds']}"]
+    return "\n".join([head, *told, *lines, *contents_as_text(summary["contents"])])
 
 
 def _cell(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -56,21 +56,25 @@ class MemoriaCache(DynamicCache):
         self.row_ends: Any = None
 
     @torch.compiler.disable
-    def start_from(self, memory: Any, reset_memory: Any, starting_state: Callable[[Any, Any], Any]) -> None:
-        """Take the state that a forward was given; one that goes on needs none, its own is held against the batch.
+    def start_from(self, given: Mapping[str, Any], starting_state: Callable[[Mapping[str, Any]], Any]) -> None:
+        """Take the state that a forward starts from; one that goes on has its own, which is held against the batch.
+
+        Args:
+            given: what the forward was given of `memory`, `reset_memory` and `source`, each by its name or None.
+            starting_state: from these to the state.
 
         Raises:
-            ValueError: if it goes on and a state was given all the same.
+            ValueError: if it goes on and was given any of them all the same.
         """
         if self.seen == 0:
-            state = starting_state(self.memory if memory is None else memory, reset_memory)
+            state = starting_state({**given, "memory": self.memory if given["memory"] is None else given["memory"]})
             self.memory, self.real = state, torch.zeros(state.batch_size, 0, dtype=torch.bool)
             self.left = {}
             return
-        for name, value in (("memory", memory), ("reset_memory", reset_memory)):
+        for name, value in given.items():
             if value is not None:
                 raise ValueError(f"{name} must be None with a MemoriaCache that is in use: it has its own memory.")
-        starting_state(self.memory, None)
+        starting_state({**given, "memory": self.memory})
 
     @property
     def filled(self) -> Tensor:

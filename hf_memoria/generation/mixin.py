@@ -21,9 +21,10 @@ class MemoriaGenerationMixin(_GenerationMixin):
     """`GenerationMixin` of a model with memory; it stands where a family's class lists that one.
 
     `generate()` takes any prompt and any number of new tokens: its KV cache holds one segment of
-    `config.segment_length` tokens at a time. It takes two arguments more, `memory`, the state to start from (a new
-    segment begins), and `reset_memory`. With `return_dict_in_generate=True` the output has a `memory` with a row for
-    each of its `sequences`, which has read all of them, the last token and the unfinished segment included.
+    `config.segment_length` tokens at a time. It takes three arguments more, `memory`, the state to start from (a new
+    segment begins), `reset_memory`, and `source`, the documents that prompt and continuation belong to. With
+    `return_dict_in_generate=True` the output has a `memory` with a row for each of its `sequences`, which has read all
+    of them, the last token and the unfinished segment included.
 
     Raises:
         TypeError, ValueError: from `generate`, if the state does not fit the batch, and for what a memory cannot do:
@@ -52,8 +53,8 @@ class MemoriaGenerationMixin(_GenerationMixin):
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **model_kwargs: Any
     ) -> tuple[Any, dict[str, Any]]:
         if self._ends_segments and model_kwargs.get("past_key_values") is None:
-            given = model_kwargs.pop("memory", None), model_kwargs.pop("reset_memory", None)
-            state = self.starting_state(*given, input_ids)
+            given = {name: model_kwargs.pop(name, None) for name in ("memory", "reset_memory", "source")}
+            state = self.starting_state(**given, like=input_ids)
             rows = torch.arange(state.batch_size).repeat_interleave(expand_size)
             model_kwargs["memory"] = state if expand_size == 1 else state[rows]
         expanded: tuple[Any, dict[str, Any]] = super()._expand_inputs_for_generation(

@@ -56,7 +56,7 @@ def check_given_cache(config: Any, model_kwargs: dict[str, Any]) -> None:
             f"past_key_values must be a MemoriaCache or None with memory; got {type(cache).__name__}, in which no "
             "segment ends."
         )
-    for name in ("memory", "reset_memory"):
+    for name in ("memory", "reset_memory", "source"):
         if model_kwargs.get(name) is not None:
             raise ValueError(f"{name} must be None with past_key_values: a MemoriaCache has its own memory.")
     if config.use_cache is False:

@@ -43,7 +43,8 @@ def push_to_hub(
         repo_id: `user/name`; it is made if it is not there.
         processor: its tokenizer or image processor.
         memory: a state to push as `memory.safetensors`. It holds representations of the text that was read, the
-            training text among it, so it is only pushed if it is given here.
+            training text among it, and of an episodic memory the text itself, so it is only pushed if it is given
+            here, and the card says what it holds.
         results: of an evaluation: a recipe's `results.json` or what it holds, or Trainer's metrics.
         plot: a picture for the card.
         remote_code: whether it is to load where hf_memoria is not installed; see `export_remote_code`.

@@ -20,6 +20,7 @@ from hf_memoria.backbones.warnings_once import learns, note_carried, note_empty_
 from hf_memoria.generation.cache import MemoriaCache
 from hf_memoria.generation.segments import read_in_segments
 from hf_memoria.memories.interface import system_of
+from hf_memoria.memories.shared.contents import of_documents
 from hf_memoria.memories.shared.losses import with_zero_loss
 from hf_memoria.memories.shared.outputs import with_memory
 from hf_memoria.memories.shared.rows import row_mask
@@ -31,7 +32,7 @@ from hf_memoria.models.gguf import load_gguf
 from hf_memoria.models.lengths import check_length
 from hf_memoria.models.own_code import NotCopied
 
-OWN_ARGUMENTS = ("memory", "reset_memory")
+OWN_ARGUMENTS = ("memory", "reset_memory", "source")
 
 
 def _from_pretrained(cls: Any, name: Any, *args: Any, **kwargs: Any) -> Any:
@@ -45,11 +46,15 @@ def _from_pretrained(cls: Any, name: Any, *args: Any, **kwargs: Any) -> Any:
 class MemoriaMixin(NotCopied, AttendsByChoice):
     """A stock model whose blocks read a memory; list it before the stock class.
 
-    `forward` takes two arguments more, `memory` (the state after the previous segment, or None for new lanes) and
-    `reset_memory` (bool `[B]`, true where a row starts a new document), and its output has one field more, `memory`,
-    the state after this segment, detached. The model itself keeps nothing between calls. A forward that continues a
-    filled KV cache reads memory and leaves it as it was, since its segment is not over; one with a `MemoriaCache` ends
-    segments by itself, and its `memory` is what has been written so far.
+    `forward` takes three arguments more, `memory` (the state after the previous segment, or None for new lanes),
+    `reset_memory` (bool `[B]`, true where a row starts a new document) and `source` (ids of the documents, an integer
+    or int `[B]`, 0 for none; a row keeps its own until it is given another or reset), and its output has one field
+    more, `memory`, the state after this segment, detached. The model itself keeps nothing between calls. A forward
+    that continues a filled KV cache reads memory and leaves it as it was, since its segment is not over; one with a
+    `MemoriaCache` ends segments by itself, and its `memory` is what has been written so far.
+
+    What an episodic memory keeps knows its source, and `state.forget(source)` removes it. Other memories keep no
+    sources: they leave a tensor of them unheeded, which batches bring, and refuse a number.
 
     Raises:
         TypeError, ValueError: from `forward`, if state and batch do not agree.
@@ -89,7 +94,14 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
             self.post_init()
         self.base_model.register_forward_hook(leave, always_call=True)
 
-    def forward(self, *args: Any, memory: Any = None, reset_memory: Tensor | None = None, **kwargs: Any) -> Any:
+    def forward(
+        self,
+        *args: Any,
+        memory: Any = None,
+        reset_memory: Tensor | None = None,
+        source: int | Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """Run the stock forward over one segment, reading and writing memory; see the class."""
         kwargs.update(zip(self._forward_names, args, strict=False))
         call = call_of(self)  # type: ignore[arg-type]
@@ -99,6 +111,7 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
         if self.config.memory is None:
             if memory is not None:
                 raise ValueError("memory must be None for a model whose config.memory is None; got a state.")
+            of_documents(None, source, "a model whose config.memory is None", self._main_input(kwargs))
             return self._run_stock(with_zero_loss(super().forward), kwargs)  # type: ignore[misc]
         if not self._reads_memory:
             raise ValueError(
@@ -106,7 +119,7 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
                 "wrap(model, memory=...) gives a model a memory."
             )
         return_dict = kwargs.pop("return_dict", None)
-        output = self._forward_segment(memory, reset_memory, kwargs)
+        output = self._forward_segment(memory, reset_memory, source, kwargs)
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
     def _run_stock(self: Any, stock_forward: Any, kwargs: dict[str, Any]) -> Any:
@@ -123,8 +136,10 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
         replayed = ReplayedCheckpoint(gradient_checkpointing_func)
         super()._set_gradient_checkpointing(enable, replayed, *args, **kwargs)  # type: ignore[misc]
 
-    def starting_state(self, memory: Any, reset_memory: Tensor | None, like: Tensor) -> Any:
-        """Return the state that a segment of the batch `like` starts from.
+    def starting_state(
+        self, memory: Any, reset_memory: Tensor | None, like: Tensor, source: int | Tensor | None = None
+    ) -> Any:
+        """Return the state that a segment of the batch `like` starts from, in which its documents are known.
 
         Raises:
             TypeError, ValueError: if state and batch do not agree.
@@ -132,23 +147,27 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
         system, rows = system_of(self.config.memory), like.shape[0]
         of_model = torch.empty(0, device=like.device, dtype=self.dtype)  # type: ignore[attr-defined]
         reset = None if reset_memory is None else row_mask("reset_memory", reset_memory, rows, like.device)
-        return starting_state(
+        state = starting_state(
             system.empty(self.config, rows, of_model) if memory is None else memory,
             reset,
             state_class=system.state_class,
             sizes={"batch_size": rows, **system.sizes(self.config)},
             like=of_model,
         )
+        return of_documents(state, source, f"a memory of kind {self.config.memory.kind!r}", like)
 
-    def _forward_segment(self, memory: Any, reset_memory: Tensor | None, kwargs: dict[str, Any]) -> ModelOutput:
+    def _forward_segment(
+        self, memory: Any, reset_memory: Tensor | None, source: int | Tensor | None, kwargs: dict[str, Any]
+    ) -> ModelOutput:
         like, cache = self._main_input(kwargs), kwargs.get("past_key_values")
         if isinstance(cache, MemoriaCache):
-            cache.start_from(memory, reset_memory, lambda state, reset: self.starting_state(state, reset, like))
+            given = {"memory": memory, "reset_memory": reset_memory, "source": source}
+            cache.start_from(given, lambda given: self.starting_state(**given, like=like))
             output = read_in_segments(self, super().forward, cache, like, kwargs)  # type: ignore[misc]
             return with_memory(output, cache.memory)
         check_length(self, like, kwargs, carried=memory is not None or reset_memory is not None)
         self._note_start(memory)
-        state = self.starting_state(memory, reset_memory, like)
+        state = self.starting_state(memory, reset_memory, like, source)
         stock_forward = with_zero_loss(super().forward)  # type: ignore[misc]
         read: ModelOutput = system_of(self.config.memory).read(self, stock_forward, state, kwargs)
         return read

@@ -38,7 +38,7 @@ class MemoriaCallback(TrainerCallback, ExportableState):
 
     Args:
         push_memory: whether pushes carry the memory: `memory.safetensors`, and all of it in pushed checkpoints. It
-            holds representations of the training text.
+            holds representations of the training text, and of an episodic memory the text itself.
 
     Attributes:
         checkpoint: folder that training resumes from, if it is not where it was saved; `MemoriaTrainerMixin` sets it.

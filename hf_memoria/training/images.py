@@ -15,6 +15,7 @@ import torch
 from datasets import Array4D, Dataset, DatasetInfo, Image
 from torch import Tensor
 
+from hf_memoria.memories.shared.contents import NO_SOURCE
 from hf_memoria.memories.shared.losses import IGNORED
 from hf_memoria.training.lanes import LaneLayout, assign_lanes, record_layout
 from hf_memoria.training.pictures import array_as_picture, check_pictures, decoded, mode_of, naming
@@ -50,8 +51,9 @@ def segment_images(
         lanes: number of lanes.
 
     Returns:
-        A dataset of pixel_values (float `[C, H, W]`), labels (an int; missing where `dataset` has none) and
-        reset_memory (a bool, True at the first image of a stream). `lane_layout` reads its lanes back.
+        A dataset of pixel_values (float `[C, H, W]`), labels (an int; missing where `dataset` has none),
+        reset_memory (a bool, True at the first image of a stream) and source (an int, the place of the stream in
+        `dataset`, counted from 1; 0 for a blank image). `lane_layout` reads its lanes back.
 
     Raises:
         TypeError: `dataset`, `image_processor`, a column or a number is of the wrong type.
@@ -105,7 +107,7 @@ class ImageSegments(torch.utils.data.Dataset):
     @property
     def column_names(self) -> list[str]:
         """Names of the columns of a row."""
-        return ["pixel_values", *(["labels"] if self._label else []), "reset_memory"]
+        return ["pixel_values", *(["labels"] if self._label else []), "reset_memory", "source"]
 
     def __len__(self) -> int:
         return len(self._plan) * max(int(ends[-1]) for ends in self._ends)
@@ -117,10 +119,10 @@ class ImageSegments(torch.utils.data.Dataset):
         ends = self._ends[lane]
         place = int(np.searchsorted(ends, step, side="right"))
         if place == len(ends):
-            return self._row(self._blank, IGNORED, True)
+            return self._row(self._blank, IGNORED, True, NO_SOURCE)
         frame = step - (int(ends[place - 1]) if place else 0)
         stream = int(self._plan[lane][place])
-        return self._row(self._pixels(stream, frame), self._label_of(stream, frame), frame == 0)
+        return self._row(self._pixels(stream, frame), self._label_of(stream, frame), frame == 0, stream + 1)
 
     def fingerprint(self) -> str:
         """Return a fingerprint of the lanes, and of the first image and label of some streams."""
@@ -145,9 +147,9 @@ class ImageSegments(torch.utils.data.Dataset):
         # The path itself may be another on another machine.
         return Path(found["path"]).read_bytes() if Path(found["path"]).is_file() else b""
 
-    def _row(self, pixels: Tensor, label: int, first: bool) -> dict[str, Any]:
+    def _row(self, pixels: Tensor, label: int, first: bool, source: int) -> dict[str, Any]:
         labels = {"labels": label} if self._label else {}
-        return {"pixel_values": pixels, **labels, "reset_memory": first}
+        return {"pixel_values": pixels, **labels, "reset_memory": first, "source": source}
 
     def _label_of(self, stream: int, frame: int) -> int:
         if self._label is None:

@@ -13,16 +13,18 @@ FEATURES = Features(
     labels=List(Value("int32")),
     shift_labels=List(Value("int32")),
     reset_memory=Value("bool"),
+    source=Value("int64"),
 )
 """Columns of segmented documents."""
 
 
-def segment_row(ids: list[int], first: bool, segment_length: int, pad: int) -> dict[str, Any]:
+def segment_row(ids: list[int], first: bool, source: int, segment_length: int, pad: int) -> dict[str, Any]:
     """Return the columns of a segment, padded on the right.
 
     Args:
         ids: its tokens and, where the document goes on, the next one, which its last position predicts.
         first: whether a document begins here.
+        source: id of the document.
         segment_length: positions of a row.
         pad: id that fills it up.
     """
@@ -34,7 +36,36 @@ def segment_row(ids: list[int], first: bool, segment_length: int, pad: int) -> d
         "labels": read + [IGNORED] * empty,
         "shift_labels": targets + [IGNORED] * (segment_length - len(targets)),
         "reset_memory": first,
+        "source": source,
     }
+
+
+def check_source_column(name: str, columns: list[str] | None) -> None:
+    """Refuse a column for the ids of documents that there is not; `columns` are those there are, if known.
+
+    Raises:
+        ValueError: naming them.
+    """
+    if columns is not None and name not in columns:
+        raise ValueError(
+            f"segment_documents: `source_column` must name a column of `dataset`, its columns are {columns}; got "
+            f"{name!r}."
+        )
+
+
+def checked_source(source: Any, column: str) -> int:
+    """Return the id of a document that a column gave.
+
+    Raises:
+        TypeError: if it is no integer.
+        ValueError: if it is below 1: 0 stands for no document.
+    """
+    told = f"segment_documents: column {column!r} must hold the ids of documents, integers of at least 1"
+    if not isinstance(source, int) or isinstance(source, bool):
+        raise TypeError(f"{told}; got {source!r}.")
+    if not 1 <= source < 2**63:
+        raise ValueError(f"{told}; got {source}.")
+    return source
 
 
 def ids_of_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

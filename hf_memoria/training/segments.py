@@ -13,6 +13,7 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDa
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
+from hf_memoria.memories.shared.contents import NO_SOURCE
 from hf_memoria.training import rows
 from hf_memoria.training.lanes import LaneLayout, assign_lanes, record_layout
 from hf_memoria.training.rows import FEATURES, ids_of_texts, segment_row
@@ -28,6 +29,7 @@ def segment_documents(
     *,
     segment_length: int,
     lanes: int,
+    source_column: str | None = None,
 ) -> Dataset | SegmentStream:
     """Cut documents into segments, laid out over lanes so that a sequential sampler keeps every lane contiguous.
 
@@ -36,6 +38,11 @@ def segment_documents(
     the batch size per device times the number of processes. Lanes that end early are filled up with rows that are all
     padding. No token is dropped; empty documents are left out. A document is empty whose ids are those of an empty
     text, also where the tokenizer puts a [CLS] or the like into it.
+
+    `source` is the id of a row's document. An episodic memory keeps it with all that it writes of the document, and
+    `state.forget(source)` removes that. It is what `source_column` says, else the document's place in `dataset`,
+    counted from 1; in a stream the place in all that was read, so that one that is repeated gives other ids each time.
+    Rows that are all padding have 0.
 
     Documents can be shuffled, split and filtered before; rows stay as they are, since `MemoriaCallback` refuses lanes
     that are torn. Whole steps can be cut off at the end, `select(range(n))` with n a multiple of `lanes`.
@@ -53,36 +60,39 @@ def segment_documents(
         tokenizer: turns text into ids, with the special tokens that it adds by default. Its pad token fills up rows.
         segment_length: positions of every row.
         lanes: number of lanes.
+        source_column: name of the column with the documents' own ids, integers of at least 1; None counts documents.
 
     Returns:
-        Columns input_ids, attention_mask, labels, shift_labels (each [segment_length]) and reset_memory (a bool, True
-        at the first segment of a document). `lane_layout` reads the two numbers back from the result.
+        Columns input_ids, attention_mask, labels, shift_labels (each [segment_length]), reset_memory (a bool, True
+        at the first segment of a document) and source (an int). `lane_layout` reads the two numbers back from the
+        result.
 
     Raises:
         TypeError: `dataset`, `tokenizer`, a column or a number is of the wrong type.
         ValueError: a column is missing, a document is None, there is no token, there are fewer documents than lanes,
-            or a number is below 1.
+            or a number or an id is below 1.
 
     Example:
         >>> documents = Dataset.from_dict({"input_ids": [[1, 2, 3, 4, 5], [6, 7, 8]]})
         >>> segment_documents(documents, segment_length=4, lanes=2)
 
-        step lane | input_ids  | attention_mask | labels                 | shift_labels           | reset_memory
-        0    0    | 1, 2, 3, 4 | 1, 1, 1, 1     | 1, 2, 3, 4             | 2, 3, 4, 5             | True
-        0    1    | 6, 7, 8, 0 | 1, 1, 1, 0     | 6, 7, 8, -100          | 7, 8, -100, -100       | True
-        1    0    | 5, 0, 0, 0 | 1, 0, 0, 0     | 5, -100, -100, -100    | -100, -100, -100, -100 | False
-        1    1    | 0, 0, 0, 0 | 0, 0, 0, 0     | -100, -100, -100, -100 | -100, -100, -100, -100 | False
+        step lane | input_ids  | attention_mask | labels                 | shift_labels           | reset | source
+        0    0    | 1, 2, 3, 4 | 1, 1, 1, 1     | 1, 2, 3, 4             | 2, 3, 4, 5             | True  | 1
+        0    1    | 6, 7, 8, 0 | 1, 1, 1, 0     | 6, 7, 8, -100          | 7, 8, -100, -100       | True  | 2
+        1    0    | 5, 0, 0, 0 | 1, 0, 0, 0     | 5, -100, -100, -100    | -100, -100, -100, -100 | False | 1
+        1    1    | 0, 0, 0, 0 | 0, 0, 0, 0     | -100, -100, -100, -100 | -100, -100, -100, -100 | False | 0
     """
     layout = LaneLayout(lanes=lanes, segment_length=segment_length)
     _check_tokenizer(tokenizer)
     if isinstance(dataset, IterableDataset):
-        return segment_stream(dataset, tokenizer, layout)
+        return segment_stream(dataset, tokenizer, layout, source_column)
     _check_input(dataset, tokenizer)
+    sources = _sources(dataset, source_column)
     tokens = _tokenized(dataset, tokenizer) if tokenizer is not None else dataset.select_columns("input_ids")
     tokens = tokens.with_format("arrow")
     plan = assign_lanes(_token_counts(tokens), layout)
     pad = 0 if tokenizer is None or tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    result = _build(tokens, plan, segment_length, pad)
+    result = _build(tokens, plan, sources, segment_length, pad)
     record_layout(result, layout)
     return result
 
@@ -176,27 +186,48 @@ def _token_counts(tokens: Dataset) -> np.ndarray:
     return np.concatenate(counts)
 
 
-def _build(tokens: Dataset, plan: tuple[np.ndarray, ...], segment_length: int, pad: int) -> Dataset:
+def _sources(dataset: Dataset, column: str | None) -> np.ndarray:
+    """Return the id of each document, int64 [documents]."""
+    if column is None:
+        return np.arange(1, len(dataset) + 1)
+    rows.check_source_column(column, dataset.column_names)
+    ids = dataset.with_format(None)[:][column]
+    return np.array([rows.checked_source(source, column) for source in ids], dtype=np.int64)
+
+
+def _build(
+    tokens: Dataset, plan: tuple[np.ndarray, ...], sources: np.ndarray, segment_length: int, pad: int
+) -> Dataset:
     # The default key of the cache names functions without what they do: rows of an older version would come back.
     code = [inspect.getsource(module) for module in (sys.modules[__name__], rows)]
     return Dataset.from_generator(
         _rows,
         features=FEATURES,
-        gen_kwargs={"tokens": tokens, "plan": plan, "segment_length": segment_length, "pad": pad},
-        fingerprint=Hasher.hash((code, tokens._fingerprint, plan, segment_length, pad)),
+        gen_kwargs={
+            "tokens": tokens,
+            "plan": plan,
+            "sources": sources,
+            "segment_length": segment_length,
+            "pad": pad,
+        },
+        fingerprint=Hasher.hash((code, tokens._fingerprint, plan, sources, segment_length, pad)),
     )
 
 
-def _rows(tokens: Dataset, plan: tuple[np.ndarray, ...], segment_length: int, pad: int) -> Iterator[dict[str, Any]]:
-    filler = segment_row([], False, segment_length, pad)
-    lanes = (_lane(tokens, documents, segment_length, pad) for documents in plan)
+def _rows(
+    tokens: Dataset, plan: tuple[np.ndarray, ...], sources: np.ndarray, segment_length: int, pad: int
+) -> Iterator[dict[str, Any]]:
+    filler = segment_row([], False, NO_SOURCE, segment_length, pad)
+    lanes = (_lane(tokens, documents, sources, segment_length, pad) for documents in plan)
     for step in zip_longest(*lanes, fillvalue=filler):
         yield from step
 
 
-def _lane(tokens: Dataset, documents: np.ndarray, segment_length: int, pad: int) -> Iterator[dict[str, Any]]:
+def _lane(
+    tokens: Dataset, documents: np.ndarray, sources: np.ndarray, length: int, pad: int
+) -> Iterator[dict[str, Any]]:
     for document in documents.tolist():
-        ids = tokens[document]["input_ids"][0].values
-        for start in range(0, len(ids), segment_length):
+        ids, source = tokens[document]["input_ids"][0].values, int(sources[document])
+        for start in range(0, len(ids), length):
             # One more than fits: the last position of a segment predicts the first token of the next.
-            yield segment_row(ids[start : start + segment_length + 1].to_pylist(), start == 0, segment_length, pad)
+            yield segment_row(ids[start : start + length + 1].to_pylist(), start == 0, source, length, pad)

@@ -116,10 +116,11 @@ def _piece(word: int, key: Tensor, value: Tensor, task: LagRecallTask) -> Tensor
 
 def lag_training_rows(task: LagRecallTask, steps: int, lanes: int, generator: torch.Generator) -> Dataset:
     """Return `rows_of_documents` whose only targets are the answers."""
-    return rows_of_documents(task, steps, lanes, generator).map(_only_answers, batched=True)
+    return rows_of_documents(task, steps, lanes, generator).map(answers_alone, batched=True)
 
 
-def _only_answers(batch: dict[str, Any]) -> dict[str, Any]:
+def answers_alone(batch: dict[str, Any]) -> dict[str, Any]:
+    """Return the targets of rows without all that do not answer: what follows the word behind ASK does."""
     ids, targets = (np.array(batch[name], dtype=np.int32) for name in ("input_ids", "shift_labels"))
     asked = np.zeros(ids.shape, dtype=bool)
     asked[:, 1:] = ids[:, :-1] == ASK

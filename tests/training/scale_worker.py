@@ -25,10 +25,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from families import CASES as FAMILY_HEADS
 from families import loss_of, tiny_model, tiny_segments, with_targets
 
+from hf_memoria import EpisodicState
 from hf_memoria.backbones.blocks import blocks_of
 
 STEPS, ROWS = 3, 2
 Batch = dict[str, torch.Tensor]
+ASSOCIATED = {"share_attention": True, "association": "spread", "association_graph": "both"}
 # Family, head, and settings of the memory.
 MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     f"{family} {head}": (family, head, {}) for family, head in FAMILY_HEADS
@@ -47,6 +49,10 @@ EVERY_WAY: dict[str, tuple[str, str, dict[str, Any]]] = {
     "GPT2, memory tokens without encoder": ("GPT2", "ForCausalLM", {"kind": "token", "encoder_layers": 0}),
     "Bert, memory tokens": ("Bert", "ForMaskedLM", {"kind": "token"}),
     "ViT, memory tokens": ("ViT", "ForImageClassification", {"kind": "token"}),
+    "GPT2, episodes": ("GPT2", "ForCausalLM", {"kind": "episodic"}),
+    "Llama, episodes shared and by association": ("Llama", "ForCausalLM", {"kind": "episodic", **ASSOCIATED}),
+    "Bert, episodes": ("Bert", "ForMaskedLM", {"kind": "episodic", "content": ["ids", "hidden"]}),
+    "ViT, episodes": ("ViT", "ForImageClassification", {"kind": "episodic"}),
 }
 MODELS |= EVERY_WAY
 
@@ -101,6 +107,12 @@ def largest_difference(one: dict[str, Any], other: dict[str, Any]) -> float:
     return max((one[name] - other[name]).abs().max().item() for name in one if one[name] is not None)
 
 
+def held(state: Any) -> dict[str, torch.Tensor]:
+    """Return what a state holds: its vectors, or where they are made at the read all that they are made of."""
+    tensors = state.tensors() if isinstance(state, EpisodicState) else {"data": state.data}
+    return {name: value.double() for name, value in tensors.items() if value.numel()}
+
+
 def compare(name: str, way: str) -> dict[str, Any]:
     """Train the same model wrapped on two processes, and alone on the lanes of both."""
     rank, processes = dist.get_rank(), dist.get_world_size()
@@ -117,9 +129,9 @@ def compare(name: str, way: str) -> dict[str, Any]:
     return {
         "losses": max(abs(one - other) for one, other in zip(losses, expected[rank::processes], strict=True)),
         "gradients": largest_difference(gradients, {name: p.grad for name, p in alone.named_parameters()}),
-        "data": largest_difference({"data": states[0].data}, {"data": lanes[rank].data}),
+        "data": largest_difference(held(states[0]), held(lanes[rank])),
         "sharded": any(isinstance(parameter, DTensor) for parameter in model.parameters()),
-        "remembered": int(states[0].data.any(dim=-1).sum()),
+        "remembered": sum(int(value.any(dim=-1).sum()) for value in held(states[0]).values()),
         "weights": largest_difference(weights, alone.state_dict()) if rank == 0 else 0.0,
     }
 

@@ -51,15 +51,16 @@ def test_every_lane_reads_whole_streams_in_order(seed):
             assert torch.equal(row["pixel_values"], torch.tensor(streams[stream][frame]))
             assert row["labels"] == labels[stream][frame]
             assert row["reset_memory"] is (frame == 0)
+            assert row["source"] == stream + 1
         for filler in rows[len(expected) :]:
             assert not filler["pixel_values"].any()
-            assert (filler["labels"], filler["reset_memory"]) == (-100, True)
+            assert (filler["labels"], filler["reset_memory"], filler["source"]) == (-100, True, 0)
 
 
 def test_the_layout_is_recorded():
     segments = segment_images(dataset_of(streams_of([2, 3]), label=[4, 5]), lanes=2)
     assert lane_layout(segments) == LaneLayout(lanes=2, segment_length=1)
-    assert segments.column_names == ["pixel_values", "labels", "reset_memory"]
+    assert segments.column_names == ["pixel_values", "labels", "reset_memory", "source"]
 
 
 def test_one_label_of_a_stream_is_that_of_each_image():
@@ -69,7 +70,7 @@ def test_one_label_of_a_stream_is_that_of_each_image():
 
 def test_streams_without_labels():
     segments = segment_images(dataset_of(streams_of([2, 1])), lanes=2)
-    assert [sorted(segments[row]) for row in range(4)] == [["pixel_values", "reset_memory"]] * 4
+    assert [sorted(segments[row]) for row in range(4)] == [["pixel_values", "reset_memory", "source"]] * 4
 
 
 def test_rows_become_tensors_for_the_model():

@@ -142,7 +142,22 @@ def test_a_filler_has_neither_target_nor_reset():
         "labels": [-100],
         "shift_labels": [-100],
         "reset_memory": False,
+        "source": 0,
     }
+
+
+def test_rows_know_the_place_of_their_document_or_its_own_id():
+    documents = Dataset.from_dict(
+        {"input_ids": [[], [1, 2, 3], [4], [5, 6]], "number": [7, 9, 8, 9], "name": [*"abcd"]}
+    )
+    rows = segment_documents(documents, segment_length=2, lanes=2)
+    assert [(row["input_ids"][0], row["source"]) for row in rows] == [(1, 2), (4, 3), (3, 2), (5, 4)]
+    own = segment_documents(documents, segment_length=2, lanes=2, source_column="number")
+    assert [(row["input_ids"][0], row["source"]) for row in own] == [(1, 9), (4, 8), (3, 9), (5, 9)]
+    with pytest.raises(ValueError, match=r"`source_column` must name a column .*\['input_ids', .*\]; got 'id'"):
+        segment_documents(documents, segment_length=2, lanes=2, source_column="id")
+    with pytest.raises(TypeError, match=r"column 'name' must hold the ids of documents, integers of .* got 'a'"):
+        segment_documents(documents, segment_length=2, lanes=2, source_column="name")
 
 
 def test_segments_of_one_token():
@@ -188,6 +203,7 @@ def test_rows_become_tensors_for_the_model():
     assert {name: tuple(tensor.shape) for name, tensor in batch.items()} == {
         **dict.fromkeys(IDS, (4, 4)),
         "reset_memory": (4,),
+        "source": (4,),
     }
     assert batch["reset_memory"].dtype == torch.bool
     assert cut(EXAMPLE).with_format("torch")[:]["reset_memory"].dtype == torch.bool

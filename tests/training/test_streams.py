@@ -46,6 +46,20 @@ def test_text_is_tokenized_as_it_is_when_held():
     assert list(stream) == segment_documents(held, tokenizer, segment_length=5, lanes=3).to_list()
 
 
+def test_documents_have_their_own_ids_where_a_column_says_so():
+    case = Case(5)
+    held = Dataset.from_dict({"input_ids": case.documents, "number": [100 + n for n in range(len(case.documents))]})
+    sizes = {"segment_length": case.segment_length, "lanes": case.lanes, "source_column": "number"}
+    rows = list(segment_documents(held.to_iterable_dataset(), **sizes))
+    assert rows == segment_documents(held, **sizes).to_list()
+    assert [row["source"] - 99 if row["source"] else 0 for row in rows] == [row["source"] for row in case.rows]
+    zeros = held.map(lambda row: {"zero": 0}).to_iterable_dataset()
+    with pytest.raises(ValueError, match=r"column 'zero' must hold the ids of documents, .* at least 1; got 0"):
+        list(segment_documents(zeros, **{**sizes, "source_column": "zero"}))
+    with pytest.raises(ValueError, match=r"`source_column` must name a column of `dataset`.* got 'nothing'"):
+        segment_documents(held.to_iterable_dataset(), **{**sizes, "source_column": "nothing"})
+
+
 def test_columns_that_a_stream_does_not_know_before_it_is_read():
     case = Case(3)
     documents = IterableDataset.from_generator(lambda: ({"input_ids": ids, "n": 1} for ids in case.documents))
@@ -55,7 +69,8 @@ def test_columns_that_a_stream_does_not_know_before_it_is_read():
 
 def test_the_layout_is_recorded(stream):
     assert lane_layout(stream) == LaneLayout(lanes=4, segment_length=8)
-    assert stream.column_names == ["input_ids", "attention_mask", "labels", "shift_labels", "reset_memory"]
+    columns = ["input_ids", "attention_mask", "labels", "shift_labels", "reset_memory", "source"]
+    assert stream.column_names == columns
 
 
 @pytest.mark.parametrize("seed", [1, 4])

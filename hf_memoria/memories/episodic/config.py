@@ -11,6 +11,10 @@ from hf_memoria.settings import MOST_COUNTED, check_bool, check_count, check_lis
 
 CONTENTS = ("ids", "hidden")
 ASSOCIATIONS = (None, "spread")
+GRAPHS = ("segment", "cofire", "both")
+
+MOST_LINKS = 1024
+"""Links of an engram: of each pair that fires the links of both are looked through."""
 
 MOST_IN_WINDOW = 64
 """Ids of a window: each is embedded at every read."""
@@ -44,8 +48,12 @@ class EpisodicMemoryConfig(MemorySettings):
         usage_decay: of the moving average of an engram's attention, where `keep` is `"learned"`.
         initial_lifespan: segments that an engram lives without attention, where `keep` is `"lifespan"`.
         lifespan_extend_scale: segments of life for one position's whole attention, likewise.
-        association: `"spread"` reads a second time, from what stood in one segment with what the first read found;
-            None does not.
+        association: `"spread"` reads a second time, from what is associated with what the first read found; None does
+            not.
+        association_graph: what that is: `"segment"`, what stood in one segment with it, `"cofire"`, what fired with it
+            (the engrams that one segment read with large weights are wired together, as in Memoria), or `"both"`.
+        association_links: engrams that an engram is wired to at most, the strongest; where the graph is not
+            `"segment"`.
         sink: so many of a document's first positions are always kept and read, where attention is shared.
         gate: `"tanh"` multiplies each separate read by tanh of a learned scalar that starts at zero, so that the
             backbone starts out as itself; None lets the read in from the start.
@@ -63,6 +71,7 @@ class EpisodicMemoryConfig(MemorySettings):
         "read_heads",
         "top_k",
         "association",
+        "association_links",  # a state of another number is told by its size
         "gate",
         "value_ahead",
     )
@@ -83,6 +92,8 @@ class EpisodicMemoryConfig(MemorySettings):
     initial_lifespan: int | float = 9
     lifespan_extend_scale: float = 8.0
     association: str | None = None
+    association_graph: str = "segment"
+    association_links: int = 16
     sink: int = 4
     gate: str | None = "tanh"
     segment_length: int | None = None
@@ -108,6 +119,8 @@ class EpisodicMemoryConfig(MemorySettings):
             "lifespan_extend_scale", self.lifespan_extend_scale, lambda value: 0 <= value <= 2**24, "in [0, 2**24]"
         )
         check_one_of("association", self.association, ASSOCIATIONS)
+        check_one_of("association_graph", self.association_graph, GRAPHS)
+        check_count("association_links", self.association_links, least=1, most=MOST_LINKS)
         check_one_of("gate", self.gate, (None, "tanh"))
         check_count("segment_length", self.segment_length, least=1, optional=True)
         self._check_together()
@@ -119,6 +132,11 @@ class EpisodicMemoryConfig(MemorySettings):
             raise ValueError(
                 f"association must be None without separate_read, whose second read it is; got {self.association!r}."
             )
+        if self.association_graph != "segment" and self.association is None:
+            raise ValueError(
+                "association_graph must be 'segment' without association, whose graph it is; got "
+                f"{self.association_graph!r}. association='spread' reads it."
+            )
         if self.share_layers is not None and not self.share_attention:
             raise ValueError(f"share_layers must be None without share_attention; got {self.share_layers}.")
 
@@ -126,6 +144,11 @@ class EpisodicMemoryConfig(MemorySettings):
     def stores_hidden(self) -> bool:
         """Whether inputs of the reading block are kept."""
         return self.share_attention or (self.separate_read and "hidden" in self.content)
+
+    @property
+    def num_links(self) -> int:
+        """Links of an engram, none where no graph of them is read."""
+        return 0 if self.association_graph == "segment" else self.association_links
 
     def policy(self) -> KeepPolicy:
         """Return what a row keeps."""

@@ -11,7 +11,9 @@ from hf_memoria.memories.episodic.spread_read import SPREADS_TO
 from hf_memoria.memories.episodic.store.state import NO_ID, EpisodicState
 
 
-def read_naively(reader: EpisodicReader, hidden: Tensor, state: EpisodicState, embed: nn.Module) -> Tensor:
+def read_naively(
+    reader: EpisodicReader, hidden: Tensor, state: EpisodicState, embed: nn.Module, graph: str = "segment"
+) -> Tensor:
     """Return the residual stream with what was read; equations in `EpisodicReader`.
 
     Args:
@@ -19,6 +21,7 @@ def read_naively(reader: EpisodicReader, hidden: Tensor, state: EpisodicState, e
         hidden: the residual stream, `[B, T, D]`.
         state: what each row has read.
         embed: the model's embeddings of ids.
+        graph: what the second read goes by, see `EpisodicMemoryConfig.association_graph`.
     """
     rows = []
     for row, stream in enumerate(hidden):
@@ -29,8 +32,8 @@ def read_naively(reader: EpisodicReader, hidden: Tensor, state: EpisodicState, e
         keys = [_made(reader, state, embed, row, m, value=False) for m in engrams]
         values = [_made(reader, state, embed, row, m, value=True) for m in engrams]
         ages = [float(state.step[row] - state.segment[row, m]) for m in engrams]
-        segments = [int(state.segment[row, m]) for m in engrams]
-        rows.append(torch.stack([_read_at(reader, h, keys, values, ages, segments) for h in stream]))
+        associated = [[_associated(state, row, m, n, graph) for n in engrams] for m in engrams]
+        rows.append(torch.stack([_read_at(reader, h, keys, values, ages, associated) for h in stream]))
     return torch.stack(rows)
 
 
@@ -71,7 +74,7 @@ def _read_at(
     keys: list[Tensor],
     values: list[Tensor],
     ages: list[float],
-    segments: list[int],
+    associated: list[list[float]],
 ) -> Tensor:
     query, heads = reader.norm(stream), range(reader.num_heads)
     first = [
@@ -80,7 +83,7 @@ def _read_at(
     ]
     read = reader.output(torch.cat([found for found, _ in first]))
     if reader.spread is not None:
-        drawn = [_drawn_to(m, segments, [weights for _, weights in first]) for m in range(len(keys))]
+        drawn = [_drawn_to(strengths, [weights for _, weights in first]) for strengths in associated]
         bias = [reader.spread.pull[0] * pull for pull in drawn]
         again = [reader.spread.key(_unit_heads(reader, key)) for key in keys]
         other = [reader.spread.value(value) for value in values]
@@ -100,12 +103,22 @@ def _forgotten(reader: EpisodicReader, head: int, age: float) -> Tensor:
     return -F.softplus(reader.forgetting[head, 0, 0]) * torch.log(torch.tensor(1.0 + age))
 
 
-def _drawn_to(m: int, segments: list[int], weights: list[list[Tensor]]) -> Tensor:
+def _associated(state: EpisodicState, row: int, m: int, n: int, graph: str) -> float:
+    strength = 0.0
+    if graph in ("segment", "both") and state.segment[row, m] == state.segment[row, n]:
+        strength += 1.0
+    if graph in ("cofire", "both"):
+        for partner, of_link in zip(state.partner[row, m].tolist(), state.strength[row, m].tolist(), strict=True):
+            if of_link > 0 and partner == int(state.position[row, n]):
+                strength += of_link
+    return strength
+
+
+def _drawn_to(strengths: list[float], weights: list[list[Tensor]]) -> Tensor:
     found = torch.zeros(())
     for of_head in weights:
-        for n, weight in enumerate(of_head):
-            if segments[n] == segments[m]:
-                found = found + weight / len(weights)
+        for strength, weight in zip(strengths, of_head, strict=True):
+            found = found + strength * weight / len(weights)
     return (found + SPREADS_TO).log()
 
 

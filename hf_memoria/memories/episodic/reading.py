@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from hf_memoria.memories.episodic.searched import Bank, Read, Store
 from hf_memoria.memories.episodic.shared_attention import Placed, SharedKeys
+from hf_memoria.memories.episodic.spread_read import LinkedStore
 from hf_memoria.memories.episodic.store import EpisodicState
 from hf_memoria.memories.episodic.store.state import NO_ID
 from hf_memoria.memories.shared.masks import real_positions
@@ -61,9 +62,17 @@ class EpisodicReading:
     kept: dict[Any, Bank] | None = None
 
     @classmethod
-    def of(cls, state: EpisodicState, embed: Any, value_ahead: int, places: Tensor, **others: Any) -> EpisodicReading:
+    def of(
+        cls,
+        state: EpisodicState,
+        embed: Any,
+        value_ahead: int,
+        places: Tensor,
+        graph: str = "segment",
+        **others: Any,
+    ) -> EpisodicReading:
         """Return the reading of segments that start from a state."""
-        return cls(state, store_of(state, value_ahead), embed, places, **others)
+        return cls(state, store_of(state, value_ahead, graph), embed, places, **others)
 
     def real_positions(self, hidden: Tensor) -> Tensor:
         """Return which positions of the segment's hidden states `[B, T, D]` are not padding, bool `[B, T]`."""
@@ -108,17 +117,18 @@ def _paid(weights: Tensor, real: Tensor) -> Tensor:
     return (weights.detach().mean(dim=1) * real.to(weights).unsqueeze(2)).sum(dim=1, dtype=torch.float32)
 
 
-def store_of(state: EpisodicState, value_ahead: int) -> Store:
+def store_of(state: EpisodicState, value_ahead: int, graph: str = "segment") -> Store:
     """Return what is searched of a state, with one column at least: no module has to run on nothing.
 
-    The youngest engram is not read as long as the id behind it, which its value is made of, is not known.
+    With another `graph` than that of segments it has the links of the state. The youngest engram is not read as long
+    as the id behind it, which its value is made of, is not known.
     """
     state = state if state.width else state.widened(1, vectors=())
     valid, ids = state.valid, state.ids
     if value_ahead:
         last = state.position == state.positions.unsqueeze(1) - 1
         valid = valid & ~(last & (ids[..., 0] != NO_ID) & (ids[..., -1] == NO_ID))
-    return Store(
+    store = Store(
         ids=ids,
         embeds=_held(state.embeds, state.width),
         position=state.position,
@@ -129,6 +139,9 @@ def store_of(state: EpisodicState, value_ahead: int) -> Store:
         segment=state.segment,
         valid=valid,
     )
+    if graph == "segment":
+        return store
+    return LinkedStore(**vars(store), partner=state.partner, strength=state.strength, segments=graph == "both")
 
 
 def _held(vectors: Tensor, width: int) -> Tensor | None:

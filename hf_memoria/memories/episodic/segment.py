@@ -32,6 +32,7 @@ def reading_from(
         base.get_input_embeddings(),
         settings.value_ahead,
         (real.cumsum(dim=1) - 1).clamp(min=0) + (begun.unsqueeze(1) if isinstance(begun, Tensor) else begun),
+        settings.association_graph,
         attention_mask=mask,
         stores_hidden=settings.stores_hidden,
         counts_attention=settings.keep in ("learned", "lifespan"),
@@ -52,7 +53,6 @@ def write(
     left: Mapping[str, Tensor],
     real: Tensor,
     paid: Tensor,
-    source: Tensor | None = None,
 ) -> EpisodicState:
     """Return the state after segments.
 
@@ -62,12 +62,9 @@ def write(
         left: what their positions left, see `EpisodicReading.left`.
         real: positions that count, bool `[B, T]`.
         paid: attention that each engram got, float32 `[B, M]`.
-        source: ids of their documents, int64 `[B]`, or None.
     """
     base = model.base_model
-    segment = Segment(
-        real=real, ids=left["ids"] - 1, embeds=left.get("embeds"), hidden=left.get("hidden"), source=source
-    )
+    segment = Segment(real=real, ids=left["ids"] - 1, embeds=left.get("embeds"), hidden=left.get("hidden"))
 
     def expected(state: EpisodicState) -> Tensor:
         score: Tensor = base.memory_keep(base.get_input_embeddings(), state.ids, _or_none(state.embeds))

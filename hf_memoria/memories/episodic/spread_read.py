@@ -1,8 +1,9 @@
-"""A second read, drawn to what fired with what the first one found: association."""
+"""A second read, drawn to what is associated with what the first one found."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -11,15 +12,40 @@ from torch.nn import functional as F
 from hf_memoria.backbones import leave_undecayed
 from hf_memoria.memories.episodic.heads import in_heads, merged
 from hf_memoria.memories.episodic.searched import Bank, Store
+from hf_memoria.memories.episodic.store.columns import columns_of
+from hf_memoria.memories.episodic.store.state import take
 
 SPREADS_TO = 1e-3
-"""What fired with nothing that was found counts as this much, so that its logarithm is finite."""
+"""What is associated with nothing that was found counts as this much, so that its logarithm is finite."""
+
+
+@dataclass(frozen=True)
+class LinkedStore(Store):
+    """A store with links between its engrams.
+
+    Attributes:
+        partner: positions of the engrams that each is linked to, int64 `[B, M, N]`.
+        strength: of these links, float32 `[B, M, N]`; 0 where there is none.
+        segments: whether engrams of one segment are associated as well, as if by links of strength 1.
+    """
+
+    partner: Tensor
+    strength: Tensor
+    segments: bool
+
+    def take(self, columns: Tensor, valid: Tensor) -> LinkedStore:
+        """As `Store.take`."""
+        plain = Store(**{part.name: getattr(self, part.name) for part in fields(Store)}).take(columns, valid)
+        links = {name: take(getattr(self, name), columns) for name in ("partner", "strength")}
+        return LinkedStore(**vars(plain), **links, segments=self.segments)
 
 
 class SpreadRead(nn.Module):
-    """A second read, drawn to what stood in one segment with what the first one found.
+    """A second read, drawn to what is associated with what the first one found.
 
-        s2_tm = tau_h cos(W_q2 N(h_t), K2_m) + gamma log(sum_n w_tn G_nm),  G_nm = 1 for engrams of one segment
+        s2_tm = tau_h cos(W_q2 N(h_t), K2_m) + gamma log(sum_n w_tn G_nm)
+
+    G_nm is 1 for engrams of one segment, or the strength of their link (`store/links.py`), or both added up.
 
     Args:
         hidden_size: D.
@@ -61,18 +87,44 @@ class SpreadRead(nn.Module):
         keys = in_heads(self.key(merged(bank[0])), self.num_heads)
         values = in_heads(self.value(merged(bank[1])), self.num_heads)
         asked = F.normalize(in_heads(self.query(query), self.num_heads), dim=-1)
-        together = fired_together(found.mean(dim=1), store).unsqueeze(1)
-        scores = asked @ F.normalize(keys, dim=-1).transpose(-1, -2) * sharpness + self.pull * together
+        drawn = (self.associated(found.mean(dim=1), store) + SPREADS_TO).log().unsqueeze(1)
+        scores = asked @ F.normalize(keys, dim=-1).transpose(-1, -2) * sharpness + self.pull * drawn
         weights = weigh(scores)
         return self.output(merged(weights @ values)), weights
 
+    def associated(self, found: Tensor, store: Store) -> Tensor:
+        """Return how much of what was found each engram is associated with, `[B, T, M]`.
 
-def fired_together(found: Tensor, store: Store) -> Tensor:
-    """Return the log of what the engrams of each engram's segment were found with, `[B, T, M]`.
+        Args:
+            found: weights of the first read, mean over heads, `[B, T, M]`.
+            store: what was searched.
+        """
+        if not isinstance(store, LinkedStore):
+            return in_segments(found, store)
+        linked = by_links(found, store)
+        return linked + in_segments(found, store) if store.segments else linked
+
+
+def in_segments(found: Tensor, store: Store) -> Tensor:
+    """Return what was found in each engram's segment, `[B, T, M]`, of weights `[B, T, M]`."""
+    # Columns are in the order of positions, so those of a segment are side by side.
+    begins = torch.ones_like(store.segment[:, :1])
+    number = torch.cat([begins, (store.segment.diff(dim=1) != 0).long()], dim=1).cumsum(dim=1) - 1
+    index = number.unsqueeze(1).expand_as(found)
+    return torch.zeros_like(found).scatter_add(2, index, found).gather(2, index)
+
+
+def by_links(found: Tensor, store: LinkedStore) -> Tensor:
+    """Return what was found of each engram's partners, by the strength of their links, `[B, T, M]`.
 
     Args:
-        found: weights of the first read, mean over heads, `[B, T, M]`.
+        found: weights of the first read, `[B, T, M]`; 0 for engrams that may not be read.
         store: what was searched.
     """
-    same = (store.segment.unsqueeze(2) == store.segment.unsqueeze(1)) & store.valid.unsqueeze(1)
-    return (found @ same.to(found.dtype) + SPREADS_TO).log()
+    rows, _, width = found.shape
+    column, there = columns_of(store.partner, store.position, store.valid)
+    table = found.transpose(1, 2).flatten(0, 1)
+    of_row = torch.arange(rows, device=found.device).reshape(rows, 1, 1) * width
+    strength = (store.strength * there).to(table.dtype).flatten(0, 1)
+    summed: Tensor = F.embedding_bag((column + of_row).flatten(0, 1), table, mode="sum", per_sample_weights=strength)
+    return summed.unflatten(0, (rows, width)).transpose(1, 2)

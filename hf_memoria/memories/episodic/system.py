@@ -52,7 +52,9 @@ class EpisodicSystem(SegmentMemory[EpisodicState]):
     def sizes(self, config: Any) -> dict[str, int]:
         """As `MemorySystem.sizes`."""
         own = {"num_layers": num_layers(config)} if stored_layers(config) else {}
-        return {"hidden_size": config.hidden_size, "window": config.memory.key_window, **own}
+        memory: EpisodicMemoryConfig = config.memory
+        sizes = {"hidden_size": config.hidden_size, "window": memory.key_window, "num_links": memory.num_links}
+        return {**sizes, **own}
 
     def empty(self, config: Any, rows: int, like: Tensor) -> EpisodicState:
         """As `MemorySystem.empty`."""
@@ -62,6 +64,7 @@ class EpisodicSystem(SegmentMemory[EpisodicState]):
             embedding_size=embedding_size(config),
             num_layers=num_layers(config),
             window=config.memory.key_window,
+            num_links=config.memory.num_links,
             device=like.device,
             dtype=like.dtype,
         )

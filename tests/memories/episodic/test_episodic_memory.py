@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tokenizers
 import torch
 from families import (
     CASES,
@@ -19,6 +20,7 @@ from families import (
     tiny_segments,
     with_targets,
 )
+from transformers import PreTrainedTokenizerFast
 
 import hf_memoria
 from hf_memoria import EpisodicMemoryConfig, EpisodicState, MemoriaCache, load_memory, save_memory, wrap
@@ -30,6 +32,7 @@ FORMS = {
     "both": {"content": ["ids", "hidden"]},
     "hidden": {"content": ["hidden"], "value_ahead": 0},
     "spread": {"association": "spread"},
+    "cofire": {"association": "spread", "association_graph": "cofire", "association_links": 3},
     "shared": {"separate_read": False, "share_attention": True, "sink": 2},
     "shared-and-read": {
         "share_attention": True,
@@ -166,6 +169,9 @@ def test_generation_past_the_window_is_a_loop_over_segments(family, options, for
             logits.append(one.logits)
     assert torch.equal(output.memory.ids, memory.ids)
     torch.testing.assert_close(output.memory.usage, memory.usage, atol=2e-3, rtol=1e-2)
+    if form == "cofire":
+        assert torch.equal(output.memory.partner, memory.partner)
+        assert bool((memory.strength > 0).any())
     if "do_sample" in options:
         looped = torch.cat(logits, dim=1)
         cached = model(read, past_key_values=MemoriaCache(model.config)).logits
@@ -260,13 +266,51 @@ def test_the_keep_score_learns_what_is_asked_for_and_touches_nothing_else():
 
 def test_inspect_and_the_card_tell_of_it(tmp_path, capsys):
     model = episodic()
-    memory = model(**tiny_segments("GPT2", steps=1)[0]).memory
+    memory = model(**tiny_segments("GPT2", steps=1)[0], source=torch.tensor([5, 0])).memory
     save_memory(memory, tmp_path / "memory.safetensors", model.config)
     assert command_line(["inspect", str(tmp_path / "memory.safetensors"), "--json"]) == 0
     (summary,) = json.loads(capsys.readouterr().out).values()
     assert [row["engrams"] for row in summary["rows"]] == [9, 9]
-    card = str(make_card(model, describe(model, "me/episodic")))
+    assert summary["holds"].startswith("the text itself that was read")
+    passage = {"source": 5, "position": 0, "length": 9, "text": None}
+    assert summary["contents"][0] == {"row": 0, "sources": {"5": 9}, "passages": [passage]}
+    assert command_line(["inspect", str(tmp_path / "memory.safetensors")]) == 0
+    told = capsys.readouterr().out
+    assert "\nholds the text itself that was read" in told
+    assert "row 0, engrams by source: 5 9\nrow 1, engrams by source: none 9\n--tokenizer NAME shows the text" in told
+    card = str(make_card(model, describe(model, "me/episodic", memory_file="memory.safetensors")))
     assert "an episodic memory" in card
+    assert "It holds the text itself that was read" in card
+
+
+def words_tokenizer(folder):
+    """A tokenizer whose words are their ids, with a newline between."""
+    words = {f"w{number}": number for number in range(61)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0"))
+    tokenizer.decoder = tokenizers.decoders.Fuse()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+
+
+def test_inspect_shows_the_text_where_there_is_a_tokenizer(tmp_path, capsys):
+    words_tokenizer(tmp_path / "words")
+    model = episodic(capacity=None, keep="fifo")
+    first, second = tiny_segments("GPT2", steps=2)
+    memory = model(**second, memory=model(**first, source=5).memory, source=6).memory
+    path = tmp_path / "memory.safetensors"
+    save_memory(memory, path, model.config)
+    text = "".join(f"w{token}" for token in second["input_ids"][1].tolist())
+    assert command_line(["inspect", str(path), "--tokenizer", str(tmp_path / "words")]) == 0
+    told = capsys.readouterr().out
+    assert f'row 1, source 6, position 9: "{text}"' in told
+    assert "--tokenizer" not in told
+    assert command_line(["inspect", str(path), "--tokenizer", str(tmp_path / "words"), "--row", "1", "--json"]) == 0
+    (summary,) = json.loads(capsys.readouterr().out).values()
+    assert [passage["text"] for passage in summary["contents"][0]["passages"]][1] == text
+    assert command_line(["inspect", str(path), "--tokenizer", str(tmp_path / "nowhere")]) == 1
+    assert "--tokenizer must be the folder of a tokenizer" in capsys.readouterr().err
+    words_tokenizer(tmp_path)  # beside the file
+    assert command_line(["inspect", str(path)]) == 0
+    assert f'row 1, source 6, position 9: "{text}"' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -279,6 +323,9 @@ def test_inspect_and_the_card_tell_of_it(tmp_path, capsys):
         ({"value_ahead": 2}, "value_ahead must be one of 0, 1; got 2"),
         ({"separate_read": False}, "separate_read or share_attention must be True"),
         ({"share_layers": [1]}, r"share_layers must be None without share_attention; got \[1\]"),
+        ({"association_graph": "words"}, "association_graph must be one of 'segment', 'cofire', 'both'; got 'words'"),
+        ({"association_graph": "both"}, "association_graph must be 'segment' without association.* got 'both'"),
+        ({"association_links": 0}, "association_links must be an integer of at least 1"),
         ({"top_k": 0}, "top_k must be an integer of at least 1"),
         ({"read_heads": 0}, "read_heads must be an integer of at least 1"),
         ({"usage_decay": 1.0}, "usage_decay must be a finite number of at least 0 and below 1"),

@@ -7,6 +7,7 @@ from torch import nn
 from hf_memoria.memories.episodic.naive_reader import read_naively
 from hf_memoria.memories.episodic.reader import EpisodicReader
 from hf_memoria.memories.episodic.reading import store_of, with_hidden
+from hf_memoria.memories.episodic.spread_read import by_links
 from hf_memoria.memories.episodic.store import EpisodicState, KeepPolicy, Segment, write_segment
 
 WIDTH, HEADS, VOCABULARY = 8, 2, 20
@@ -17,6 +18,8 @@ FORMS = {
     "one": {"window": 1, "top_k": 2},
     "spread": {"spreads": True},
     "spread-few": {"spreads": True, "top_k": 3, "gated": True},
+    "cofire": {"spreads": True},
+    "both": {"spreads": True, "top_k": 3},
     "hidden": {"reads_hidden": True},
     "hidden-alone": {"reads_hidden": True, "reads_tokens": False},
 }
@@ -24,7 +27,7 @@ FORMS = {
 
 def random_state(window, ragged, embeds=False, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    state = EpisodicState.empty(3, WIDTH, window=window)
+    state = EpisodicState.empty(3, WIDTH, window=window, num_links=3)
     # Each id once: of two engrams with one key either may be among the best.
     text = torch.rand(3, VOCABULARY, generator=generator).argsort(dim=1)
     for step in range(4):
@@ -35,7 +38,8 @@ def random_state(window, ragged, embeds=False, seed=0):
         hidden = torch.randn(3, 4, 1, WIDTH, generator=generator)
         vectors = torch.randn(3, 4, WIDTH, generator=generator) if embeds and step % 2 else None
         segment = Segment(real=real, ids=None if vectors is not None else ids, embeds=vectors, hidden=hidden)
-        state = write_segment(state, segment, torch.zeros(3, state.width), KeepPolicy())
+        paid = torch.rand(3, state.width, generator=generator)
+        state = write_segment(state, segment, paid, KeepPolicy())
     return state
 
 
@@ -57,13 +61,14 @@ def test_it_reads_what_the_naive_one_reads(form, ragged, embeds, small, monkeypa
     reader, embed = reader_of(**FORMS[form]), nn.Embedding(VOCABULARY, WIDTH)
     state = random_state(FORMS[form].get("window", 3), ragged, embeds)
     hidden = torch.randn(3, 5, WIDTH, requires_grad=True)
+    graph = form if form in ("cofire", "both") else "segment"
     answers = []
     for naive in (True, False):
         leaves = [hidden, *embed.parameters(), *reader.parameters()]
         if naive:
-            read = read_naively(reader, hidden, state, embed)
+            read = read_naively(reader, hidden, state, embed, graph)
         else:
-            store = with_hidden(store_of(state, reader.value_ahead), state.hidden)
+            store = with_hidden(store_of(state, reader.value_ahead, graph), state.hidden)
             read = reader(hidden, store, embed).hidden
         gradients = torch.autograd.grad(
             (read * torch.linspace(-1, 1, WIDTH)).square().sum(), leaves, allow_unused=True
@@ -114,6 +119,17 @@ def test_heads_may_be_fewer_than_the_backbone_has(monkeypatch):
     read = reader(hidden, store_of(state, 1), embed).hidden
     torch.testing.assert_close(read, read_naively(reader, hidden, state, embed), atol=1e-5, rtol=1e-4)
     assert reader.key.weight.shape == reader.value.weight.shape == (6, WIDTH)
+
+
+def test_links_are_found_in_a_part_of_the_store():
+    state = random_state(3, ragged=False)
+    store = store_of(state, 0, "cofire")
+    columns = torch.tensor([0, 2, 5, 7, 11, 15]).expand(3, -1)
+    part = store.take(columns, torch.ones(3, 6, dtype=torch.bool))
+    found = torch.zeros(3, 2, 16).scatter(2, columns.unsqueeze(1).expand(-1, 2, -1), torch.rand(3, 2, 6))
+    expected = by_links(found, store).gather(2, columns.unsqueeze(1).expand(-1, 2, -1))
+    assert expected.any()
+    torch.testing.assert_close(by_links(found.gather(2, columns.unsqueeze(1).expand(-1, 2, -1)), part), expected)
 
 
 def test_widths_have_to_divide():

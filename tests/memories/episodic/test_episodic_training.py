@@ -12,6 +12,7 @@ from hf_memoria import MemoriaCallback, segment_documents
 FORMS = {
     "ids": {"keep": "random"},
     "shared": {"share_attention": True, "association": "spread"},
+    "cofire": {"association": "spread", "association_graph": "both"},
 }
 
 

@@ -17,6 +17,7 @@ class NaiveEngram:
     Attributes:
         ids: its window, the youngest first.
         behind: the id behind it.
+        links: how strongly it is linked to others, by their positions.
     """
 
     ids: list[int]
@@ -26,16 +27,20 @@ class NaiveEngram:
     source: int
     usage: float
     score: float
+    links: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass
 class NaiveRow:
-    """What one row holds."""
+    """What one row holds, and where in what it has read the document begins that it reads."""
 
     window: int
     engrams: list[NaiveEngram] = field(default_factory=list)
     step: int = 0
     read: list[int] = field(default_factory=list)
+    document: int = 0
+    begins: int = 0
+    links: int = 0
 
     def write(
         self, ids: list[int], attention: list[float], policy: KeepPolicy, scores: list[float], source: int = 0
@@ -47,25 +52,43 @@ class NaiveRow:
             attention: what they paid each engram.
             policy: what goes when there are too many.
             scores: log of the attention expected of each new engram, for `learned`.
-            source: id of the document.
+            source: id of the document; windows end where it changes.
         """
+        if source != self.document:
+            self.document, self.begins = source, len(self.read)
         if not ids:
             return
         for engram, paid in zip(self.engrams, attention, strict=True):
             engram.usage = policy.usage_decay * engram.usage + (1 - policy.usage_decay) * paid
             if policy.keep == "lifespan":
                 engram.score += -1 + policy.lifespan_extend_scale * paid
+        self._fire(attention)
         for engram in self.engrams:
-            if engram.position == len(self.read) - 1:
+            if engram.position == len(self.read) - 1 and engram.source == source:
                 engram.behind = ids[0]
         for place, token in enumerate(ids):
             self.read.append(token)
-            window = [self.read[-1 - back] if back < len(self.read) else NO_ID for back in range(self.window)]
+            known = len(self.read) - self.begins
+            window = [self.read[-1 - back] if back < known else NO_ID for back in range(self.window)]
             behind = ids[place + 1] if place + 1 < len(ids) else NO_ID
             score = {"learned": scores[place], "lifespan": policy.initial_lifespan}.get(policy.keep, 0.0)
             self.engrams.append(NaiveEngram(window, behind, len(self.read) - 1, self.step, source, 0.0, score))
         self.step += 1
         self._forget(policy)
+        there = {engram.position for engram in self.engrams}
+        for engram in self.engrams:
+            engram.links = {place: strength for place, strength in engram.links.items() if place in there}
+
+    def _fire(self, attention: list[float]) -> None:
+        paid = sorted(zip(attention, self.engrams, strict=True), key=lambda pair: -pair[0])[: self.links + 1]
+        fired = [(weight, engram) for weight, engram in paid if weight > 0] if self.links else []
+        for weight, engram in fired:
+            for other, partner in fired:
+                if partner is not engram:
+                    engram.links[partner.position] = engram.links.get(partner.position, 0.0) + weight * other
+        for _, engram in fired:
+            strongest = sorted(engram.links.items(), key=lambda link: -link[1])[: self.links]
+            engram.links = dict(strongest)
 
     def _forget(self, policy: KeepPolicy) -> None:
         young = {engram.position for engram in self.engrams[max(0, len(self.engrams) - policy.protected) :]}

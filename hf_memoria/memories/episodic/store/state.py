@@ -1,18 +1,21 @@
 """What an episodic memory holds of each row: the ids that were read, and what they have been worth.
 
-Axes: B rows (lanes), M engrams of the longest row, L layers, W ids of a window, D hidden size, E width of embeddings.
+Axes: B rows (lanes), M engrams of the longest row, L layers, W ids of a window, D hidden size, E width of embeddings,
+N links of an engram.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_memoria.memories.episodic.store.columns import columns_of
+from hf_memoria.memories.shared.contents import Passage
 from hf_memoria.memories.shared.row_state import RowState
 
 if TYPE_CHECKING:
@@ -21,8 +24,11 @@ if TYPE_CHECKING:
 NO_ID = -1
 """Where there is no id: before a document, behind what has been read, and where embeddings came without ids."""
 
-OF_ROW = ("count", "step", "positions", "tail")
+OF_ROW = ("count", "step", "positions", "tail", "document")
 """Fields with one entry a row; the others have one an engram."""
+
+COUNTED = ("usage", "score", "strength")
+"""Fields that count attention, float32 whatever the model's dtype is."""
 
 VECTORS = ("hidden", "embeds")
 """Fields of the model's dtype, which may hold no engram at all: then their axis M is 0."""
@@ -44,10 +50,14 @@ class EpisodicState(RowState):
         source: id of the document, int64 `[B, M]`; 0 where none was given.
         usage: moving average of the attention that it got a segment, float32 `[B, M]`.
         score: what `keep` goes by: the log of the attention expected a segment, or life left, float32 `[B, M]`.
+        partner: positions of the engrams that it is linked to, int64 `[B, M, N]`; see `links.py`.
+        strength: of these links, float32 `[B, M, N]`; 0 where there is none.
         count: engrams that a row has, int64 `[B]`; those behind are padding.
         step: segments that it has read, int64 `[B]`.
         positions: positions that it has read, int64 `[B]`.
-        tail: ids of the last positions read, the youngest first, int32 `[B, W - 1]`; valid as far as `positions` goes.
+        tail: ids of the last positions read, the youngest first, int32 `[B, W - 1]`; valid as far as `positions` goes,
+            `NO_ID` where they are of another document than the row reads.
+        document: source of what the row reads next, int64 `[B]`; 0 where none was given.
     """
 
     hidden: Tensor
@@ -58,10 +68,13 @@ class EpisodicState(RowState):
     source: Tensor
     usage: Tensor
     score: Tensor
+    partner: Tensor
+    strength: Tensor
     count: Tensor
     step: Tensor
     positions: Tensor
     tail: Tensor
+    document: Tensor
 
     @classmethod
     def empty(
@@ -72,6 +85,7 @@ class EpisodicState(RowState):
         embedding_size: int | None = None,
         num_layers: int = 1,
         window: int = 3,
+        num_links: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Self:
@@ -83,6 +97,7 @@ class EpisodicState(RowState):
             embedding_size: E; None is D.
             num_layers: L.
             window: W.
+            num_links: N.
             device: of the tensors.
             dtype: of the vectors.
         """
@@ -100,10 +115,13 @@ class EpisodicState(RowState):
             source=zeros(0),
             usage=zeros(0, dtype=torch.float32),
             score=zeros(0, dtype=torch.float32),
+            partner=zeros(0, num_links),
+            strength=zeros(0, num_links, dtype=torch.float32),
             count=zeros(),
             step=zeros(),
             positions=zeros(),
             tail=zeros(window - 1, dtype=torch.int32),
+            document=zeros(),
         )
 
     @property
@@ -120,6 +138,11 @@ class EpisodicState(RowState):
     def num_layers(self) -> int:
         """Blocks whose inputs are kept, L."""
         return self.hidden.shape[2]
+
+    @property
+    def num_links(self) -> int:
+        """Links that an engram has at most, N."""
+        return self.partner.shape[2]
 
     @property
     def valid(self) -> Tensor:
@@ -141,8 +164,30 @@ class EpisodicState(RowState):
         found, counts = self.source[row, : int(self.count[row])].unique(return_counts=True)
         return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
+    def passages(self, row: int) -> list[Passage]:
+        """Return what a row holds of what it has read: runs of positions side by side in one document."""
+        count = int(self.count[row])
+        found: list[Passage] = []
+        fields = (self.source[row, :count], self.position[row, :count], self.ids[row, :count, 0])
+        for source, position, token in zip(*(field.tolist() for field in fields), strict=True):
+            last = found[-1] if found else None
+            if last is None or last.source != source or last.position + len(last.ids) != position:
+                found.append(last := Passage(source, position, []))
+            last.ids.append(token)
+        return found
+
+    def of_document(self, source: Tensor) -> Self:
+        """Return it with rows that read documents of these ids from here on, int64 `[B]`; 0 stands for none.
+
+        A row keeps its document until it is given another or reset. Windows end where a document does.
+        """
+        other = (source != self.document).unsqueeze(1)
+        return replace(self, document=source, tail=self.tail.masked_fill(other, NO_ID))
+
     def forget(self, source: int) -> Self:
-        """Return it without a single engram of a source.
+        """Return it without a single engram of a source, nor the ids that its rows would put before what comes next.
+
+        Vectors that were stored of later documents may have been computed while this one was read from memory.
 
         Args:
             source: id of the document.
@@ -152,14 +197,23 @@ class EpisodicState(RowState):
         """
         if not isinstance(source, int) or isinstance(source, bool):
             raise TypeError(f"source must be the id of a document, an integer; got {source!r}.")
-        return self.keep_where(self.valid & (self.source != source))
+        reads_it = (self.document == source).unsqueeze(1)
+        left = self.keep_where(self.valid & (self.source != source))
+        return replace(left, tail=left.tail.masked_fill(reads_it, NO_ID))
 
     def keep_where(self, kept: Tensor) -> Self:
         """Return it with the engrams where bool `kept` `[B, M]` is true, in their order."""
         count = kept.sum(dim=1)
         order = torch.argsort((~kept).to(torch.int8), dim=1, stable=True)
         changed = {name: take(value, order) for name, value in self._of_engrams().items()}
-        return self.from_tensors({**self.tensors(), **changed, "count": count}).trimmed()
+        return self.from_tensors({**self.tensors(), **changed, "count": count}).trimmed()._unlinked()
+
+    def _unlinked(self) -> Self:
+        """Return it without links to engrams that are gone."""
+        if not self.num_links or not self.width:
+            return self
+        _, there = columns_of(self.partner, self.position, self.valid)
+        return replace(self, strength=self.strength * there)
 
     def trimmed(self) -> Self:
         """Return it without columns that no row needs; looked up on the host, so not in a compiled graph."""
@@ -191,7 +245,7 @@ class EpisodicState(RowState):
     def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Self:
         """As `RowState.to`; what counts attention stays float32."""
         moved = super().to(device, dtype)
-        held = {name: getattr(self, name).to(moved.count.device) for name in ("usage", "score")}
+        held = {name: getattr(self, name).to(moved.count.device) for name in COUNTED}
         return self.from_tensors({**moved.tensors(), **held})
 
     def __getitem__(self, rows: int | slice | Sequence[int] | Tensor) -> Self:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_memoria.memories.episodic.store.keep import KeepPolicy, kept_engrams
+from hf_memoria.memories.episodic.store.links import fire
 from hf_memoria.memories.episodic.store.state import NO_ID, EpisodicState, Scorer, take
 
 
@@ -23,14 +24,12 @@ class Segment:
         ids: ids of the positions, int `[B, T]`, `NO_ID` where there is none; None for no ids at all.
         embeds: embeddings of positions without ids, `[B, T, E]`, or None.
         hidden: inputs of the reading blocks, `[B, T, L, D]`, or None where they are not stored.
-        source: ids of the documents, int64 `[B]`, or None.
     """
 
     real: Tensor
     ids: Tensor | None = None
     embeds: Tensor | None = None
     hidden: Tensor | None = None
-    source: Tensor | None = None
 
 
 @torch.no_grad()
@@ -51,7 +50,7 @@ def write_segment(
         scorer: what tells the attention to be expected, where the policy asks for it.
     """
     alive = segment.real.any(dim=1)
-    used = _after_use(state, attention, alive, policy)
+    used = fire(_after_use(state, attention, alive, policy), attention, alive)
     ids = _compact_ids(segment)
     used = replace(used, ids=_with_next_ids(used, ids, alive))
     new = _new_engrams(state, segment, ids, policy)
@@ -112,10 +111,11 @@ def _compact_ids(segment: Segment) -> Tensor:
 
 
 def _with_next_ids(state: EpisodicState, ids: Tensor, alive: Tensor) -> Tensor:
-    """Return the windows of what is stored; the youngest position's gets the id that came behind it."""
+    """Return the windows of what is stored; the youngest position's gets the id behind it in its document."""
     if not state.width:
         return state.ids
     youngest = state.valid & (state.position == state.positions.unsqueeze(1) - 1) & alive.unsqueeze(1)
+    youngest = youngest & (state.source == state.document.unsqueeze(1))
     behind = torch.where(youngest, ids[:, :1], state.ids[..., -1])
     return torch.cat([state.ids[..., :-1], behind.unsqueeze(-1)], dim=-1)
 
@@ -143,7 +143,6 @@ def _new_engrams(state: EpisodicState, segment: Segment, ids: Tensor, policy: Ke
     windows = [line[:, window - 1 - back : window - 1 - back + length] for back in range(window)]
     place = torch.arange(length, device=real.device).expand(rows, -1)
     filled = torch.zeros(rows, length, dtype=torch.int64, device=real.device)
-    source = filled if segment.source is None else filled + segment.source.to(real.device).unsqueeze(1)
     start = policy.initial_lifespan if policy.keep == "lifespan" else 0.0
     nothing = torch.zeros(rows, length, dtype=torch.float32, device=real.device)
     return state.from_tensors(
@@ -154,9 +153,11 @@ def _new_engrams(state: EpisodicState, segment: Segment, ids: Tensor, policy: Ke
             "ids": torch.stack([*windows, line[:, window:]], dim=-1),
             "position": state.positions.unsqueeze(1) + place,
             "segment": filled + state.step.unsqueeze(1),
-            "source": source,
+            "source": filled + state.document.unsqueeze(1),
             "usage": nothing,
             "score": nothing + start,
+            "partner": state.partner.new_zeros(rows, length, state.num_links),
+            "strength": state.strength.new_zeros(rows, length, state.num_links),
             "count": real.sum(dim=1),
         }
     )

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hf_memoria.memories.episodic.store import EpisodicState, KeepPolicy, Segment, write_segment
+from hf_memoria.memories.shared.contents import Passage
 
 
 def state_of(*lengths, source=None, start=0):
@@ -11,8 +12,9 @@ def state_of(*lengths, source=None, start=0):
     rows, longest = len(lengths), max(lengths)
     real = torch.arange(longest) < torch.tensor(lengths).unsqueeze(1)
     ids = start + torch.arange(rows * longest).reshape(rows, longest)
-    segment = Segment(real=real, ids=ids, source=None if source is None else torch.tensor(source))
-    return write_segment(EpisodicState.empty(rows, 4), segment, torch.zeros(rows, 0), KeepPolicy())
+    state = EpisodicState.empty(rows, 4)
+    state = state if source is None else state.of_document(torch.tensor(source))
+    return write_segment(state, Segment(real=real, ids=ids), torch.zeros(rows, 0), KeepPolicy())
 
 
 def test_rows_are_picked_and_stacked_whatever_their_lengths():
@@ -36,16 +38,66 @@ def test_a_reset_row_is_an_empty_one():
 
 def test_a_source_is_forgotten_whole():
     state, real = state_of(3, 2, source=[7, 8]), torch.ones(2, 2, dtype=torch.bool)
-    more = Segment(real=real, ids=torch.tensor([[50, 51], [52, 53]]), source=torch.tensor([9, 7]))
-    state = write_segment(state, more, torch.zeros(2, 3), KeepPolicy())
+    more = Segment(real=real, ids=torch.tensor([[50, 51], [52, 53]]))
+    state = write_segment(state.of_document(torch.tensor([9, 7])), more, torch.zeros(2, 3), KeepPolicy())
     assert state.sources(0) == {7: 3, 9: 2}
     assert state.sources(1) == {8: 2, 7: 2}
     left = state.forget(7)
     assert left.text_ids(0) == [50, 51]
     assert left.text_ids(1) == [3, 4]
     assert state.count.tolist() == [5, 4]
+    # Not even at the edges: in no window, and not before what is read next.
+    forgotten = [0, 1, 2, 52, 53]
+    assert not torch.isin(left.ids, torch.tensor(forgotten, dtype=torch.int32)).any()
+    after = write_segment(left, more, torch.zeros(2, 2), KeepPolicy())
+    assert after.ids[0, 2].tolist() == [50, 51, 50, 51]  # its document goes on
+    assert after.ids[1, 2].tolist() == [52, -1, -1, 53]
     with pytest.raises(TypeError, match="source must be the id of a document, an integer; got 'a'"):
         state.forget("a")
+
+
+def test_passages_are_what_stood_side_by_side_in_one_document():
+    state = state_of(5, 2, source=[7, 8])
+    more = Segment(real=torch.ones(2, 2, dtype=torch.bool), ids=torch.tensor([[50, 51], [52, 53]]))
+    state = write_segment(state.of_document(torch.tensor([9, 8])), more, torch.zeros(2, 5), KeepPolicy())
+    state = state.keep_where(state.valid & (state.position != 2))
+    assert state.passages(0) == [Passage(7, 0, [0, 1]), Passage(7, 3, [3, 4]), Passage(9, 5, [50, 51])]
+    assert state.passages(1) == [Passage(8, 0, [5, 6]), Passage(8, 3, [53])]
+
+
+def linked(links=2):
+    """A row of five positions, of which 1, 3 and 4 fired together, and a row of one."""
+    state = EpisodicState.empty(2, 4, num_links=links)
+    real = torch.tensor([[True] * 5, [True] + [False] * 4])
+    segment = Segment(real=real, ids=torch.arange(10).reshape(2, 5))
+    state = write_segment(state, segment, torch.zeros(2, 0), KeepPolicy())
+    paid = torch.tensor([[0.0, 0.5, 0.0, 1.0, 2.0], [1.0, 0.0, 0.0, 0.0, 0.0]])
+    nothing = Segment(real=real & (torch.arange(5) < 1), ids=segment.ids + 20)
+    return write_segment(state, nothing, paid, KeepPolicy())
+
+
+def links_of(state, row):
+    """Of a row, the strength of each link by the positions that it is between."""
+    return {
+        (int(state.position[row, m]), partner): strength
+        for m in range(int(state.count[row]))
+        for partner, strength in zip(state.partner[row, m].tolist(), state.strength[row, m].tolist(), strict=True)
+        if strength > 0
+    }
+
+
+def test_links_follow_engrams_and_go_with_them():
+    state = linked()
+    every = {(1, 3): 0.5, (3, 1): 0.5, (1, 4): 1.0, (4, 1): 1.0, (3, 4): 2.0, (4, 3): 2.0}
+    assert links_of(state, 0) == every
+    assert links_of(state, 1) == {}
+    left = state.keep_where(state.valid & (state.position != 3))
+    assert links_of(left, 0) == {(1, 4): 1.0, (4, 1): 1.0}
+    turned = EpisodicState.cat([state[[1, 0]], left])
+    assert [links_of(turned, row) for row in range(4)] == [{}, every, {(1, 4): 1.0, (4, 1): 1.0}, {}]
+    assert links_of(state.reset(torch.tensor([True, False])), 0) == {}
+    assert state.to(torch.bfloat16).strength.dtype == torch.float32
+    assert links_of(linked(links=1), 0) == {(3, 4): 2.0, (4, 3): 2.0}  # two fire, and each keeps one link
 
 
 def test_moving_changes_vectors_and_no_counts():

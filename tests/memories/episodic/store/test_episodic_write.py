@@ -28,11 +28,12 @@ def score_of(state):
     return (ids * torch.tensor([0.11, -0.07, 0.05])[: ids.shape[-1]]).sum(-1).sin()
 
 
-def new_score(row, ids):
+def new_score(row, ids, source):
     read, scores = [*row.read], []
+    begins = row.begins if source == row.document else len(read)
     for token in ids:
         read.append(token)
-        window = [read[-1 - back] if back < len(read) else -1 for back in range(row.window)]
+        window = [read[-1 - back] if back < len(read) - begins else -1 for back in range(row.window)]
         scores.append(float(score_of(type("S", (), {"ids": torch.tensor([[*window, -1]])})())[0]))
     return scores
 
@@ -55,37 +56,59 @@ def expected(row):
     return [([*e.ids, e.behind], e.position, e.segment, e.source) for e in row.engrams]
 
 
+def same_links(state, number, row):
+    """Whether a row of a state has the links that the naive one has."""
+    for m, engram in enumerate(row.engrams):
+        partners, strengths = state.partner[number, m].tolist(), state.strength[number, m].tolist()
+        links = {place: strength for place, strength in zip(partners, strengths, strict=True) if strength > 0}
+        assert links == pytest.approx(engram.links, rel=1e-4)
+    return True
+
+
 @pytest.mark.parametrize("window", [1, 3])
 @pytest.mark.parametrize("name", POLICIES)
 def test_over_a_long_run_it_holds_what_the_naive_one_holds(name, window):
-    policy, rows, length = POLICIES[name], 4, 6
+    policy, rows, length, links = POLICIES[name], 4, 6, 3 if window > 1 else 0
     chance = random.Random(7)
-    state = EpisodicState.empty(rows, 8, window=window)
-    naive = [NaiveRow(window) for _ in range(rows)]
+    state = EpisodicState.empty(rows, 8, window=window, num_links=links)
+    naive = [NaiveRow(window, links=links) for _ in range(rows)]
     generator, forgotten = torch.Generator().manual_seed(3), 0
+    wired = 0
     for step in range(60):
         if step and chance.random() < 0.15:
             ends = torch.tensor([chance.random() < 0.4 for _ in range(rows)])
             state = state.reset(ends)
-            naive = [NaiveRow(window) if ended else row for row, ended in zip(naive, ends.tolist(), strict=True)]
+            naive = [
+                NaiveRow(window, links=links) if ended else row
+                for row, ended in zip(naive, ends.tolist(), strict=True)
+            ]
         real = torch.rand(rows, length, generator=generator) < chance.choice([0.2, 0.7, 1.1])
         ids = torch.randint(0, 50, (rows, length), generator=generator)
         paid = torch.rand(rows, state.width, generator=generator) * (torch.rand(rows, state.width) < 0.5)
-        source = torch.full((rows,), step // 10)
+        source = (torch.arange(rows) + step) // 10
         before = state
-        state = write_segment(state, Segment(real=real, ids=ids, source=source), paid, policy, score_of)
+        state = write_segment(state.of_document(source), Segment(real=real, ids=ids), paid, policy, score_of)
         for number, row in enumerate(naive):
             own = ids[number][real[number]].tolist()
-            row.write(own, paid[number, : len(row.engrams)].tolist(), policy, new_score(row, own), step // 10)
+            row.write(
+                own,
+                paid[number, : len(row.engrams)].tolist(),
+                policy,
+                new_score(row, own, int(source[number])),
+                int(source[number]),
+            )
             assert held(state, number) == expected(row), step
+            assert same_links(state, number, row)
             assert int(state.step[number]) == row.step
             assert int(state.positions[number]) == len(row.read)
             usage = torch.tensor([engram.usage for engram in row.engrams])
             torch.testing.assert_close(state.usage[number, : len(usage)], usage)
             score = torch.tensor([engram.score for engram in row.engrams])
             torch.testing.assert_close(state.score[number, : len(score)], score)
+        wired += int((state.strength > 0).sum())
         forgotten += int((before.count + real.sum(1) - state.count).sum())
     assert (forgotten > 0) == (name != "unbounded")
+    assert (wired > 0) == (links > 0)
 
 
 def test_vectors_follow_their_engrams():
