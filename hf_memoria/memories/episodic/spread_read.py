@@ -126,5 +126,6 @@ def by_links(found: Tensor, store: LinkedStore) -> Tensor:
     table = found.transpose(1, 2).flatten(0, 1)
     of_row = torch.arange(rows, device=found.device).reshape(rows, 1, 1) * width
     strength = (store.strength * there).to(table.dtype).flatten(0, 1)
-    summed: Tensor = F.embedding_bag((column + of_row).flatten(0, 1), table, mode="sum", per_sample_weights=strength)
-    return summed.unflatten(0, (rows, width)).transpose(1, 2)
+    summed = F.embedding_bag((column + of_row).flatten(0, 1), table, mode="sum", per_sample_weights=strength)
+    by_row: Tensor = summed.unflatten(0, (rows, width))
+    return by_row.transpose(1, 2)

