@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         set_seed(args.seed)
     output = model.generate(**inputs, **_settings(args, model), streamer=TextStreamer(tokenizer, skip_prompt=True))
     if args.save_memory:
-        save_memory(output.memory, args.save_memory, model.config)
+        save_memory(output.memory, args.save_memory, model)
         holds = system_of(model.config.memory).holds
         print(f"what is remembered is in {args.save_memory}, which holds {holds}: {output.memory}", file=sys.stderr)
     return 0

@@ -92,7 +92,7 @@ def _upload(folder: str, repo_id: str, api: HfApi, private: bool | None, commit:
 
 def _write_files(folder: Path, model: Any, processor: Any, memory: Any, plot: Any, remote_code: bool) -> None:
     if memory is not None:
-        save_memory(memory, folder / MEMORY_FILE, model.config)
+        save_memory(memory, folder / MEMORY_FILE, model)
     if plot is not None:
         shutil.copy(plot, folder)
     model.save_pretrained(folder)

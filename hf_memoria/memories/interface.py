@@ -225,6 +225,9 @@ class MemorySystem(Protocol[StateT, ReadingT]):
     def holds(self) -> str:
         """What a state, its file and a pushed memory give away of what was read, as the object of "it holds"."""
 
+    def bound_to_weights(self, state: StateT) -> bool:
+        """Return whether a state means something only to the weights that made it, as vectors do and ids do not."""
+
     def never_carried(self, settings: Any) -> str:
         """Return what a training leaves out in which every segment starts empty, as a clause."""
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_memoria.memories.interface import State, system_of
+from hf_memoria.memories.interface import State, system_of, system_of_state
 from hf_memoria.memories.shared.starting_state import check_kind
 from hf_memoria.memories.shared.state_files import read_state, write_state
+from hf_memoria.models.fingerprint import fingerprint_of
 
-BOOKKEEPING = ("checkpoint_id",)
-"""What a description may say that is nothing of a model."""
+WEIGHTS = "weights"
+"""Of a description: the fingerprint of the weights that made a state."""
+
+BOOKKEEPING = ("checkpoint_id", WEIGHTS)
+"""What a description may say that is no setting of a model."""
 
 
 def describe_memory(config: PreTrainedConfig) -> dict[str, Any]:
@@ -38,14 +43,18 @@ def save_memory(state: State, path: str | Path, config: PreTrainedConfig | PreTr
     Args:
         state: what `out.memory` of a forward holds.
         path: of the file.
-        config: of the model that made it, or that model, so that loading can tell whether it fits.
+        config: the model that made it, so that loading can tell whether it fits, or its config, without which the
+            file does not say which weights made it.
 
     Raises:
         TypeError: if `state` is no state, or `config` neither a config nor a model.
         ValueError: if the config has no memory, or another hidden size.
     """
+    of_model: Any = config
     config = _config_of("config", config)
     description = None if config is None else describe_memory(config)
+    if description is not None and of_model is not config:
+        description |= {WEIGHTS: fingerprint_of(of_model)}
     if config is not None:
         check_kind(state, system_of(config.memory).state_class, "state must be {}")
     if description is not None and description["hidden_size"] != state.hidden_size:
@@ -64,8 +73,9 @@ def load_memory(
 
     Args:
         path: of the file.
-        model: that is to have it; the settings that the state was made with have to be the model's. A config is
-            compared alike, and the state keeps the dtype that it was saved in. Without either nothing is compared.
+        model: that is to have it; the settings that the state was made with have to be the model's. Other weights are
+            a warning, unless it is a store of ids. A config is compared alike, but for weights, and the state keeps
+            the dtype that it was saved in. Without either nothing is compared.
         device: to put it on; the model's by default.
 
     Raises:
@@ -79,7 +89,22 @@ def load_memory(
     if config is None:
         return state
     _check_fits(path, describe_memory(config), {**(made_with or {}), "hidden_size": state.hidden_size})
-    return state if of_model is None else state.to(dtype=of_model.dtype)
+    if of_model is None:
+        return state
+    _warn_of_other_weights(path, state, (made_with or {}).get(WEIGHTS), of_model)
+    return state.to(dtype=of_model.dtype)
+
+
+def _warn_of_other_weights(path: str | Path, state: State, made_by: Any, model: Any) -> None:
+    ours = fingerprint_of(model)
+    if None in (made_by, ours) or made_by == ours or not system_of_state(state).bound_to_weights(state):
+        return
+    warnings.warn(
+        f"the memory in {path} was made by other weights ({made_by}) than the model has ({ours}): what it holds are "
+        "vectors of those, which this model may read as something else. Let it read the text again, or load the "
+        "checkpoint that made it.",
+        stacklevel=3,
+    )
 
 
 def _config_of(name: str, given: Any) -> PreTrainedConfig | None:

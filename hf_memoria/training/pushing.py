@@ -50,7 +50,7 @@ def write_for_push(args: TrainingArguments, state: TrainerState, model: PreTrain
     """Put a card into the folder that Trainer is about to push, and a state, if one is given."""
     folder = Path(str(args.output_dir))
     if memory is not None:
-        save_memory(memory, folder / MEMORY_FILE, model.config)
+        save_memory(memory, folder / MEMORY_FILE, model)
     write_card(args, state, model, folder / "README.md")
 
 

@@ -124,6 +124,10 @@ class EngramSystem:
         """As `MemorySystem.holds`."""
         return "representations of the text that was read, the training text among it"
 
+    def bound_to_weights(self, state: EngramState) -> bool:
+        """As `MemorySystem.bound_to_weights`: engrams are hidden states."""
+        return True
+
     def never_carried(self, settings: EngramMemoryConfig) -> str:
         """As `MemorySystem.never_carried`: with a cue of the same segment there still is working memory."""
         if settings.cue_layer is None:

@@ -108,6 +108,10 @@ class EpisodicSystem(SegmentMemory[EpisodicState]):
         """As `MemorySystem.holds`: a store of ids can be read back."""
         return "the text itself that was read, id by id, the training text among it"
 
+    def bound_to_weights(self, state: EpisodicState) -> bool:
+        """As `MemorySystem.bound_to_weights`: of a store of ids nothing is."""
+        return state.hidden.shape[1] > 0 or state.embeds.shape[1] > 0
+
     def never_carried(self, settings: EpisodicMemoryConfig) -> str:
         """As `MemorySystem.never_carried`."""
         return "the store was empty, and no parameter of the memory got a gradient"

@@ -164,6 +164,10 @@ class SegmentMemory(Generic[RowStateT]):
         """What it gives away of what was read."""
         return "representations of what was read, the training data among it"
 
+    def bound_to_weights(self, state: Any) -> bool:
+        """Return that it is: what is remembered are vectors of the model's."""
+        return True
+
     def never_carried(self, settings: Any) -> str:
         """Return that nothing was read of what is remembered."""
         return "nothing was read of what is remembered"

@@ -116,6 +116,10 @@ class TokenSystem:
             "segments themselves"
         )
 
+    def bound_to_weights(self, state: TokenState) -> bool:
+        """As `MemorySystem.bound_to_weights`: memory tokens are hidden states."""
+        return True
+
     def never_carried(self, settings: TokenMemoryConfig) -> str:
         """As `MemorySystem.never_carried`: the first tokens are parameters, and losses reach the encoder."""
         return "memory tokens were read as they are learned at the start, never as a segment before wrote them"
