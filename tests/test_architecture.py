@@ -24,6 +24,7 @@ LAYERS = (
     "training",
     "analysis",
     "compatibility",
+    "clients",
     "cli",
 )
 """A folder may import folders that stand before it, and itself."""

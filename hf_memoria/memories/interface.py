@@ -196,11 +196,7 @@ class MemorySystem(Protocol[StateT, ReadingT]):
     def read_file(
         self, path: str | Path, device: torch.device | str | None = None
     ) -> tuple[StateT, dict[str, Any] | None]:
-        """Read a state and the settings that it was made with.
-
-        Raises:
-            FileNotFoundError, ValueError: if there is none, or it is damaged, of another format or unknown version.
-        """
+        """Read a state and the settings that it was made with; see `read_tensors` for what is raised."""
 
     def new_statistics(self) -> Statistics:
         """Return what counts a training run."""

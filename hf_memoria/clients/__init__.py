@@ -1,0 +1,1 @@
+"""Models with memory in other people's programs: one module a program."""
