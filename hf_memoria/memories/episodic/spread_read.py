@@ -125,4 +125,5 @@ def by_links(found: Tensor, store: LinkedStore) -> Tensor:
     of_row = torch.arange(rows, device=found.device).reshape(rows, 1, 1) * width
     strength = (store.strength * there).to(table.dtype).flatten(0, 1)
     summed = F.embedding_bag((column + of_row).flatten(0, 1), table, mode="sum", per_sample_weights=strength)
-    return summed.unflatten(0, (rows, width)).transpose(1, 2)
+    drawn: Tensor = summed.unflatten(0, (rows, width)).transpose(1, 2)
+    return drawn
