@@ -89,10 +89,10 @@ class Arguments(RunArguments):
 
     def memory(self, arm: str) -> EpisodicMemoryConfig:
         """Return the memory of an arm."""
-        settings: dict[str, Any] = {"capacity": None, "top_k": self.top_k, "association_links": self.links}
+        settings: dict[str, Any] = {"capacity": None, "top_k": self.top_k}
         if arm != "content":
             graph = "segment" if arm == "shuffled" else arm
-            settings |= {"association": "spread", "association_graph": graph}
+            settings |= {"association": "spread", "association_graph": graph, "association_links": self.links}
         return EpisodicMemoryConfig(**settings)
 
 
