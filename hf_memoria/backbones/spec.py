@@ -26,6 +26,8 @@ class BackboneSpec:
             attention itself or `output_norm`: a norm, a scale or a dropout behind the attention. What is read joins
             the stream behind it.
         multiplier: what the block multiplies with before the sum, a number or the name of the config's field.
+        adds_residual: whether the attention adds its output to the residual stream by itself and returns the sum
+            (BLOOM).
         attention_dropout: name of the config's dropout on attention weights; None drops nothing.
         output_dropout: name of the config's dropout on the output of a layer; None drops nothing.
         intermediate_size: name of the config's width of the MLP; None, or a field that is None, is four
@@ -48,6 +50,7 @@ class BackboneSpec:
     output_norm: str | None = None
     joined: str | None = None
     multiplier: float | str = 1.0
+    adds_residual: bool = False
     attention_dropout: str | None = None
     output_dropout: str | None = None
     intermediate_size: str | None = "intermediate_size"

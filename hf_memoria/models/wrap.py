@@ -10,7 +10,9 @@ from hf_memoria.attentions.kinds import ATTENTION_KINDS
 from hf_memoria.attentions.settings import AttentionSettings
 from hf_memoria.backbones.ownership import ATTENTION, MEMORY, is_within, roots_of
 from hf_memoria.memories.shared.settings import MemorySettings
+from hf_memoria.models.entries import spec_for
 from hf_memoria.models.families import MEMORIA_CLASSES
+from hf_memoria.models.found import ENTRY, entry_of, is_found, memoria_class_of
 from hf_memoria.models.mixin import MemoriaMixin
 
 
@@ -25,16 +27,19 @@ def wrap(
     settings; `memory=None` takes the memory away, `attention=None` gives the backbone's own attention back.
 
     Args:
-        model: a stock model of a known family, or one of this package; it stays as it is.
+        model: a stock model, or one of this package; it stays as it is. Of a family that nobody declared, it is found
+            out and proved where its blocks can read, by a few forwards on random input.
         memory: the memory's settings, or None for none.
         attention: the attention's settings, or None for the backbone's.
 
     Raises:
-        TypeError: if the model is of no known class.
-        ValueError: if it cannot have another attention.
+        TypeError: if the model is none of Transformers.
+        ValueError: if no place to read is found in its blocks, or it cannot have another attention.
     """
     cls = _memoria_class(model)
-    chosen = {"memory": memory, "attention": attention}
+    chosen: dict[str, Any] = {"memory": memory, "attention": attention}
+    if is_found(cls) and not isinstance(model, MemoriaMixin):
+        chosen[ENTRY] = entry_of(spec_for(model))
     config = cls.config_class(**cls.config_class.adopt(model.config.to_dict()) | chosen)
     if attention is None and model.config._attn_implementation not in ATTENTION_KINDS:
         config._attn_implementation = model.config._attn_implementation
@@ -48,10 +53,11 @@ def wrap(
 def _memoria_class(model: PreTrainedModel) -> Any:
     if isinstance(model, MemoriaMixin):
         return type(model)
+    if not isinstance(model, PreTrainedModel):
+        raise TypeError(f"model must be a model of Transformers; got {type(model).__name__}.")
     if type(model) not in MEMORIA_CLASSES:
-        known = ", ".join(sorted(cls.__name__ for cls in MEMORIA_CLASSES))
-        raise TypeError(f"model must be one of {known}; got {type(model).__name__}.")
-    return MEMORIA_CLASSES[type(model)]
+        spec_for(model)  # first: of what is refused nothing is registered
+    return memoria_class_of(type(model))
 
 
 def _copy_weights(source: PreTrainedModel, target: PreTrainedModel) -> None:

@@ -221,5 +221,5 @@ def test_an_attention_that_returns_no_tensor_is_refused(monkeypatch):
     model = build("Qwen2", "Model", QWEN2)
     for block in model.layers:
         block.mlp.register_forward_hook(lambda module, args, output: {"output": output}, prepend=True)
-    with pytest.raises(TypeError, match="attention must lead to a module that returns a tensor.*got dict"):
+    with pytest.raises(TypeError, match=r"attention must lead to a module that returns a tensor.*got dict"):
         model(**segments()[0])

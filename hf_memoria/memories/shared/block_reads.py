@@ -32,14 +32,14 @@ class BlockReads(HookHolder):
 
     def __init__(self, base_model: Any, block: nn.Module, index: int, read_into: ReadInto) -> None:
         self.base_model, self.block, self.index, self.read_into = base_model, block, index, read_into
-        self.multiplier = 1.0
+        self.multiplier, self.adds_residual = 1.0, False
 
     def attach(self, spec: BackboneSpec) -> list[Any]:
         """Register the hooks on the modules of the block, and return what takes them away again."""
         norm = norm_of(self.block, spec)
         if spec.post_norm is not None:
             return [norm.register_forward_hook(self.read_after_norm)]
-        self.multiplier = spec.multiplier_of(self.base_model.config)
+        self.multiplier, self.adds_residual = spec.multiplier_of(self.base_model.config), spec.adds_residual
         # The norm's hook, not the block's: it gets the residual stream whatever the block does before.
         reads_stream = submodule(self.block, spec, "attention") if spec.pre_norm is None else norm
         return [
@@ -65,7 +65,7 @@ class BlockReads(HookHolder):
                 "attention must lead to a module that returns a tensor, or a tuple that starts with one; got "
                 f"{type(output).__name__} from {type(module).__name__}."
             )
-        hidden = residual + added * self.multiplier if self.multiplier != 1 else added + residual
+        hidden = added if self.adds_residual else added * self.multiplier + residual
         read = self.read_into(self.block, call.reading, self.index, hidden) - hidden
         added = added + (read / self.multiplier if self.multiplier != 1 else read)
         return (added, *output[1:]) if isinstance(output, tuple) else added
