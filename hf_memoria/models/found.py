@@ -133,15 +133,15 @@ def _has_end(stock: type) -> bool:
     return any(stock.__name__.endswith(end) for end in AUTO_CLASSES)
 
 
-def classes_by_name(config_name: str, module: str) -> dict[str, type]:
+def classes_by_name(backbone_type: str, module: str) -> dict[str, type]:
     """Return the classes of a family by their names, for code that a checkpoint brings.
 
     Args:
-        config_name: name of the stock config class.
+        backbone_type: model type of the backbone.
         module: name of the module that they are to be found in where this package is not installed.
     """
     home = module if came_with_checkpoint(__name__) else registered.__name__
-    return {cls.__name__: cls for cls in family_of(getattr(transformers, config_name), module=home)}
+    return {cls.__name__: cls for cls in family_of(CONFIG_MAPPING[backbone_type], module=home)}
 
 
 def class_named(name: str) -> type | None:
