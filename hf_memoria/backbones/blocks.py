@@ -16,6 +16,12 @@ JOINED = ("joined", "output_norm")
 """Fields that say what is added to the residual stream, where that is not the attention."""
 
 
+def base_of(model: Any, spec: BackboneSpec) -> Any:
+    """Return what runs as the base model of a stock model."""
+    base: Any = model.base_model
+    return base if spec.base is None else base.get_submodule(spec.base)
+
+
 def blocks_of(base_model: nn.Module, spec: BackboneSpec) -> nn.ModuleList:
     """Return the list of blocks of a base model.
 

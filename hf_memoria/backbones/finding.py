@@ -53,15 +53,33 @@ def find_spec(model: Any, inputs: Mapping[str, Any]) -> BackboneSpec:
     Raises:
         NotFoundError: saying what was tried.
     """
-    base = model.base_model
+    start = _running_base(model, inputs)
+    base = model.base_model if start is None else model.base_model.get_submodule(start)
     path, blocks = find_blocks(base)
     having = [index for index, block in enumerate(blocks) if attention_paths(block)]
     tried: list[str] = []
     for index in dict.fromkeys((having[len(having) // 2], having[0])):
         found = _in_block(model, blocks[index], inputs, tried)
         if found is not None:
-            return _with_rest(replace(found, blocks=path), model, blocks, inputs)
+            return _with_rest(replace(found, base=start, blocks=path), model, base, inputs)
     raise NotFoundError("; ".join(dict.fromkeys(tried)))
+
+
+def _running_base(model: Any, inputs: Mapping[str, Any]) -> str | None:
+    """Return the path of what a head runs in place of the base model, or None where it runs that."""
+    base, ran = model.base_model, []
+    inner = {path: module for path, module in base.named_modules() if hasattr(module, "main_input_name")}
+    handles = [
+        module.register_forward_pre_hook(lambda module, args, path=path: ran.append(path))
+        for path, module in inner.items()
+    ]
+    try:
+        with torch.no_grad(), at_rest(model):
+            model(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return None if "" in ran or not ran else ran[0]
 
 
 def _in_block(model: Any, block: nn.Module, inputs: Mapping[str, Any], tried: list[str]) -> BackboneSpec | None:
@@ -234,8 +252,8 @@ def _noise_like(like: Tensor) -> Tensor:
     return (noise.to(like.device) * size).to(like.dtype)
 
 
-def _with_rest(spec: BackboneSpec, model: Any, blocks: nn.ModuleList, inputs: Mapping[str, Any]) -> BackboneSpec:
-    base, config = model.base_model, model.config
+def _with_rest(spec: BackboneSpec, model: Any, base: Any, inputs: Mapping[str, Any]) -> BackboneSpec:
+    config, blocks = model.config, base.get_submodule(spec.blocks)
     reads = tuple(index for index, block in enumerate(blocks) if spec.attention in attention_paths(block))
     causal = _is_causal(base, inputs)
     pads_first = any(hasattr(module, "create_position_ids_from_input_ids") for module in base.modules())
@@ -247,7 +265,7 @@ def _with_rest(spec: BackboneSpec, model: Any, blocks: nn.ModuleList, inputs: Ma
         attention_dropout=_named(config, ATTENTION_DROPOUT, float),
         output_dropout=None if spec.post_norm is None else _named(config, OUTPUT_DROPOUT, float),
         intermediate_size=_named(config, WIDTHS, int),
-        embeddings=None if causal else _embeddings(model, spec, blocks, inputs),
+        embeddings=None if causal else _embeddings(model, base, spec.blocks, inputs),
         positions_after_padding=pads_first,
     )
 
@@ -268,11 +286,9 @@ def _is_causal(base: Any, inputs: Mapping[str, Any]) -> bool:
     return are_same(one, two)
 
 
-def _embeddings(model: Any, spec: BackboneSpec, blocks: nn.ModuleList, inputs: Mapping[str, Any]) -> str | None:
+def _embeddings(model: Any, base: nn.Module, blocks: str, inputs: Mapping[str, Any]) -> str | None:
     """Return the path of the last module whose output is what the first block gets."""
-    base = model.base_model
     seen = watch(model, base, inputs)
-    first = seen.tensor("in", f"{spec.blocks}.0")
-    begin = seen.first("in", f"{spec.blocks}.0") or 0
+    first, begin = seen.tensor("in", f"{blocks}.0"), seen.first("in", f"{blocks}.0") or 0
     found = [path for kind, path, value in seen.events[:begin] if kind == "out" and path and are_same(value, first)]
     return next(reversed(found), None)

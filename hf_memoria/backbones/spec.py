@@ -15,6 +15,8 @@ class BackboneSpec:
     of the reads are of the same type.
 
     Attributes:
+        base: from the base model to the module that a head runs in its place, at which the other paths begin (the
+            decoder of BART); None is the base model itself.
         blocks: from the base model to its list of blocks.
         attention: from a block to its self-attention, which returns its output or a tuple that starts with it.
         causal: whether a position sees only what stands before it, or the name of the config's field that says so.
@@ -42,6 +44,7 @@ class BackboneSpec:
         ValueError: if not exactly one of `pre_norm`, `post_norm` and `output_norm` is given.
     """
 
+    base: str | None = None
     blocks: str
     attention: str
     causal: bool | str

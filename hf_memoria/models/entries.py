@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from hf_memoria.backbones.finding import find_spec
 from hf_memoria.backbones.spec import BackboneSpec
 from hf_memoria.backbones.tree import NotFoundError
+from hf_memoria.backbones.watching import at_rest
 from hf_memoria.models.probe_inputs import probe_inputs
 from hf_memoria.models.proving import prove
 
 NOT_OF_STRUCTURE = ("dtype", "architectures", "transformers_version")
+
+FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, KeyError, IndexError, AssertionError)
+"""What a forward of somebody else's model may say of input that it was not made for."""
 
 _FOUND: dict[tuple[type, str], BackboneSpec] = {}
 """Entries by class of the base model and by what its config says of it."""
@@ -54,11 +59,33 @@ def _find(model: Any) -> BackboneSpec:
         return spec
     except NotFoundError as error:
         raise NotFoundError(_told(model, str(error))) from error
-    except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, IndexError, NotImplementedError) as error:
-        # Whatever a forward of somebody else's model may say of input that it was not made for.
+    except FAILURES as error:
         raise NotFoundError(
             _told(model, f"a forward on random input fails with {type(error).__name__}: {error}")
         ) from error
+
+
+def try_out(model: Any) -> None:
+    """Run a model with memory once on random input.
+
+    Args:
+        model: of a family that nobody declared.
+
+    Raises:
+        NotFoundError: if it fails, or gives what is not finite.
+    """
+    chosen = model.config.memory or model.config.attention
+    try:
+        with torch.no_grad(), at_rest(model):
+            output = model(**probe_inputs(model), return_dict=True)[0]
+    except FAILURES as error:
+        kind = "none" if chosen is None else chosen.kind
+        raise NotFoundError(
+            f"memory and attention must be of kinds that {model.config.backbone_type} takes; got {kind!r}, with which "
+            f"a forward on random input fails with {type(error).__name__}: {error}"
+        ) from error
+    if not bool(output.isfinite().all()):
+        raise NotFoundError(f"a forward of {type(model).__name__} on random input gives what is not finite.")
 
 
 def _check_sizes(config: Any) -> None:

@@ -136,15 +136,22 @@ def config_with_memory(stock: type, module: str, mixin: type = MemoriaConfigMixi
     return memoria_config(type(f"Memoria{stock.__name__}", (mixin, stock), body))
 
 
-def model_with_memory(stock: Any, config: type, module: str) -> Any:
-    """Return the model class with memory of a stock one, or the class itself if it has one."""
+def model_with_memory(stock: Any, config: type, module: str, **members: Any) -> Any:
+    """Return the model class with memory of a stock one, or the class itself if it has one.
+
+    Args:
+        stock: the class.
+        config: config class with memory.
+        module: name of the module that the new class belongs to.
+        members: what else the new class has.
+    """
     if issubclass(stock, MemoriaMixin):
         return stock
     name = f"Memoria{stock.__name__}".replace("LMHeadModel", "ForCausalLM")
     # generate() looks for its mixin among the direct bases.
     generation = (MemoriaGenerationMixin,) if issubclass(stock, GenerationMixin) else ()
     body = {"__module__": module, "__doc__": f"`{stock.__name__}` with a memory.", "config_class": config}
-    return type(name, (MemoriaMixin, stock, *generation), body)
+    return type(name, (MemoriaMixin, stock, *generation), body | members)
 
 
 def end_of(model: type) -> str:

@@ -34,6 +34,9 @@ NO_ENTRY = (
     "MemoriaAutoModel...from_pretrained(checkpoint, memory=...) find it out."
 )
 
+MEMBERS: dict[str, Any] = {}
+"""What every model class made here has, beside what `MemoriaMixin` gives it."""
+
 _FAMILIES: dict[type, tuple[Any, ...]] = {}
 
 
@@ -53,6 +56,21 @@ class FoundBackbone(MemoriaConfigMixin):
         if self.backbone_entry is None:
             raise ValueError(NO_ENTRY.format(self.backbone_type))
         return spec_of(self.backbone_entry)
+
+
+def running_base(model: Any) -> Any:
+    """Return the model without head, or what the head runs in its place, as the entry in the config says."""
+    base = getattr(model, model.base_model_prefix, model)
+    inner = (model.config.backbone_entry or {}).get("base")
+    return base if inner is None or base is model else base.get_submodule(inner)
+
+
+def is_custom_code(cls: Any) -> bool:
+    """Return False: loading is to initialise what a checkpoint does not hold as it does for the stock class."""
+    return False
+
+
+MEMBERS.update(base_model=property(running_base), is_custom_code=classmethod(is_custom_code))
 
 
 def entry_of(spec: BackboneSpec) -> dict[str, Any]:
@@ -103,12 +121,12 @@ def family_of(config_class: Any, also: Sequence[Any] = (), module: str = registe
         end_of(stock)
     if config_class not in _FAMILIES:
         config = config_with_memory(config_class, module, FoundBackbone)
-        models = tuple(model_with_memory(stock, config, module) for stock in _heads_of(config_class))
+        models = tuple(model_with_memory(stock, config, module, **MEMBERS) for stock in _heads_of(config_class))
         make_known(config, models)
         _keep(config_class, (config, *models))
     for stock in also:
         if stock not in MEMORIA_CLASSES:
-            made = model_with_memory(stock, _FAMILIES[config_class][0], module)
+            made = model_with_memory(stock, _FAMILIES[config_class][0], module, **MEMBERS)
             MEMORIA_CLASSES[stock] = made
             _keep(config_class, (*_FAMILIES[config_class], made))
     return _FAMILIES[config_class]

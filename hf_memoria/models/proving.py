@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_memoria.backbones import BackboneSpec, Call, blocks_of
+from hf_memoria.backbones.blocks import base_of
 from hf_memoria.backbones.tree import NotFoundError
 from hf_memoria.backbones.watching import are_same, at_rest
 from hf_memoria.memories.shared.block_reads import BlockReads
@@ -48,18 +49,18 @@ def prove(model: Any, spec: BackboneSpec, inputs: Mapping[str, Any]) -> None:
     Raises:
         NotFoundError: saying what does not hold.
     """
-    base = model.base_model
+    base = base_of(model, spec)
     reading = list(range(len(blocks_of(base, spec))) if spec.reads is None else spec.reads)
     with at_rest(model), _reading_blocks(base, spec):
         with torch.no_grad():
             plain, closed = model(**inputs, return_dict=True)[0], ProbeReading({})
-            same = torch.equal(_run(model, closed, inputs), plain)
+            same = torch.equal(_run(model, base, closed, inputs), plain)
         if not same:
             raise NotFoundError("a closed read changes the outputs")
         if sorted(set(closed.blocks)) != reading:
             raise NotFoundError(f"blocks {reading} were to read; {sorted(set(closed.blocks))} did")
         opened = ProbeReading(_values(model, reading))
-        read = _run(model, opened, inputs)
+        read = _run(model, base, opened, inputs)
         if torch.equal(read, plain) or not bool(read.isfinite().all()):
             raise NotFoundError("an open read leaves the outputs as they were, or makes them infinite")
         gradients = torch.autograd.grad(read.float().square().sum(), [*opened.values.values()], allow_unused=True)
@@ -75,7 +76,7 @@ def _prove_causal(base: Any, inputs: Mapping[str, Any], reading: list[int]) -> N
     other[:, -1] = other[:, 0]
     with torch.no_grad():
         outputs = [
-            _run(base, ProbeReading(_values(base, reading)), {**inputs, "input_ids": ids})[:, :-1]
+            _run(base, base, ProbeReading(_values(base, reading)), {**inputs, "input_ids": ids})[:, :-1]
             for ids in (inputs["input_ids"], other)
         ]
     if not are_same(*outputs):
@@ -89,8 +90,8 @@ def _values(model: Any, reading: list[int]) -> dict[int, Tensor]:
     return {index: value.requires_grad_() for index, value in zip(reading, values, strict=True)}
 
 
-def _run(model: Any, reading: ProbeReading, inputs: Mapping[str, Any]) -> Tensor:
-    call = Call(model.base_model, reading, entered=True)
+def _run(model: Any, base: Any, reading: ProbeReading, inputs: Mapping[str, Any]) -> Tensor:
+    call = Call(base, reading, entered=True)
     output: Tensor = call.run(model, **inputs, return_dict=True)[0]
     return output
 

@@ -10,7 +10,7 @@ from hf_memoria.attentions.kinds import ATTENTION_KINDS
 from hf_memoria.attentions.settings import AttentionSettings
 from hf_memoria.backbones.ownership import ATTENTION, MEMORY, is_within, roots_of
 from hf_memoria.memories.shared.settings import MemorySettings
-from hf_memoria.models.entries import spec_for
+from hf_memoria.models.entries import spec_for, try_out
 from hf_memoria.models.families import MEMORIA_CLASSES
 from hf_memoria.models.found import ENTRY, entry_of, is_found, memoria_class_of
 from hf_memoria.models.mixin import MemoriaMixin
@@ -47,6 +47,8 @@ def wrap(
     _copy_weights(model, wrapped)
     if getattr(model, "generation_config", None) is not None:
         wrapped.generation_config = type(model.generation_config).from_dict(model.generation_config.to_dict())
+    if is_found(cls):
+        try_out(wrapped)
     return wrapped.train(model.training)
 
 

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from cells import CHOICES, NOT_FOR_IT, PASSED, STEPS, try_family
 from tiny_models import model_types, tiny_stock_model
 
-SECONDS = 180
+SECONDS = 240
 """Time for one family."""
 
 

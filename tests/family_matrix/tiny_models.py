@@ -26,7 +26,8 @@ SIZES: tuple[tuple[str, int], ...] = (
         48,
     ),
     (r"(global_)?head_dim|v_head_dim|qk_nope_head_dim|.*_head_dim|attention_head_size|head_size", 8),
-    (r"qk_rope_head_dim|rotary_dim", 4),
+    (r"qk_rope_head_dim", 8),
+    (r"rotary_dim", 4),
     (r"(kv|q|o)_lora_rank|.*_rank", 8),
     (r"num_(local_)?experts|n_routed_experts|moe_num_experts|num_(routed_)?experts", 4),
     (r"num_experts_per_tok|moe_topk|moe_k|top_k_experts|num_selected_experts|expert_top_k", 2),
@@ -44,7 +45,13 @@ SIZES: tuple[tuple[str, int], ...] = (
 )
 """Patterns of a field's whole name, and the size that it gets; the first that fits counts."""
 
-LEFT = {"encoder_stride": 4, "use_mamba_kernels": False, "tie_word_embeddings": False, "use_cache": True}
+LEFT = {
+    "attn_layer_indices": [1],
+    "encoder_stride": 4,
+    "use_mamba_kernels": False,
+    "tie_word_embeddings": False,
+    "use_cache": True,
+}
 """Other fields, where a config has them."""
 
 
@@ -55,6 +62,8 @@ def small_config(model_type: str) -> Any:
         Exception: whatever the config class says of them.
     """
     config_class: Any = CONFIG_MAPPING[model_type]
+    if config_class.sub_configs:
+        raise ValueError(f"it is composed of {', '.join(config_class.sub_configs)}")
     default = config_class()
     values = {name: value for name, value in vars(default).items() if not name.startswith("_")}
     count = next((values[n] for n in ("num_hidden_layers", "n_layer", "n_layers", "num_layers") if n in values), None)
@@ -63,6 +72,8 @@ def small_config(model_type: str) -> Any:
     changes |= {name: value for name, value in LEFT.items() if name in values}
     if "n_inner" in values:
         changes["n_inner"] = 48
+    if "num_key_value_heads" in changes and values["num_key_value_heads"] == values.get("num_attention_heads"):
+        changes["num_key_value_heads"] = 4
     return config_class(**changes | _ids(values))
 
 
