@@ -26,6 +26,16 @@ from hf_memoria.models import (
     save_memory,
     wrap,
 )
+from hf_memoria.models.auto import (
+    MemoriaAutoModel,
+    MemoriaAutoModelForCausalLM,
+    MemoriaAutoModelForImageClassification,
+    MemoriaAutoModelForMaskedImageModeling,
+    MemoriaAutoModelForMaskedLM,
+    MemoriaAutoModelForQuestionAnswering,
+    MemoriaAutoModelForSequenceClassification,
+    MemoriaAutoModelForTokenClassification,
+)
 from hf_memoria.models.bert import (
     MemoriaBertConfig,
     MemoriaBertForCausalLM,
@@ -87,6 +97,14 @@ __all__ = [
     "EpisodicMemoryConfig",
     "EpisodicState",
     "LwpfAttentionConfig",
+    "MemoriaAutoModel",
+    "MemoriaAutoModelForCausalLM",
+    "MemoriaAutoModelForImageClassification",
+    "MemoriaAutoModelForMaskedImageModeling",
+    "MemoriaAutoModelForMaskedLM",
+    "MemoriaAutoModelForQuestionAnswering",
+    "MemoriaAutoModelForSequenceClassification",
+    "MemoriaAutoModelForTokenClassification",
     "MemoriaBertConfig",
     "MemoriaBertForCausalLM",
     "MemoriaBertForMaskedLM",

@@ -15,6 +15,7 @@ from hf_memoria.attentions.interface import (
 )
 from hf_memoria.attentions.kinds import ATTENTION_KINDS, attention_config_from
 from hf_memoria.attentions.settings import AttentionSettings
+from hf_memoria.backbones.blocks import check_blocks
 from hf_memoria.backbones.ownership import ATTENTION, record_added
 
 
@@ -170,11 +171,7 @@ def check_attention_fits(config: Any, attention: AttentionSettings) -> None:
     Raises:
         ValueError: naming the field.
     """
-    blocks = config.num_hidden_layers
-    if attention.layers and attention.layers[-1] >= blocks:
-        raise ValueError(
-            f"attention.layers must name blocks below {blocks}, which the backbone has; got {attention.layers}."
-        )
+    check_blocks(config, "attention.layers", attention.layers)
 
 
 for _kind in ATTENTION_KINDS:

@@ -97,7 +97,8 @@ def install_attention(
         ValueError: if the attention of a block does not go through AttentionInterface.
     """
     blocks = blocks_of(base_model, spec)
-    for index in range(len(blocks)) if layers is None else layers:
+    with_attention = range(len(blocks)) if spec.reads is None else spec.reads
+    for index in with_attention if layers is None else layers:
         found = list(attention_modules(blocks[index]))
         if not found:
             refuse_backbone(type(base_model))

@@ -1,6 +1,17 @@
 """Where things are in a backbone, and what hooks on it know of the forward that is under way."""
 
-from hf_memoria.backbones.blocks import blocks_of, cached_length, norm_of, submodule
+from hf_memoria.backbones.blocks import (
+    blocks_of,
+    cached_length,
+    check_blocks,
+    inner_width,
+    joins_of,
+    norm_of,
+    num_blocks,
+    read_heads,
+    reading_blocks,
+    submodule,
+)
 from hf_memoria.backbones.calls import Call, call_of, current_call, reading_of, run_segment
 from hf_memoria.backbones.holders import HookHolder
 from hf_memoria.backbones.spec import SPECS, BackboneSpec
@@ -14,9 +25,15 @@ __all__ = [
     "blocks_of",
     "cached_length",
     "call_of",
+    "check_blocks",
     "current_call",
+    "inner_width",
+    "joins_of",
     "leave_undecayed",
     "norm_of",
+    "num_blocks",
+    "read_heads",
+    "reading_blocks",
     "reading_of",
     "run_segment",
     "submodule",

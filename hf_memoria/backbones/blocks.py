@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import nn
 
 from hf_memoria.backbones.spec import BackboneSpec
+
+NORMS = ("pre_norm", "post_norm", "output_norm")
+"""Fields of an entry of which one is the norm of a block."""
+
+JOINED = ("joined", "output_norm")
+"""Fields that say what is added to the residual stream, where that is not the attention."""
+
+
+def base_of(model: Any, spec: BackboneSpec) -> Any:
+    """Return what runs as the base model of a stock model."""
+    base: Any = model.base_model
+    return base if spec.base is None else base.get_submodule(spec.base)
 
 
 def blocks_of(base_model: nn.Module, spec: BackboneSpec) -> nn.ModuleList:
@@ -28,7 +41,7 @@ def submodule(module: nn.Module, spec: BackboneSpec, field: str) -> nn.Module:
     Raises:
         ValueError: if it leads nowhere.
     """
-    path = getattr(spec, field)
+    path: str = getattr(spec, field)
     try:
         return module.get_submodule(path)
     except AttributeError as error:
@@ -40,7 +53,49 @@ def submodule(module: nn.Module, spec: BackboneSpec, field: str) -> nn.Module:
 
 def norm_of(block: nn.Module, spec: BackboneSpec) -> nn.Module:
     """Return the norm of a block beside its self-attention."""
-    return submodule(block, spec, "pre_norm" if spec.post_norm is None else "post_norm")
+    return submodule(block, spec, next(name for name in NORMS if getattr(spec, name) is not None))
+
+
+def joins_of(block: nn.Module, spec: BackboneSpec) -> nn.Module:
+    """Return the module of a block whose output is added to the residual stream."""
+    return submodule(block, spec, next((name for name in JOINED if getattr(spec, name) is not None), "attention"))
+
+
+def num_blocks(config: Any) -> int:
+    """Return how many blocks a backbone has in its list."""
+    count: int = config.backbone_spec.num_blocks or config.num_hidden_layers
+    return count
+
+
+def reading_blocks(config: Any) -> list[int]:
+    """Return the numbers of the blocks that have a self-attention, counted from 0."""
+    reads = config.backbone_spec.reads
+    return list(range(num_blocks(config)) if reads is None else reads)
+
+
+def check_blocks(config: Any, field: str, layers: list[int] | None) -> None:
+    """Check blocks that are named to read.
+
+    Raises:
+        ValueError: naming the field, if a block is not there or has no self-attention.
+    """
+    count, reading = num_blocks(config), reading_blocks(config)
+    if layers and layers[-1] >= count:
+        raise ValueError(f"{field} must name blocks below {count}, which the backbone has; got {layers}.")
+    if not set(layers or ()) <= set(reading):
+        raise ValueError(f"{field} must name blocks that have a self-attention, which are {reading}; got {layers}.")
+
+
+def read_heads(config: Any) -> int:
+    """Return how many heads a cross-attention of the hidden size has: the backbone's, or the most that divide both."""
+    return math.gcd(config.hidden_size, config.num_attention_heads)
+
+
+def inner_width(config: Any) -> int:
+    """Return the width of the backbone's MLP, four times the hidden size where its config does not say it."""
+    name = config.backbone_spec.intermediate_size
+    width: int = (None if name is None else getattr(config, name)) or 4 * config.hidden_size
+    return width
 
 
 def cached_length(cache: Any) -> int:

@@ -22,9 +22,9 @@ def narrowing_window(config: Any, columns: int) -> int | None:
     return window if window is not None and columns > window else None
 
 
-def other_layer_types(config: Any) -> list[str]:
-    """Return the types of a backbone's layers whose masks are not made here, sorted."""
-    return sorted(set(getattr(config, "layer_types", None) or ()) - {FULL, SLIDING})
+def other_layer_types(config: Any, known: tuple[str, ...] = (FULL, SLIDING)) -> list[str]:
+    """Return the types of a backbone's layers that are none of those known, by default those with masks made here."""
+    return sorted(set(getattr(config, "layer_types", None) or ()) - set(known))
 
 
 def masks_by_layer(config: Any, make: Callable[[bool], Any]) -> Any:

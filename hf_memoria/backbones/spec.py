@@ -10,44 +10,79 @@ from typing import Any
 class BackboneSpec:
     """What has to be known of a family to read memory inside its blocks.
 
-    Paths are dotted names of submodules. A block adds its self-attention to a residual stream either before a norm or
-    after it, so one of `pre_norm` and `post_norm` is given; the norms of the reads are of the same type.
+    Paths are dotted names of submodules. A block has a norm before its self-attention, behind the sum of that and the
+    residual stream, or before that sum alone, so one of `pre_norm`, `post_norm` and `output_norm` is given; the norms
+    of the reads are of the same type.
 
     Attributes:
+        base: from the base model to the module that a head runs in its place, at which the other paths begin (the
+            decoder of BART); None is the base model itself.
         blocks: from the base model to its list of blocks.
-        attention: from a block to its self-attention, which gets the block's keyword arguments and returns a tuple
-            that starts with its output.
+        attention: from a block to its self-attention, which returns its output or a tuple that starts with it.
         causal: whether a position sees only what stands before it, or the name of the config's field that says so.
         pre_norm: from a block to the norm whose input is the residual stream that the attention's output is added to.
         post_norm: from a block to the norm whose output is the residual stream with the attention in it.
+        output_norm: from a block without a norm before its attention to the norm of the attention's output, which is
+            added to the residual stream then (OLMo 2).
+        joined: from a block to the module whose output is added to the residual stream, where that is not the
+            attention itself or `output_norm`: a norm, a scale or a dropout behind the attention. What is read joins
+            the stream behind it.
+        multiplier: what the block multiplies with before the sum, a number or the name of the config's field.
+        adds_residual: whether the attention adds its output to the residual stream by itself and returns the sum
+            (BLOOM).
         attention_dropout: name of the config's dropout on attention weights; None drops nothing.
         output_dropout: name of the config's dropout on the output of a layer; None drops nothing.
-        intermediate_size: name of the config's width of the MLP; where that is None, four times the hidden size.
+        intermediate_size: name of the config's width of the MLP; None, or a field that is None, is four
+            times the hidden size.
         positions_after_padding: whether positions are counted from `pad_token_id + 1` on, as RoBERTa does.
         embeddings: from the base model to the module whose output goes into its first block, where memory tokens join
             the segment; None puts them into `inputs_embeds`, and their positions into `position_ids`.
+        reads: numbers of the blocks that have a self-attention, in which alone memory is read; None is all.
+        num_blocks: blocks in the list, where the config's `num_hidden_layers` says something else (ALBERT).
 
     Raises:
-        ValueError: if not exactly one of `pre_norm` and `post_norm` is given.
+        ValueError: if not exactly one of `pre_norm`, `post_norm` and `output_norm` is given.
     """
 
+    base: str | None = None
     blocks: str
     attention: str
     causal: bool | str
     pre_norm: str | None = None
     post_norm: str | None = None
+    output_norm: str | None = None
+    joined: str | None = None
+    multiplier: float | str = 1.0
+    adds_residual: bool = False
     attention_dropout: str | None = None
     output_dropout: str | None = None
-    intermediate_size: str = "intermediate_size"
+    intermediate_size: str | None = "intermediate_size"
     positions_after_padding: bool = False
     embeddings: str | None = None
+    reads: tuple[int, ...] | None = None
+    num_blocks: int | None = None
 
     def __post_init__(self) -> None:
-        if (self.pre_norm is None) == (self.post_norm is None):
+        norms = (self.pre_norm, self.post_norm, self.output_norm)
+        if sum(norm is not None for norm in norms) != 1:
             raise ValueError(
-                "exactly one of pre_norm and post_norm must be the path of a norm; "
-                f"got {self.pre_norm!r} and {self.post_norm!r}."
+                "exactly one of pre_norm, post_norm and output_norm must be the path of a norm; "
+                f"got {', '.join(map(repr, norms))}."
             )
+
+    @property
+    def norm(self) -> str:
+        """Path from a block to the norm beside its self-attention."""
+        return next(norm for norm in (self.pre_norm, self.post_norm, self.output_norm) if norm is not None)
+
+    @property
+    def joins(self) -> str:
+        """Path from a block to the module whose output is added to the residual stream, but for `multiplier`."""
+        return self.joined or self.output_norm or self.attention
+
+    def multiplier_of(self, config: Any) -> float:
+        """Return what that output is multiplied with in a model with this config."""
+        return float(getattr(config, self.multiplier) if isinstance(self.multiplier, str) else self.multiplier)
 
     def is_causal(self, config: Any) -> bool:
         """Whether a model with this config is causal."""

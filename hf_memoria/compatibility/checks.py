@@ -52,12 +52,12 @@ def check_blocks() -> None:
 
     for stock, ours in MEMORIA_CLASSES.items():
         config: Any = ours.config_class
-        spec = SPECS[config.backbone_type]
-        if not stock.__name__.endswith("Model") or "LMHead" in stock.__name__:
+        spec = SPECS.get(config.backbone_type)
+        if spec is None or not stock.__name__.endswith("Model") or "LMHead" in stock.__name__:
             continue
         with torch.device("meta"):
             block = blocks_of(stock(config(num_hidden_layers=1)), spec)[0]
-        for path in filter(None, (spec.attention, spec.pre_norm, spec.post_norm)):
+        for path in filter(None, (spec.attention, spec.norm, spec.joins)):
             block.get_submodule(path)
 
 

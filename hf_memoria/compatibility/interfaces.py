@@ -57,6 +57,8 @@ INTERFACES: tuple[Interface, ...] = (
         "models.mixin",
         parameters=("save_directory", "save_original_format"),
     ),
+    exists("transformers.AutoModel._model_mapping", "models.found", "models.auto"),
+    exists("transformers.CONFIG_MAPPING.register", "models.found", parameters=("key", "value")),
     exists("transformers.modeling_utils.load_state_dict", "memoria_pytorch.convert"),
     exists("transformers.conversion_mapping.get_checkpoint_conversion_mapping", "models.families"),
     exists(

@@ -10,7 +10,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from hf_memoria.backbones.sliding_windows import FULL, SLIDING, other_layer_types
 from hf_memoria.memories.interface import Recall, State
+
+KEPT_BY_ROWS = (FULL, SLIDING, "chunked_attention")
+"""Types of layers that keep keys and values of positions, and nothing else."""
 
 
 class MemoriaCache(DynamicCache):
@@ -35,7 +39,7 @@ class MemoriaCache(DynamicCache):
         recall: what each row reads in its segment.
 
     Raises:
-        ValueError: if the config has no memory.
+        ValueError: if the config has no memory, or is of a backbone with recurrent layers.
     """
 
     is_croppable = False  # what was written cannot be taken back
@@ -44,6 +48,13 @@ class MemoriaCache(DynamicCache):
         super().__init__()
         if getattr(config, "memory", None) is None:
             raise ValueError("config must be of a model with memory for a MemoriaCache; its memory is None.")
+        recurrent = other_layer_types(config, KEPT_BY_ROWS)
+        if recurrent:
+            raise ValueError(
+                f"layer_types must be of {', '.join(map(repr, KEPT_BY_ROWS))} for a MemoriaCache, which ends segments "
+                f"row by row; got {', '.join(map(repr, recurrent))}, whose states have no positions to let go. Read "
+                "segments one after another, each with memory=output.memory of the one before."
+            )
         self.segment_length: int | None = config.segment_length
         self._clear(memory)
 

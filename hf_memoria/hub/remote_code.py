@@ -14,6 +14,7 @@ from hf_memoria.hub.flattening import PACKAGE, flat_name, flatten, flatten_own
 from hf_memoria.memories.interface import OWN_MODULE, SYSTEMS
 from hf_memoria.models.config import MemoriaConfigMixin
 from hf_memoria.models.families import AUTO_CLASSES, MEMORIA_CLASSES
+from hf_memoria.models.found import PREFIX, FoundBackbone, LoadsFound, family_of
 from hf_memoria.version import VERSION
 
 STUB = "memoria_remote"
@@ -34,6 +35,23 @@ except ModuleNotFoundError as error:
 {own}
 __all__ = {all}
 '''
+
+
+FOUND_BODY = '''"""Models with memory, of the installed hf_memoria if there is one, else of the files beside this."""
+
+try:
+    from {package}.models.found import classes_by_name
+except ModuleNotFoundError as error:
+    if error.name != "{package}":
+        raise
+    from .{flat} import classes_by_name
+{own}
+_classes = classes_by_name("{backbone}", __name__)
+{names}
+
+__all__ = {all}
+'''
+"""The same for a family that nobody declared, whose classes are made."""
 
 
 def export_remote_code(folder: str | Path) -> list[Path]:
@@ -62,7 +80,7 @@ def export_remote_code(folder: str | Path) -> list[Path]:
     config_class = _config_class(config.get("model_type"), folder)
     config["auto_map"] = auto_map(config_class)
     own, needed = _own_memory(config.get("memory"))
-    sources = {**flatten([config_class.__module__, *needed]), **own, STUB: _stub(config_class, list(own))}
+    sources = {**flatten([_home_of(config_class), *needed]), **own, STUB: _stub(config_class, list(own))}
     written = [_write(folder / f"{name}.py", _header() + source) for name, source in sources.items()]
     return [*written, _write(path, json.dumps(config, indent=2, sort_keys=True) + "\n")]
 
@@ -81,9 +99,13 @@ def _heads(config_class: Any) -> Iterable[tuple[Any, type]]:
 
 
 def _config_class(model_type: Any, folder: Path) -> Any:
-    if model_type not in CONFIG_MAPPING or not issubclass(CONFIG_MAPPING[model_type], MemoriaConfigMixin):
+    if model_type not in CONFIG_MAPPING or not issubclass(
+        CONFIG_MAPPING[model_type], (MemoriaConfigMixin, LoadsFound)
+    ):
         raise ValueError(f"{folder} must hold a checkpoint of hf_memoria; its model_type is {model_type!r}.")
-    config_class = CONFIG_MAPPING[model_type]
+    config_class: Any = CONFIG_MAPPING[model_type]
+    if config_class is LoadsFound:
+        config_class = family_of(CONFIG_MAPPING[model_type.removeprefix(PREFIX)])[0]
     if config_class.__module__.partition(".")[0] != PACKAGE:
         raise ValueError(
             f"{folder} must be of one of the families that hf_memoria lists; {config_class.__name__} is defined in "
@@ -110,13 +132,20 @@ def _own_memory(memory: dict[str, Any] | None) -> tuple[dict[str, str], list[str
     return {name if name.startswith(OWN_MODULE) else f"{OWN_MODULE}{name}": source}, needed
 
 
-def _stub(config_class: type, own: list[str]) -> str:
+def _home_of(config_class: type) -> str:
+    """Return the module of the package that makes the classes of a family."""
+    return FoundBackbone.__module__ if issubclass(config_class, FoundBackbone) else config_class.__module__
+
+
+def _stub(config_class: Any, own: list[str]) -> str:
     names = sorted({config_class.__name__, *(model.__name__ for _, model in _heads(config_class))})
-    flat = flat_name(config_class.__module__)
+    flat = flat_name(_home_of(config_class))
     lines = "".join(f"from .{name} import __name__ as _{name}  # registers a kind of memory\n" for name in own)
-    return STUB_BODY.format(
-        package=PACKAGE, names=", ".join(names), flat=flat, all=names, own=f"\n{lines}" if own else ""
-    )
+    said = {"package": PACKAGE, "flat": flat, "all": names, "own": f"\n{lines}" if own else ""}
+    if issubclass(config_class, FoundBackbone):
+        made = "\n".join(f'{name} = _classes["{name}"]' for name in names)
+        return FOUND_BODY.format(**said, names=made, backbone=config_class.backbone_type)
+    return STUB_BODY.format(**said, names=", ".join(names))
 
 
 def _header() -> str:

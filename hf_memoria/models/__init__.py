@@ -9,9 +9,12 @@ from hf_memoria.memories.token.config import TokenMemoryConfig
 from hf_memoria.models import bert, gpt2, llama, roberta, vit
 from hf_memoria.models.adapters import memory_modules
 from hf_memoria.models.families import register_family
+from hf_memoria.models.found import offer_found_families
 from hf_memoria.models.memory_files import load_memory, save_memory
 from hf_memoria.models.mixin import MemoriaMixin
 from hf_memoria.models.wrap import wrap
+
+offer_found_families()
 
 __all__ = [
     "EngramMemoryConfig",

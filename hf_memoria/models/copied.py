@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -11,21 +12,19 @@ from hf_memoria.backbones.ownership import ATTENTION, MEMORY, is_within, roots_o
 from hf_memoria.models.gguf import without_gguf
 
 
-def copied_as(cls: Any, model: PreTrainedModel, memory: Any, attention: Any) -> PreTrainedModel:
+def copied_as(cls: Any, model: PreTrainedModel, chosen: Mapping[str, Any]) -> PreTrainedModel:
     """Return a copy of a model in a class with memory.
 
     Args:
         cls: the class.
         model: a model of the stock class that it extends, or of the class itself.
-        memory: settings of the memory, or None.
-        attention: settings of the attention, or None for the backbone's.
+        chosen: settings of `memory` and `attention`, or None, and whatever else its config is to say.
 
     Raises:
         ValueError: if weights are not those of the class.
     """
-    chosen = {"memory": memory, "attention": attention}
     config = cls.config_class(**cls.config_class.adopt(without_gguf(model.config.to_dict())) | chosen)
-    if attention is None and model.config._attn_implementation not in ATTENTION_KINDS:
+    if chosen["attention"] is None and model.config._attn_implementation not in ATTENTION_KINDS:
         config._attn_implementation = model.config._attn_implementation
     wrapped: PreTrainedModel = cls(config).to(device=model.device, dtype=model.dtype)
     _copy_weights(model, wrapped)

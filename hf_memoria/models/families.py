@@ -78,10 +78,16 @@ def register_family(
     """
     _check_family(spec, config_class, model_classes)
     home = registered.__name__ if module is None else module
-    config: Any = _config_with_memory(config_class, home)
-    models = tuple(_model_with_memory(model, config, home) for model in model_classes)
+    config: Any = config_with_memory(config_class, home)
+    models = tuple(model_with_memory(model, config, home) for model in model_classes)
     registered.REGISTERED.update({cls.__name__: cls for cls in (config, *models) if cls.__module__ == home})
     SPECS[config.backbone_type] = spec
+    make_known(config, models)
+    return (config, *models)
+
+
+def make_known(config: Any, models: Sequence[Any]) -> None:
+    """Make the Auto classes and `wrap` know a config class with memory and its model classes."""
     if not came_with_checkpoint(config.__module__):
         # By this name Transformers would load the next checkpoint that brings its code with this one's. The entries
         # below are by class, and so this code's alone; heads that build their base model by AutoModel need them.
@@ -89,10 +95,9 @@ def register_family(
     _load_as(config.backbone_type, config.model_type)
     for model in models:
         stock = model.__bases__[1]
-        AUTO_CLASSES[_end_of(model)].register(config, model, exist_ok=True)
+        AUTO_CLASSES[end_of(model)].register(config, model, exist_ok=True)
         MEMORIA_CLASSES[stock] = model
         _load_as(stock.__name__, model.__name__, _prefixes(model, models))
-    return (config, *models)
 
 
 def _check_family(spec: Any, config_class: Any, model_classes: Any) -> None:
@@ -108,10 +113,17 @@ def _check_family(spec: Any, config_class: Any, model_classes: Any) -> None:
                 f"every item of model_classes must be a model of {config_class.__name__}; got {model.__name__}, whose "
                 f"config_class is {model.config_class}."
             )
-        _end_of(model)
+        end_of(model)
 
 
-def _config_with_memory(stock: type, module: str) -> type:
+def config_with_memory(stock: type, module: str, mixin: type = MemoriaConfigMixin) -> type:
+    """Return the config class with memory of a stock one, or the class itself if it has one.
+
+    Args:
+        stock: the class.
+        module: name of the module that the new class belongs to.
+        mixin: what it gets before the stock class.
+    """
     if issubclass(stock, MemoriaConfigMixin):
         return stock
     backbone_type = stock.model_type  # type: ignore[attr-defined]
@@ -121,20 +133,33 @@ def _config_with_memory(stock: type, module: str) -> type:
         "model_type": f"memoria-{backbone_type}",
         "backbone_type": backbone_type,
     }
-    return memoria_config(type(f"Memoria{stock.__name__}", (MemoriaConfigMixin, stock), body))
+    return memoria_config(type(f"Memoria{stock.__name__}", (mixin, stock), body))
 
 
-def _model_with_memory(stock: Any, config: type, module: str) -> Any:
+def model_with_memory(stock: Any, config: type, module: str, **members: Any) -> Any:
+    """Return the model class with memory of a stock one, or the class itself if it has one.
+
+    Args:
+        stock: the class.
+        config: config class with memory.
+        module: name of the module that the new class belongs to.
+        members: what else the new class has.
+    """
     if issubclass(stock, MemoriaMixin):
         return stock
     name = f"Memoria{stock.__name__}".replace("LMHeadModel", "ForCausalLM")
     # generate() looks for its mixin among the direct bases.
     generation = (MemoriaGenerationMixin,) if issubclass(stock, GenerationMixin) else ()
     body = {"__module__": module, "__doc__": f"`{stock.__name__}` with a memory.", "config_class": config}
-    return type(name, (MemoriaMixin, stock, *generation), body)
+    return type(name, (MemoriaMixin, stock, *generation), body | members)
 
 
-def _end_of(model: type) -> str:
+def end_of(model: type) -> str:
+    """Return the end of a model class's name by which its Auto class is known.
+
+    Raises:
+        ValueError: if it is none of those that read memory.
+    """
     for end in AUTO_CLASSES:
         if model.__name__.endswith(end):
             return end

@@ -40,7 +40,7 @@ def _from_pretrained(cls: Any, name: Any, *args: Any, **kwargs: Any) -> Any:
     if kwargs.get("gguf_file") is None:
         return super(MemoriaMixin, cls).from_pretrained(name, *args, **kwargs)
     model, chosen = load_gguf(cls, name, *args, **kwargs)
-    return copied_as(cls, model, **chosen)
+    return copied_as(cls, model, chosen)
 
 
 class MemoriaMixin(NotCopied, AttendsByChoice):

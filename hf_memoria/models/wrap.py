@@ -9,7 +9,9 @@ from transformers import PreTrainedModel
 from hf_memoria.attentions.settings import AttentionSettings
 from hf_memoria.memories.shared.settings import MemorySettings
 from hf_memoria.models.copied import copied_as
+from hf_memoria.models.entries import spec_for, try_out
 from hf_memoria.models.families import MEMORIA_CLASSES
+from hf_memoria.models.found import ENTRY, entry_of, is_found, memoria_class_of
 from hf_memoria.models.mixin import MemoriaMixin
 
 
@@ -24,21 +26,30 @@ def wrap(
     settings; `memory=None` takes the memory away, `attention=None` gives the backbone's own attention back.
 
     Args:
-        model: a stock model of a known family, or one of this package; it stays as it is.
+        model: a stock model, or one of this package; it stays as it is. Of a family that nobody declared, it is found
+            out and proved where its blocks can read, by a few forwards on random input.
         memory: the memory's settings, or None for none.
         attention: the attention's settings, or None for the backbone's.
 
     Raises:
-        TypeError: if the model is of no known class.
-        ValueError: if it cannot have another attention.
+        TypeError: if the model is none of Transformers.
+        ValueError: if no place to read is found in its blocks, or it cannot have another attention.
     """
-    return copied_as(_memoria_class(model), model, memory, attention)
+    cls = _memoria_class(model)
+    chosen: dict[str, Any] = {"memory": memory, "attention": attention}
+    if is_found(cls) and not isinstance(model, MemoriaMixin):
+        chosen[ENTRY] = entry_of(spec_for(model))
+    wrapped = copied_as(cls, model, chosen)
+    if is_found(cls):
+        try_out(wrapped)
+    return wrapped
 
 
 def _memoria_class(model: PreTrainedModel) -> Any:
     if isinstance(model, MemoriaMixin):
         return type(model)
+    if not isinstance(model, PreTrainedModel):
+        raise TypeError(f"model must be a model of Transformers; got {type(model).__name__}.")
     if type(model) not in MEMORIA_CLASSES:
-        known = ", ".join(sorted(cls.__name__ for cls in MEMORIA_CLASSES))
-        raise TypeError(f"model must be one of {known}; got {type(model).__name__}.")
-    return MEMORIA_CLASSES[type(model)]
+        spec_for(model)  # first: of what is refused nothing is registered
+    return memoria_class_of(type(model))

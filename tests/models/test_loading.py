@@ -49,5 +49,5 @@ def test_wrap_changes_the_settings_of_a_memory_and_takes_it_away(build, memory_s
 
 
 def test_wrap_refuses_what_it_does_not_know():
-    with pytest.raises(TypeError, match=r"model must be one of .*, GPT2ForQuestionAnswering.*; got Linear"):
+    with pytest.raises(TypeError, match="model must be a model of Transformers; got Linear"):
         hf_memoria.wrap(torch.nn.Linear(2, 2), memory=hf_memoria.EngramMemoryConfig())

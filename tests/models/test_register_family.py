@@ -191,7 +191,7 @@ def test_a_wrong_argument_is_named_and_nothing_is_registered(arguments, error, m
 
 @pytest.mark.parametrize("norms", [{}, {"pre_norm": "a", "post_norm": "b"}])
 def test_a_block_has_one_norm_before_or_after(norms):
-    with pytest.raises(ValueError, match="exactly one of pre_norm and post_norm must be"):
+    with pytest.raises(ValueError, match="exactly one of pre_norm, post_norm and output_norm must be"):
         hf_memoria.BackboneSpec(blocks="layers", attention="self_attn", causal=True, **norms)
 
 
@@ -215,8 +215,11 @@ def test_a_path_that_leads_nowhere_is_named(field, path, message, monkeypatch):
         build("Qwen2", "Model", QWEN2)
 
 
-def test_an_attention_that_returns_no_tuple_is_refused(monkeypatch):
+def test_an_attention_that_returns_no_tensor_is_refused(monkeypatch):
     spec = hf_memoria.BackboneSpec(**{**vars(GOOD), "attention": "mlp"})
     monkeypatch.setitem(SPECS, "qwen2", spec)
-    with pytest.raises(TypeError, match="attention must lead to a module that returns a tuple; got Tensor"):
-        build("Qwen2", "Model", QWEN2)(**segments()[0])
+    model = build("Qwen2", "Model", QWEN2)
+    for block in model.layers:
+        block.mlp.register_forward_hook(lambda module, args, output: {"output": output}, prepend=True)
+    with pytest.raises(TypeError, match=r"attention must lead to a module that returns a tensor.*got dict"):
+        model(**segments()[0])

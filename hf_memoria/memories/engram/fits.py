@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from hf_memoria.backbones import check_blocks, num_blocks, reading_blocks
+
 
 def check_layers(config: Any) -> None:
     """Check which blocks read, and which makes the cue.
@@ -11,9 +13,8 @@ def check_layers(config: Any) -> None:
     Raises:
         ValueError: naming the field.
     """
-    memory, blocks = config.memory, config.num_hidden_layers
-    if memory.layers and memory.layers[-1] >= blocks:
-        raise ValueError(f"layers must name blocks below {blocks}, which the backbone has; got {memory.layers}.")
+    memory = config.memory
+    check_blocks(config, "layers", memory.layers)
     if memory.cue_layer is not None:
         _check_cue_layer(config, memory.cue_layer, memory.layers)
 
@@ -24,8 +25,10 @@ def _check_cue_layer(config: Any, cue_layer: int, layers: list[int] | None) -> N
             f"cue_layer must be None for {config.backbone_type}; got {cue_layer}. A causal backbone that reads "
             "what a block made of the same segment would see the future."
         )
-    last = config.num_hidden_layers - 1
+    last = num_blocks(config) - 1
     if cue_layer >= last:
         raise ValueError(f"cue_layer must be below {last}, so that a block after it can read; got {cue_layer}.")
+    if not any(layer > cue_layer for layer in reading_blocks(config)):
+        raise ValueError(f"cue_layer must be below {max(reading_blocks(config))}, which reads; got {cue_layer}.")
     if layers and layers[0] <= cue_layer:
         raise ValueError(f"layers must name blocks after cue_layer ({cue_layer}), which read; got {layers}.")

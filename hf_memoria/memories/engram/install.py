@@ -22,7 +22,7 @@ def install_engram_memory(
     intermediate_size: int,
     num_heads: int,
     num_memories: int | None,
-    layers: list[int] | None = None,
+    layers: list[int],
     cue_layer: int | None = None,
     gated: bool = False,
     attention_dropout: float = 0.0,
@@ -37,7 +37,7 @@ def install_engram_memory(
         intermediate_size: width inside the abstractor.
         num_heads: heads of the reads.
         num_memories: working-memory vectors a segment; None reads the cue itself, without an abstractor.
-        layers: blocks that read, counted from 0; None is all of them, or all after `cue_layer`.
+        layers: blocks that read, counted from 0, as far as they stand after `cue_layer`.
         cue_layer: block whose output is the cue; None takes the cue from the state.
         gated: see `MemoryReader`.
         attention_dropout: on the weights of the reads.
@@ -52,7 +52,7 @@ def install_engram_memory(
     if cue_layer is not None:
         blocks[cue_layer].register_forward_hook(_CueHook(base_model).take)
     first = 0 if cue_layer is None else cue_layer + 1
-    for index in range(first, len(blocks)) if layers is None else layers:
+    for index in (layer for layer in layers if layer >= first):
         attention = MemoryAttention(hidden_size, num_heads, attention_dropout, output_dropout)
         blocks[index].memory = _reader_for(blocks[index], spec, attention, gated)
         BlockReads(base_model, blocks[index], index, read_engrams).attach(spec)

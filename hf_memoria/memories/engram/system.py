@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from hf_memoria.backbones import blocks_of, cached_length, run_segment
+from hf_memoria.backbones import blocks_of, cached_length, inner_width, read_heads, reading_blocks, run_segment
 from hf_memoria.backbones.calls import ReplayedCheckpoint, replay_wrappers
 from hf_memoria.memories.engram.config import EngramMemoryConfig
 from hf_memoria.memories.engram.events import events_of
@@ -49,10 +49,10 @@ class EngramSystem:
             model.base_model,
             spec,
             hidden_size=config.hidden_size,
-            intermediate_size=getattr(config, spec.intermediate_size) or 4 * config.hidden_size,
-            num_heads=config.num_attention_heads,
+            intermediate_size=inner_width(config),
+            num_heads=read_heads(config),
             num_memories=memory.num_memories,
-            layers=memory.layers,
+            layers=reading_blocks(config) if memory.layers is None else memory.layers,
             cue_layer=memory.cue_layer,
             gated=memory.gate is not None,
             attention_dropout=_rate(config, spec.attention_dropout),

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hf_memoria.backbones import HookHolder, blocks_of, reading_of
+from hf_memoria.backbones import HookHolder, blocks_of, read_heads, reading_blocks, reading_of
 from hf_memoria.memories.episodic.config import EpisodicMemoryConfig
 from hf_memoria.memories.episodic.keep_score import KeepScore
 from hf_memoria.memories.episodic.reader import EpisodicReader
@@ -22,7 +22,8 @@ MOST_READ_HEADS = 4
 def reading_layers(config: Any) -> list[int]:
     """Return the blocks of the separate read, counted from 0: those that are named, or the middle one."""
     memory: EpisodicMemoryConfig = config.memory
-    return [config.num_hidden_layers // 2] if memory.layers is None else memory.layers
+    blocks = reading_blocks(config)
+    return [blocks[len(blocks) // 2]] if memory.layers is None else memory.layers
 
 
 def sharing_layers(config: Any) -> list[int]:
@@ -30,7 +31,7 @@ def sharing_layers(config: Any) -> list[int]:
     memory: EpisodicMemoryConfig = config.memory
     if not memory.share_attention:
         return []
-    return list(range(config.num_hidden_layers)) if memory.share_layers is None else memory.share_layers
+    return reading_blocks(config) if memory.share_layers is None else memory.share_layers
 
 
 def stored_layers(config: Any) -> list[int]:
@@ -80,7 +81,7 @@ def _reader_for(base: Any, config: Any, width: int, place: int) -> EpisodicReade
     return EpisodicReader(
         config.hidden_size,
         width,
-        memory.read_heads or min(config.num_attention_heads, MOST_READ_HEADS),
+        memory.read_heads or min(read_heads(config), MOST_READ_HEADS),
         head_size=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
         window=memory.key_window,
         value_ahead=memory.value_ahead,

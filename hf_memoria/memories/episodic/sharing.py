@@ -116,7 +116,7 @@ class SharingHooks(HookHolder):
     def _normed(self, store: Store) -> Tensor:
         assert store.hidden is not None  # `reading_from` sees to it
         stored = store.hidden[:, :, self.place]
-        if self.spec.post_norm is not None:
+        if self.spec.pre_norm is None:
             return stored
         norm = norm_of(self.block, self.spec)
         normed: Tensor = Call(norm, Captured()).run(norm, stored)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from hf_memoria.backbones import cached_length
+from hf_memoria.backbones import cached_length, check_blocks
 from hf_memoria.memories.episodic.config import EpisodicMemoryConfig
 from hf_memoria.memories.episodic.install import embedding_size, install_episodic_memory, stored_layers
 from hf_memoria.memories.episodic.keep_score import KeepScore
@@ -37,11 +37,8 @@ class EpisodicSystem(SegmentMemory[EpisodicState]):
 
     def check_fits(self, config: Any) -> None:
         """As `MemorySystem.check_fits`."""
-        blocks = config.num_hidden_layers
         for name in ("layers", "share_layers"):
-            layers = getattr(config.memory, name)
-            if layers and layers[-1] >= blocks:
-                raise ValueError(f"{name} must name blocks below {blocks}, which the backbone has; got {layers}.")
+            check_blocks(config, name, getattr(config.memory, name))
         if config.memory.share_attention:
             check_can_share(config)
 

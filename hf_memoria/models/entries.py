@@ -1,0 +1,102 @@
+"""The entry of a model that nobody declared: found, proved, and kept for the next model like it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from hf_memoria.backbones.finding import find_spec
+from hf_memoria.backbones.spec import BackboneSpec
+from hf_memoria.backbones.tree import NotFoundError
+from hf_memoria.backbones.watching import at_rest
+from hf_memoria.models.probe_inputs import probe_inputs
+from hf_memoria.models.proving import prove
+
+NOT_OF_STRUCTURE = ("dtype", "architectures", "transformers_version")
+
+FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, KeyError, IndexError, AssertionError)
+"""What a forward of somebody else's model may say of input that it was not made for."""
+
+_FOUND: dict[tuple[type, str], BackboneSpec] = {}
+"""Entries by class of the base model and by what its config says of it."""
+
+
+def spec_for(model: PreTrainedModel) -> BackboneSpec:
+    """Return a proved entry of a model that nobody declared.
+
+    Args:
+        model: of Transformers, with head or without. It runs a few forwards on random input.
+
+    Raises:
+        NotFoundError: saying what was tried, and what to do.
+    """
+    key = type(model), _structure(model.config)
+    if key not in _FOUND:
+        _FOUND[key] = _find(model)
+    return _FOUND[key]
+
+
+def _structure(config: Any) -> str:
+    values = {
+        name: value
+        for name, value in config.to_dict().items()
+        if not name.startswith("_") and name not in NOT_OF_STRUCTURE
+    }
+    return json.dumps(values, sort_keys=True, default=str)
+
+
+def _find(model: Any) -> BackboneSpec:
+    try:
+        if getattr(model.config, "is_encoder_decoder", False):
+            raise NotFoundError("it is an encoder-decoder, which reads two sequences")
+        _check_sizes(model.config)
+        inputs = probe_inputs(model)
+        spec = find_spec(model, inputs)
+        prove(model, spec, inputs)
+        return spec
+    except NotFoundError as error:
+        raise NotFoundError(_told(model, str(error))) from error
+    except FAILURES as error:
+        raise NotFoundError(
+            _told(model, f"a forward on random input fails with {type(error).__name__}: {error}")
+        ) from error
+
+
+def try_out(model: Any) -> None:
+    """Run a model with memory once on random input.
+
+    Args:
+        model: of a family that nobody declared.
+
+    Raises:
+        NotFoundError: if it fails, or gives what is not finite.
+    """
+    chosen = model.config.memory or model.config.attention
+    try:
+        with torch.no_grad(), at_rest(model):
+            output = model(**probe_inputs(model), return_dict=True)[0]
+    except FAILURES as error:
+        kind = "none" if chosen is None else chosen.kind
+        raise NotFoundError(
+            f"memory and attention must be of kinds that {model.config.backbone_type} takes; got {kind!r}, with which "
+            f"a forward on random input fails with {type(error).__name__}: {error}"
+        ) from error
+    if not bool(output.isfinite().all()):
+        raise NotFoundError(f"a forward of {type(model).__name__} on random input gives what is not finite.")
+
+
+def _check_sizes(config: Any) -> None:
+    for name in ("hidden_size", "num_attention_heads", "num_hidden_layers"):
+        value = getattr(config, name, None)
+        if type(value) is not int:
+            raise NotFoundError(f"its config has no {name} of one number, but {value!r}")
+
+
+def _told(model: Any, reason: str) -> str:
+    return (
+        f"model must be one in whose blocks a memory can be read; in {type(model).__name__} no such place was found "
+        f"and proved: {reason}. register_family takes an entry by hand, where there is such a place."
+    )

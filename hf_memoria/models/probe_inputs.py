@@ -1,0 +1,48 @@
+"""Random inputs of a model, to find out and to prove things with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_memoria.backbones.tree import NotFoundError
+
+ROWS, POSITIONS = 2, 8
+"""Sizes of random text. Images are of the size that the config names."""
+
+
+def probe_inputs(model: Any) -> dict[str, Tensor]:
+    """Return random token ids or random images, as a model's config has them.
+
+    Args:
+        model: of Transformers, with head or without.
+
+    Raises:
+        NotFoundError: if it reads something else.
+    """
+    generator = torch.Generator().manual_seed(0)
+    name, config = model.main_input_name, model.config
+    if name == "input_ids":
+        most = min(config.get_text_config().vocab_size, 2**31)
+        special = _special_ids(config)
+        drawn = torch.randperm(min(most, 4096), generator=generator).tolist()
+        ids = torch.tensor([number for number in drawn if number not in special][: ROWS * POSITIONS])
+        if len(ids) < ROWS * POSITIONS:
+            raise NotFoundError(f"its vocabulary of {most} is too small to try anything")
+        return {name: ids.view(ROWS, POSITIONS).to(model.device)}
+    if name == "pixel_values":
+        size = getattr(config, "image_size", None)
+        height, width = size if isinstance(size, (tuple, list)) else (size, size)
+        if not isinstance(height, int) or not isinstance(width, int):
+            raise NotFoundError(f"its config has no image_size of one number or two, but {size!r}")
+        shape = (1, getattr(config, "num_channels", 3), height, width)
+        return {name: torch.randn(shape, generator=generator).to(model.device, model.dtype)}
+    raise NotFoundError(f"it reads {name}, and neither input_ids nor pixel_values")
+
+
+def _special_ids(config: Any) -> set[int]:
+    found = [getattr(config, f"{which}_token_id", None) for which in ("pad", "bos", "eos", "cls", "sep", "mask")]
+    lists = [ids if isinstance(ids, (list, tuple)) else [ids] for ids in found if ids is not None]
+    return {number for ids in lists for number in ids}

@@ -1,0 +1,159 @@
+"""What is tried of a family: each kind of memory and of attention, from `wrap` to `generate()`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import transformers
+
+import hf_memoria
+from hf_memoria.models.probe_inputs import probe_inputs
+
+STEPS = ("wrap", "segments", "gradient", "save/load", "generate")
+SEGMENT = 12
+
+CHOICES: dict[str, Callable[[], dict[str, Any]]] = {
+    "engram": lambda: {
+        "memory": hf_memoria.EngramMemoryConfig(
+            num_memories=3,
+            stm_capacity=6,
+            num_reminded_stm=3,
+            num_reminded_ltm=3,
+            ltm_search_depth=3,
+            initial_lifespan=4,
+            lifespan_extend_scale=1.0,
+            segment_length=SEGMENT,
+        )
+    },
+    "token": lambda: {
+        "memory": hf_memoria.TokenMemoryConfig(num_tokens=3, encoder_layers=0, bptt_segments=1, segment_length=SEGMENT)
+    },
+    "episodic": lambda: {
+        "memory": hf_memoria.EpisodicMemoryConfig(
+            capacity=20, stm_capacity=9, top_k=6, gate=None, segment_length=SEGMENT
+        )
+    },
+    "LwPF": lambda: {"attention": hf_memoria.LwpfAttentionConfig()},
+    "SDM": lambda: {"attention": hf_memoria.SdmAttentionConfig(n=64)},
+}
+
+PASSED, NOT_FOR_IT = "passed", "-"
+
+
+def try_family(stock: Any, choices: tuple[str, ...] = tuple(CHOICES)) -> dict[str, dict[str, str]]:
+    """Return by choice and step what came of a model: `PASSED`, `NOT_FOR_IT`, or what went wrong."""
+    return {choice: _Trial(stock, choice).results() for choice in choices}
+
+
+class _Trial:
+    """A stock model, and what was chosen for it."""
+
+    def __init__(self, stock: Any, choice: str) -> None:
+        self.stock, self.choice, self.chosen = stock, choice, CHOICES[choice]()
+        self.remembers = "memory" in self.chosen
+        self.model: Any = None
+
+    def results(self) -> dict[str, str]:
+        """Return what came of each step; nothing after a failing `wrap` is tried."""
+        found = {"wrap": self._outcome(self.wrap)}
+        if found["wrap"] != PASSED:
+            return found | dict.fromkeys(STEPS[1:], found["wrap"])
+        steps = (self.segments, self.gradient, self.save_and_load, self.generate)
+        return found | {name: self._outcome(step) for name, step in zip(STEPS[1:], steps, strict=True)}
+
+    def _outcome(self, step: Callable[[], str | None]) -> str:
+        try:
+            return step() or PASSED
+        except Exception as error:
+            return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+    def wrap(self) -> None:
+        """Wrap it; before anything is remembered, engrams and episodes leave the outputs as they were."""
+        self.model = hf_memoria.wrap(self.stock, **self.chosen)
+        self.inputs = segments_for(self.stock)
+        with torch.no_grad():
+            got, plain = (output(model(**self.inputs[0])) for model in (self.model, self.stock))
+        assert torch.equal(got, plain) or self.choice not in ("engram", "episodic"), "differs from the backbone"
+        assert got.shape == plain.shape, f"{list(got.shape)} came out where {list(plain.shape)} does"
+        assert got.isfinite().all(), "is not finite"
+
+    def segments(self) -> None:
+        """Read three segments; what was remembered changes what the last one gives."""
+        last, alone = self._read(self.model), output(self.model(**self.inputs[-1]))
+        assert last.isfinite().all(), "is not finite"
+        if self.remembers:
+            assert not torch.allclose(last, alone, atol=1e-6), "what is remembered changes nothing"
+
+    def gradient(self) -> None:
+        """Train on the second segment: what was added learns."""
+        self.model.train()
+        try:
+            state = {} if not self.remembers else {"memory": self.model(**self.inputs[0]).memory}
+            output(self.model(**self.inputs[1], **state)).float().square().mean().backward()
+            own = {n: p for n, p in self.model.named_parameters() if "memory" in n or "abstractor" in n}
+            given = [
+                p.grad is not None and bool(p.grad.any())
+                for p in (own or dict(self.model.named_parameters())).values()
+            ]
+            assert sum(given) * 2 > len(given), f"{len(given) - sum(given)} of {len(given)} parameters get no gradient"
+            finite = [bool(p.grad.isfinite().all()) for p in own.values() if p.grad is not None]
+            assert all(finite), "gradients are not finite"
+        finally:
+            self.model.zero_grad()
+            self.model.eval()
+
+    def save_and_load(self) -> None:
+        """Save it, load it by its Auto class, and read the same."""
+        expected = self._read(self.model)
+        with tempfile.TemporaryDirectory() as folder:
+            self.model.save_pretrained(folder)
+            loaded = auto_class_of(self.stock).from_pretrained(folder).eval()
+        assert type(loaded) is type(self.model), f"{type(loaded).__name__} came back"
+        assert torch.allclose(self._read(loaded), expected, atol=1e-5), "reads something else when loaded"
+
+    def generate(self) -> str | None:
+        """Generate past the end of a segment."""
+        if not hasattr(self.stock, "generate") or not self.model.config.backbone_spec.causal:
+            return NOT_FOR_IT
+        ids = self.inputs[0]["input_ids"]
+        options = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
+        told = self.model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+        assert told.shape == (2, ids.shape[1] + 8), f"{list(told.shape)} came out"
+        return None
+
+    @torch.no_grad()
+    def _read(self, model: Any) -> torch.Tensor:
+        memory = None
+        for inputs in self.inputs:
+            read = model(**inputs, memory=memory)
+            memory = read.memory if self.remembers else None
+        return output(read)
+
+
+def segments_for(stock: Any) -> list[dict[str, torch.Tensor]]:
+    """Return the inputs of three segments."""
+    inputs = probe_inputs(stock)
+    if "pixel_values" in inputs:
+        return [{"pixel_values": inputs["pixel_values"] * scale} for scale in (1.0, 0.7, -1.0)]
+    return [{"input_ids": inputs["input_ids"].roll(shift)} for shift in range(3)]
+
+
+def output(found: Any) -> torch.Tensor:
+    """Return the tensor that a model's output is about."""
+    names = ("logits", "prediction_logits", "last_hidden_state", "reconstruction")
+    return next(found[name] for name in names if found.get(name) is not None)
+
+
+def auto_class_of(stock: Any) -> Any:
+    """Return the Auto class of a stock model."""
+    ends = {
+        "ForCausalLM": transformers.AutoModelForCausalLM,
+        "LMHeadModel": transformers.AutoModelForCausalLM,
+        "ForMaskedLM": transformers.AutoModelForMaskedLM,
+        "ForImageClassification": transformers.AutoModelForImageClassification,
+    }
+    name = type(stock).__name__
+    return next((auto for end, auto in ends.items() if name.endswith(end)), transformers.AutoModel)

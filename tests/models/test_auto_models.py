@@ -1,0 +1,90 @@
+"""Any checkpoint with a memory: `MemoriaAutoModel...`."""
+
+import pytest
+import torch
+import transformers
+from families import read_all, small_memory
+from torch import nn
+
+import hf_memoria
+
+SIZES = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32,
+    "pad_token_id": 0,
+}
+CASES = [
+    ("MistralForCausalLM", "ForCausalLM"),
+    ("MistralForCausalLM", "ForSequenceClassification"),
+    ("MistralForCausalLM", ""),
+    ("LlamaForCausalLM", "ForCausalLM"),
+    ("XLMRobertaForMaskedLM", "ForMaskedLM"),
+    ("XLMRobertaForMaskedLM", "ForTokenClassification"),
+]
+
+
+def stock_model(name, **changes):
+    torch.manual_seed(0)
+    cls = getattr(transformers, name)
+    return cls(cls.config_class(**{**SIZES, **changes})).eval()
+
+
+def ids():
+    return torch.randint(4, 60, (2, 9), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("name", "head"), CASES)
+def test_a_plain_checkpoint_loads_with_a_memory(name, head, tmp_path):
+    plain = stock_model(name)
+    plain.save_pretrained(tmp_path / "plain")
+    auto = getattr(hf_memoria, f"MemoriaAutoModel{head}")
+    model = auto.from_pretrained(tmp_path / "plain", memory=small_memory())
+    assert not model.training
+    ours = model.base_model.state_dict()
+    assert all(torch.equal(ours[key], value) for key, value in plain.base_model.state_dict().items())
+    outputs = read_all(model, [{"input_ids": ids()}] * 3)
+    assert int(outputs[-1].memory.num_short_term[0]) > 0
+    model.save_pretrained(tmp_path / "ours")
+    again = auto.from_pretrained(tmp_path / "ours")
+    assert type(again) is type(model)
+    assert torch.equal(read_all(again, [{"input_ids": ids()}] * 3)[-1][0], outputs[-1][0])
+
+
+def test_a_config_may_be_given(tmp_path):
+    plain = stock_model("MistralForCausalLM")
+    plain.save_pretrained(tmp_path)
+    model = hf_memoria.MemoriaAutoModelForCausalLM.from_pretrained(
+        tmp_path, config=plain.config, memory=small_memory()
+    )
+    assert torch.equal(model(ids()).logits, plain(ids()).logits)
+    assert model.config.memory == small_memory()
+
+
+def test_a_model_is_built_from_a_config():
+    config = stock_model("MistralForCausalLM").config
+    model = hf_memoria.MemoriaAutoModelForCausalLM.from_config(config, memory=small_memory())
+    assert type(model).__name__ == "MemoriaMistralForCausalLM"
+    again = hf_memoria.MemoriaAutoModelForCausalLM.from_config(model.config)
+    assert again.config.backbone_entry == model.config.backbone_entry
+
+
+def test_what_there_is_no_head_for_is_named():
+    with pytest.raises(ValueError, match="of a family that AutoModelForMaskedLM knows; got MistralConfig"):
+        hf_memoria.MemoriaAutoModelForMaskedLM.from_config(transformers.MistralConfig(**SIZES))
+    with pytest.raises(TypeError, match="must be used by its from_pretrained"):
+        hf_memoria.MemoriaAutoModel()
+
+
+def test_a_class_says_that_it_needs_the_place(tmp_path):
+    plain = stock_model("MistralForCausalLM")
+    plain.save_pretrained(tmp_path)
+    ours = type(hf_memoria.wrap(plain, memory=small_memory()))
+    with pytest.raises(ValueError, match="backbone_entry must say where memory is read in the blocks of mistral"):
+        ours.from_pretrained(tmp_path, memory=small_memory())
+    assert isinstance(ours, type)
+    assert issubclass(ours, nn.Module)

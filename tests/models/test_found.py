@@ -1,0 +1,219 @@
+"""Models without an entry: where their blocks can read is found, proved, and kept in the config."""
+
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+import transformers
+from families import read_all, small_memory, states_equal
+from torch import nn
+
+import hf_memoria
+from hf_memoria.backbones.tree import NotFoundError
+from hf_memoria.models.entries import spec_for
+from hf_memoria.models.found import entry_of, spec_of
+
+SIZES = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32,
+    "pad_token_id": 0,
+    "initializer_range": 0.2,
+}
+LLAMA_LIKE = {"blocks": "layers", "attention": "self_attn", "causal": True, "attention_dropout": "attention_dropout"}
+BERT_LIKE = {
+    "causal": False,
+    "attention_dropout": "attention_probs_dropout_prob",
+    "output_dropout": "hidden_dropout_prob",
+    "blocks": "encoder.layer",
+}
+FOUND = {
+    "Qwen3ForCausalLM": ({"head_dim": 8}, LLAMA_LIKE | {"pre_norm": "input_layernorm"}),
+    "Gemma2ForCausalLM": (
+        {"head_dim": 8},
+        LLAMA_LIKE | {"pre_norm": "input_layernorm", "joined": "post_attention_layernorm"},
+    ),
+    "GraniteForCausalLM": (
+        {"residual_multiplier": 0.22},
+        LLAMA_LIKE | {"pre_norm": "input_layernorm", "multiplier": "residual_multiplier"},
+    ),
+    "Olmo2ForCausalLM": ({}, LLAMA_LIKE | {"output_norm": "post_attention_layernorm"}),
+    "GPTNeoXForCausalLM": (
+        {},
+        LLAMA_LIKE | {"attention": "attention", "pre_norm": "input_layernorm", "joined": "post_attention_dropout"},
+    ),
+    "BloomForCausalLM": (
+        {"n_head": 4, "n_layer": 2},
+        {
+            "blocks": "h",
+            "attention": "self_attention",
+            "causal": True,
+            "pre_norm": "input_layernorm",
+            "adds_residual": True,
+            "attention_dropout": "attention_dropout",
+        },
+    ),
+    "ElectraForMaskedLM": (
+        {"embedding_size": 16},
+        BERT_LIKE
+        | {
+            "attention": "attention",
+            "post_norm": "attention.output.LayerNorm",
+            "embeddings": "embeddings_project",
+            "positions_after_padding": False,
+        },
+    ),
+    "AlbertForMaskedLM": (
+        {"embedding_size": 16, "classifier_dropout_prob": 0.0},
+        BERT_LIKE
+        | {
+            "blocks": "encoder.albert_layer_groups",
+            "attention": "albert_layers.0.attention",
+            "post_norm": "albert_layers.0.attention.LayerNorm",
+            "embeddings": "encoder.embedding_hidden_mapping_in",
+            "num_blocks": 1,
+        },
+    ),
+    "Lfm2ForCausalLM": (
+        {"layer_types": ["conv", "full_attention"]},
+        {
+            "blocks": "layers",
+            "attention": "self_attn",
+            "causal": True,
+            "pre_norm": "operator_norm",
+            "reads": [1],
+        },
+    ),
+}
+"""By class: what its config needs beside `SIZES`, and the entry that is to be found."""
+
+
+def stock_model(name, **changes):
+    torch.manual_seed(0)
+    cls = getattr(transformers, name)
+    return cls(cls.config_class(**{**SIZES, **FOUND.get(name, ({},))[0], **changes})).eval()
+
+
+def segments(steps=6):
+    generator = torch.Generator().manual_seed(0)
+    return [{"input_ids": torch.randint(4, 60, (2, 9), generator=generator)} for _ in range(steps)]
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_the_place_is_found(name):
+    spec = spec_for(stock_model(name))
+    assert entry_of(spec) == entry_of(spec_of(FOUND[name][1]))
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_it_remembers_without_an_entry(name):
+    model = stock_model(name)
+    wrapped = hf_memoria.wrap(model, memory=small_memory())
+    assert torch.equal(wrapped(**segments()[0])[0], model(**segments()[0])[0])
+    outputs = read_all(wrapped, segments())
+    assert outputs[-1].memory.num_short_term.tolist() == [6, 6]
+    assert not torch.allclose(outputs[-1][0], model(**segments()[-1])[0], atol=1e-4)
+
+
+def test_a_checkpoint_loads_in_a_process_that_knows_nothing_of_the_family(tmp_path):
+    model = hf_memoria.wrap(stock_model("Qwen3ForCausalLM"), memory=small_memory())
+    expected = read_all(model, segments(3))[-1].logits
+    model.save_pretrained(tmp_path)
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(model))
+    torch.save((segments(3), expected), tmp_path / "expected.pt")
+    program = f"""
+import pickle, torch, transformers, hf_memoria
+folder = {str(tmp_path)!r}
+segments, expected = torch.load(folder + "/expected.pt")
+for load in (transformers.AutoModelForCausalLM.from_pretrained, lambda f: pickle.load(open(f + "/model.pkl", "rb"))):
+    model, memory = load(folder).eval(), None
+    for inputs in segments:
+        output = model(**inputs, memory=memory)
+        memory = output.memory
+    assert type(model).__name__ == "MemoriaQwen3ForCausalLM", type(model)
+    assert torch.equal(output.logits, expected)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
+
+
+def test_wrapping_again_keeps_the_entry_and_the_weights():
+    model = hf_memoria.wrap(stock_model("Qwen3ForCausalLM"), memory=small_memory())
+    bare = hf_memoria.wrap(model, memory=None)
+    again = hf_memoria.wrap(bare, memory=small_memory(), attention=hf_memoria.LwpfAttentionConfig())
+    assert again.config.backbone_entry == model.config.backbone_entry
+    assert type(again) is type(model)
+    assert torch.equal(bare(**segments()[0]).logits, stock_model("Qwen3ForCausalLM")(**segments()[0]).logits)
+    assert states_equal(read_all(again, segments())[-1].memory, read_all(again, segments())[-1].memory)
+
+
+def test_a_config_decides_where_a_class_reads():
+    parallel, sequential = (
+        spec_for(stock_model("FalconForCausalLM", parallel_attn=parallel, new_decoder_architecture=False))
+        for parallel in (True, False)
+    )
+    assert parallel.pre_norm == sequential.pre_norm == "input_layernorm"
+    plain, scaled = (spec_for(stock_model("GraniteForCausalLM", residual_multiplier=m)) for m in (1.0, 0.5))
+    assert (plain.multiplier, scaled.multiplier) == (1.0, "residual_multiplier")
+
+
+def test_a_declared_entry_wins():
+    assert type(hf_memoria.wrap(stock_model("LlamaForCausalLM"), memory=small_memory())) is (
+        hf_memoria.MemoriaLlamaForCausalLM
+    )
+
+
+def test_the_model_is_left_as_it_was():
+    model = stock_model("Qwen3ForCausalLM").train()
+    model.model.layers[0].eval()
+    hf_memoria.wrap(model, memory=small_memory())
+    assert model.training
+    assert not model.model.layers[0].training
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("MambaForCausalLM", {}, "no list of blocks with a self-attention was found"),
+        ("T5ForConditionalGeneration", {"d_model": 32, "num_heads": 4}, "it is an encoder-decoder"),
+        ("FNetForMaskedLM", {"num_attention_heads": 4}, "no list of blocks with a self-attention was found"),
+    ],
+)
+def test_what_cannot_be_found_is_refused_with_what_was_tried(name, changes, message):
+    with pytest.raises(NotFoundError, match=message) as caught:
+        hf_memoria.wrap(stock_model(name, **changes), memory=small_memory())
+    assert "register_family takes an entry by hand" in str(caught.value)
+
+
+def test_what_is_found_is_not_believed_where_the_proof_fails():
+    model = stock_model("Qwen3ForCausalLM")
+
+    class Rewired(nn.Module):
+        """A block that throws away what its attention gives."""
+
+        def __init__(self, block):
+            super().__init__()
+            self.input_layernorm, self.self_attn = block.input_layernorm, block.self_attn
+
+        def forward(self, hidden_states, **kwargs):
+            self.self_attn(self.input_layernorm(hidden_states), **kwargs)
+            return hidden_states
+
+    model.model.layers[0] = Rewired(model.model.layers[0])
+    model.config.name_of_this_test = "rewired"
+    with pytest.raises(NotFoundError, match="no gradient reaches what block 0 reads"):
+        spec_for(model)
+
+
+def test_what_is_no_model_is_named():
+    with pytest.raises(TypeError, match="model must be a model of Transformers; got Linear"):
+        hf_memoria.wrap(nn.Linear(2, 2))
