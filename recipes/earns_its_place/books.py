@@ -104,6 +104,7 @@ ARMS = {
     "window_denser": Arm("sliding window, moves by 3/8", stride=3 / 8),
     "longer": Arm("segments twice as long", longer=2),
     "longest": Arm("segments four times as long", longer=4),
+    "longest_8": Arm("segments eight times as long", longer=8),
     "engrams": Arm("engram memory", memory=_engrams),
     "episodic": Arm("episodic memory, separate read", memory=_episodic(capacity=None, keep="fifo")),
     "cache": Arm("episodic memory, shared attention", memory=_episodic(separate_read=False, **SHARED)),
