@@ -1,5 +1,6 @@
 """Tiny models that every test can build in milliseconds, and no network."""
 
+import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -34,6 +35,12 @@ BACKBONE = {
 
 # The abstractor's weights are small at first; these make what is remembered weigh enough to be seen in the logits.
 LOUD = {"initializer_range": 0.2}
+
+
+def pytest_collection_finish():
+    # Every training ends with a collection of garbage, and what was imported until here is none.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

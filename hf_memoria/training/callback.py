@@ -17,7 +17,7 @@ from hf_memoria.training.checks import check_dataset, check_resumable, check_tra
 from hf_memoria.training.continuity import UNKNOWN, check_rows
 from hf_memoria.training.evaluation_loss import EvaluationLoss
 from hf_memoria.training.lane_memory import LaneMemory, find_memory_model
-from hf_memoria.training.logs import amend_logs_of
+from hf_memoria.training.logs import amend_logs_of, begin_logs_of
 from hf_memoria.training.pushing import check_push, write_for_push
 from hf_memoria.training.run_record import check_same_run, describe_run
 
@@ -71,8 +71,8 @@ class MemoriaCallback(TrainerCallback, ExportableState):
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Be told of evaluations without training."""
-        amend_logs_of(state, self)
+        """Be told of evaluations without training; refuse to be one of two callbacks."""
+        begin_logs_of(state, self)
         if kwargs.get("model") is not None:
             self._lanes.listen(kwargs["model"])
 
@@ -80,6 +80,7 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Check the set-up; start with empty lanes, or with those of the checkpoint that is resumed."""
+        begin_logs_of(state, self)
         check_training_arguments(args)
         model: Any = find_memory_model(kwargs["model"])
         check_push(args, self.push_memory, system_of(model.config.memory).holds)

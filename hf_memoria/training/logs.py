@@ -30,6 +30,24 @@ def amend_logs_of(state: TrainerState, callback: Amending) -> None:
     _followed[callback] = weakref.ref(state)
 
 
+def begin_logs_of(state: TrainerState, callback: Amending) -> None:
+    """Have a callback amend the logs of a Trainer that begins with this state: none but this one may follow it.
+
+    A training begins with a state of its own, so that a callback of one that was interrupted does not count.
+
+    Raises:
+        ValueError: if another one does, which belongs to the same Trainer.
+    """
+    for other, followed in list(_followed.items()):
+        if other is not callback and followed() is state:
+            raise ValueError(
+                f"callbacks must hold one MemoriaCallback; got {type(callback).__name__} beside "
+                f"{type(other).__name__}, and each would carry the memory of the same lanes on. Leave one of them out "
+                "of Trainer(callbacks=[...]), or take it away with trainer.remove_callback(...)."
+            )
+    amend_logs_of(state, callback)
+
+
 class MemoryLogs(TrainerCallback):
     """Stands before all reporters, and has logs amended."""
 

@@ -1,13 +1,9 @@
-"""Reading on from a state in another process, one order after another, so that who does what when is known.
-
-Run as a script, a state in shared memory is read on by a process and by its fork.
-"""
+"""Reading on from a state in another process, one order after another, so that who does what when is known."""
 
 from __future__ import annotations
 
 import os
 import pickle
-import sys
 from typing import Any
 
 import torch
@@ -50,16 +46,20 @@ def alone(model: Any, state: Any, segments: list[dict[str, Any]]) -> list[Any]:
 
 
 def serve(orders: Any, answers: Any) -> None:
-    """Do what is ordered, until None comes: begin with a state, read a segment, or tell what came of it."""
+    """Do what is ordered, until None comes: begin with a state, read a segment, tell what came of it, or fork."""
     reader: Any = None
     for order, given in iter(orders.get, None):
+        told: Any = order
         if order == "begin":
             family, kind, state = given
             reader = Reader(model_of(family, kind), state)
         elif order == "read":
             reader.read(given)
-        # Bytes share no memory.
-        answers.put(pickle.dumps([dict(output) for output in reader.outputs] if order == "tell" else order))
+        elif order == "fork":
+            told = read_in_a_fork(*given)
+        elif order == "tell":
+            told = [dict(output) for output in reader.outputs]
+        answers.put(pickle.dumps(told))  # bytes share no memory
 
 
 def read_in_a_fork(family: str, kind: str, steps: int = 4) -> str:
@@ -90,7 +90,3 @@ def read_in_a_fork(family: str, kind: str, steps: int = 4) -> str:
     status = os.waitpid(child, 0)[1]
     return " ".join(word for word, wrong in (("parent", not right), ("child", status != 0)) if wrong)
 
-
-if __name__ == "__main__":
-    for case in sys.argv[1:]:
-        print(case, read_in_a_fork(*case.split(".")) or "right", flush=True)

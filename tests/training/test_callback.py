@@ -288,6 +288,35 @@ def test_an_interrupted_training_leaves_a_model_that_can_be_used(new_model, segm
     follow_lanes(calls, same_lanes)
 
 
+def test_two_callbacks_of_one_trainer_are_refused(new_model, segments, new_trainer):
+    class Another(MemoriaCallback):
+        """One of a user's own."""
+
+    for second in (MemoriaCallback(), Another()):
+        told = f"callbacks must hold one MemoriaCallback; got {type(second).__name__} beside MemoriaCallback"
+        with pytest.raises(ValueError, match=told):
+            new_trainer(new_model(), segments, callbacks=[second])
+        trainer = new_trainer(new_model(), segments, max_steps=2)
+        trainer.add_callback(second)
+        with pytest.raises(ValueError, match=told):
+            trainer.train()
+        trainer.remove_callback(second)
+        trainer.train()
+
+
+def test_a_callback_in_the_place_of_one_whose_training_was_interrupted_is_alone(new_model, segments, new_trainer):
+    model, old, new = new_model(), MemoriaCallback(), MemoriaCallback()
+    trainer = new_trainer(model, segments, segments, callback=old, callbacks=[Interrupt()])
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    for callback in (old, Interrupt):
+        trainer.remove_callback(callback)
+    trainer.add_callback(new)
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] > 0
+    assert new.memory is not old.memory
+
+
 ARGUMENTS = {
     "train_sampling_strategy must be 'sequential' .* got 'random'": {
         "train_sampling_strategy": TrainingArguments.train_sampling_strategy
