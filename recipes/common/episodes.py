@@ -22,8 +22,8 @@ class EpisodeTask:
     filler between them, so that nothing but the segment joins the two. No question is about its own segment.
 
     With `once` each fact is asked once at most, `lags` segments later, so that the answer stands nowhere beside the
-    key. Otherwise questions draw facts again and again, from as many segments as the longest lag reaches back, with
-    weights of one over the lag, and a fact that was asked for has its answer beside its key.
+    key. Otherwise questions draw facts again and again, from as many segments as the longest lag reaches back, and a
+    fact that was asked for has its answer beside its key.
 
     Ids: 0 is MARK, 1 is ASK, 2 is VALUE, then come the keys, the values and the filler.
 
@@ -98,13 +98,11 @@ class EpisodeTask:
     def _asked_again(self, count: int, generator: torch.Generator) -> Tensor:
         told = torch.arange(self.segments)
         ago = told.unsqueeze(1) - told
-        may_ask = ((ago > 0) & (ago <= max(self.lags))).expand(count, -1, -1)
-        return self._drawn(may_ask, generator, ago.clamp(min=1))
+        return self._drawn(((ago > 0) & (ago <= max(self.lags))).expand(count, -1, -1), generator)
 
-    def _drawn(self, may_ask: Tensor, generator: torch.Generator, ago: Tensor | float = 1.0) -> Tensor:
-        """Return some of the segments that each may ask for, bool `[count, segments, segments]`, by weights 1 / ago."""
-        # Efraimidis and Spirakis (2006): the largest of u^(1 / weight) are a draw without replacement.
-        chance = (torch.rand(may_ask.shape, generator=generator) ** ago).masked_fill(~may_ask, -1.0)
+    def _drawn(self, may_ask: Tensor, generator: torch.Generator) -> Tensor:
+        """Return some of the segments that each may ask for, bool `[count, segments, segments]`."""
+        chance = torch.rand(may_ask.shape, generator=generator).masked_fill(~may_ask, -1.0)
         found = chance.topk(self.questions, dim=2)
         return found.indices.masked_fill(found.values < 0, -1)
 
