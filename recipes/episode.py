@@ -32,7 +32,6 @@ from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 
 from hf_memoria import EpisodicMemoryConfig, wrap
-from hf_memoria.memories.episodic.reader import EpisodicReader
 from hf_memoria.memories.episodic.searched import Store
 from hf_memoria.memories.episodic.spread_read import SpreadRead
 
@@ -69,7 +68,7 @@ class Arguments(RunArguments):
 
     steps: int = field(metadata={"help": "Optimizer steps."})
     lanes: int = field(metadata={"help": "Documents read side by side: the batch size."})
-    learning_rate: float = field(metadata={"help": "Reached in a twentieth of the steps; then it stays."})
+    learning_rate: float = field(metadata={"help": "Peak of a linear schedule with warm-up."})
     logs: int = field(metadata={"help": "Points of the curves."})
     test_documents: int = field(metadata={"help": "To measure on after the last step, of either kind."})
 
@@ -147,7 +146,6 @@ def run(arm: str, seed: int, args: Arguments) -> Run:
         initializer_range=args.initializer_range,
     )
     model = wrap(backbone, memory=args.memory(arm))
-    look_for_own_words(model)
     if arm == "shuffled":
         shuffle(model)
     asked_again = replace(task, once=False)
@@ -158,18 +156,6 @@ def run(arm: str, seed: int, args: Arguments) -> Run:
     measured = accuracy_by_lag(model, task, args.test_documents, lags=task.lags)
     again = accuracy_by_lag(model, asked_again, args.test_documents, lags=task.lags)
     return {**measured, "again": again["accuracy"], "seconds": seconds["train"], "curves": {"loss": losses}}
-
-
-@torch.no_grad()
-def look_for_own_words(model: PreTrainedModel) -> None:
-    """Let queries of the first read start as its keys, so that a word finds itself from the start.
-
-    To learn that takes hundreds of steps, another number for each seed, and nothing that is associated with what is
-    found can be of use before.
-    """
-    for reader in model.modules():
-        if isinstance(reader, EpisodicReader):
-            reader.query.load_state_dict(reader.key.state_dict())
 
 
 def shuffle(model: PreTrainedModel) -> None:
@@ -184,7 +170,7 @@ def shuffle(model: PreTrainedModel) -> None:
 
 def train(model: PreTrainedModel, rows: Any, args: Arguments, seed: int) -> list[tuple[int, float]]:
     """Train with the plain Trainer; return losses of the answers by step."""
-    settings = {"max_steps": args.steps, "lr_scheduler_type": "constant_with_warmup", "logging_steps": 1 / args.logs}
+    settings = {"max_steps": args.steps, "lr_scheduler_type": "linear", "logging_steps": 1 / args.logs}
     optimizer = adamw(model, args.learning_rate, None)
     logs = train_on_lanes(model, rows, args.lanes, optimizer, args.output_dir / "trainer", seed=seed, **settings)
     return [(entry["step"], entry["loss"]) for entry in logs]
