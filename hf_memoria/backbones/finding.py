@@ -66,7 +66,10 @@ def find_spec(model: Any, inputs: Mapping[str, Any]) -> BackboneSpec:
 
 
 def _running_base(model: Any, inputs: Mapping[str, Any]) -> str | None:
-    """Return the path of what a head runs in place of the base model, or None where it runs that."""
+    """Return the path of what a head runs in place of the base model, or None where it runs that.
+
+    Some heads take themselves for their base model (Llama 4): then it is the outermost model in them that ran.
+    """
     base, ran = model.base_model, []
     inner = {path: module for path, module in base.named_modules() if hasattr(module, "main_input_name")}
     handles = [
@@ -75,11 +78,12 @@ def _running_base(model: Any, inputs: Mapping[str, Any]) -> str | None:
     ]
     try:
         with torch.no_grad(), at_rest(model):
-            model(**inputs)
+            output = model(**inputs, return_dict=True)[0]
     finally:
         for handle in handles:
             handle.remove()
-    return None if "" in ran or not ran else ran[0]
+    is_head = base is model and output.shape[-1] != getattr(model.config, "hidden_size", None)
+    return next((path for path in ran if path or not is_head), None) or None
 
 
 def _in_block(model: Any, block: nn.Module, inputs: Mapping[str, Any], tried: list[str]) -> BackboneSpec | None:
@@ -112,7 +116,7 @@ class _Around:
             return "it does not return a tensor of the residual stream's shape"
         norm = self._norm_before()
         if norm is None:
-            return self._post_norm() or self._output_norm() or "no norm before it, behind it or behind the sum"
+            return self._without_norm_before(output)
         if self._has_residual(output, norm):
             return self._spec(pre_norm=norm, adds_residual=True)
         place = self._joining()
@@ -120,6 +124,24 @@ class _Around:
             return "nothing behind it joins the residual stream unchanged"
         joined = None if place.path == self.attention else place.path
         return self._spec(pre_norm=norm, joined=joined, multiplier=place.multiplier)
+
+    def _without_norm_before(self, output: Tensor) -> BackboneSpec | str:
+        inside = self._norm_inside()
+        if inside is not None and self._has_residual(output, inside):
+            return self._spec(pre_norm=inside, adds_residual=True)
+        return self._post_norm() or self._output_norm() or "no norm before it, behind it or behind the sum"
+
+    def _norm_inside(self) -> str | None:
+        """Return the path of a norm that is part of the attention and reads the stream before it."""
+        stream = self.seen.tensor("in", "")
+        return next(
+            (
+                path
+                for kind, path, value in self.seen.events[self.begin : self.end]
+                if kind == "in" and is_norm(path, self.block.get_submodule(path)) and are_same(value, stream)
+            ),
+            None,
+        )
 
     def _spec(self, **others: Any) -> BackboneSpec:
         return BackboneSpec(blocks="", attention=self.attention, causal=False, **others)
@@ -203,17 +225,18 @@ class _Around:
         return are_same(given, self.seen.tensor("out", path))
 
     def _multiplier(self, factor: float, like: Tensor) -> float | str | None:
-        """Return 1, or the name of the config's field that says the factor; None for one that may be learned."""
+        """Return 1, the name of the config's field that says the factor, or it; None for one that may be learned."""
         near = tolerance(like)
         if abs(factor - 1) <= near:
             return 1.0
+        constant = None if any(True for _ in self.block.parameters(recurse=False)) else float(f"{factor:.6g}")
         return next(
             (
                 name
                 for name, value in vars(self.model.config).items()
                 if _MULTIPLIER.search(name) and type(value) is float and value and abs(factor / value - 1) <= near
             ),
-            None,
+            constant,
         )
 
     def _post_norm(self) -> BackboneSpec | None:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from hf_memoria.backbones.finding import find_spec
 from hf_memoria.backbones.spec import BackboneSpec
-from hf_memoria.backbones.tree import NotFoundError
+from hf_memoria.backbones.tree import NotFoundError, find_blocks
 from hf_memoria.backbones.watching import at_rest
 from hf_memoria.models.probe_inputs import probe_inputs
 from hf_memoria.models.proving import prove
@@ -52,9 +52,10 @@ def _find(model: Any) -> BackboneSpec:
     try:
         if getattr(model.config, "is_encoder_decoder", False):
             raise NotFoundError("it is an encoder-decoder, which reads two sequences")
-        _check_sizes(model.config)
+        find_blocks(model.base_model)  # before anything is run
         inputs = probe_inputs(model)
         spec = find_spec(model, inputs)
+        _check_sizes(model.config)
         prove(model, spec, inputs)
         return spec
     except NotFoundError as error:
