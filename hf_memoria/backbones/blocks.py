@@ -91,6 +91,13 @@ def read_heads(config: Any) -> int:
     return math.gcd(config.hidden_size, config.num_attention_heads)
 
 
+def head_size(config: Any) -> int:
+    """Return the size of a head of the backbone's attention."""
+    # What a config says for all layers; of some it may not be asked for by name, since it differs between layers.
+    size: int = vars(config).get("head_dim") or config.hidden_size // config.num_attention_heads
+    return size
+
+
 def inner_width(config: Any) -> int:
     """Return the width of the backbone's MLP, four times the hidden size where its config does not say it."""
     name = config.backbone_spec.intermediate_size

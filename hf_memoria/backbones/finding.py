@@ -1,46 +1,26 @@
 """Where things are in the blocks of a model that nobody declared, by its module tree and by forwards that are watched.
 
-What is added to the output of the right module behind a block's attention is found again, as it is or times a number,
-in what a later module of the block gets, or in what the block returns where attention and MLP stand side by side: so
-the module is found behind which a read joins the residual stream. What is found here is believed only after the proof.
+What is found here is believed only after the proof (`models/proving.py`).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from hf_memoria.backbones.around import Around
 from hf_memoria.backbones.spec import BackboneSpec
-from hf_memoria.backbones.tree import NotFoundError, attention_paths, find_blocks, is_norm
-from hf_memoria.backbones.watching import Watched, are_same, at_rest, factor_of, tolerance, watch
+from hf_memoria.backbones.tree import NotFoundError, attention_paths, find_blocks
+from hf_memoria.backbones.watching import are_same, at_rest, watch
 
 ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop", "attn_dropout")
 OUTPUT_DROPOUT = ("hidden_dropout_prob", "resid_pdrop", "resid_dropout", "hidden_dropout", "dropout", "dropout_rate")
 WIDTHS = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size", "hidden_dim", "encoder_ffn_dim", "d_ff")
 """Names under which configs have a rate, or the width of the MLP."""
-
-_MULTIPLIER = re.compile(r"^(?!.*init).*(multiplier|scale|scaling|alpha)")
-
-MOST_BEHIND = 4
-"""Modules behind an attention that are tried."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """A module of a block whose output joins the residual stream.
-
-    Attributes:
-        path: of the module.
-        multiplier: what its output is multiplied with before, 1 or the name of the config's field.
-    """
-
-    path: str
-    multiplier: float | str
 
 
 def find_spec(model: Any, inputs: Mapping[str, Any]) -> BackboneSpec:
@@ -66,7 +46,10 @@ def find_spec(model: Any, inputs: Mapping[str, Any]) -> BackboneSpec:
 
 
 def _running_base(model: Any, inputs: Mapping[str, Any]) -> str | None:
-    """Return the path of what a head runs in place of the base model, or None where it runs that."""
+    """Return the path of what a head runs in place of the base model, or None where it runs that.
+
+    Some heads take themselves for their base model (Llama 4): then it is the outermost model in them that ran.
+    """
     base, ran = model.base_model, []
     inner = {path: module for path, module in base.named_modules() if hasattr(module, "main_input_name")}
     handles = [
@@ -75,11 +58,12 @@ def _running_base(model: Any, inputs: Mapping[str, Any]) -> str | None:
     ]
     try:
         with torch.no_grad(), at_rest(model):
-            model(**inputs)
+            output = model(**inputs, return_dict=True)[0]
     finally:
         for handle in handles:
             handle.remove()
-    return None if "" in ran or not ran else ran[0]
+    is_head = base is model and output.shape[-1] != getattr(model.config, "hidden_size", None)
+    return next((path for path in ran if path or not is_head), None) or None
 
 
 def _in_block(model: Any, block: nn.Module, inputs: Mapping[str, Any], tried: list[str]) -> BackboneSpec | None:
@@ -88,168 +72,11 @@ def _in_block(model: Any, block: nn.Module, inputs: Mapping[str, Any], tried: li
         if seen.first("out", path) is None:
             tried.append(f"{path} does not run by itself")
             continue
-        found = _Around(model, block, inputs, seen, path).form()
+        found = Around(model, block, inputs, seen, path).form()
         if isinstance(found, BackboneSpec):
             return found
         tried.append(f"{path}: {found}")
     return None
-
-
-class _Around:
-    """What stands around one module of a block, taken for its self-attention."""
-
-    def __init__(self, model: Any, block: nn.Module, inputs: Mapping[str, Any], seen: Watched, attention: str) -> None:
-        self.model, self.block, self.inputs, self.seen, self.attention = model, block, inputs, seen, attention
-        begin, end = seen.first("in", attention), seen.first("out", attention)
-        assert begin is not None  # it ran
-        assert end is not None
-        self.begin, self.end = begin, end
-
-    def form(self) -> BackboneSpec | str:
-        """Return the entry, still without the path of the blocks, or what is wrong."""
-        output = self.seen.tensor("out", self.attention)
-        if output is None or not are_shaped(output, self.seen.tensor("in", "")):
-            return "it does not return a tensor of the residual stream's shape"
-        norm = self._norm_before()
-        if norm is None:
-            return self._post_norm() or self._output_norm() or "no norm before it, behind it or behind the sum"
-        if self._has_residual(output, norm):
-            return self._spec(pre_norm=norm, adds_residual=True)
-        place = self._joining()
-        if place is None:
-            return "nothing behind it joins the residual stream unchanged"
-        joined = None if place.path == self.attention else place.path
-        return self._spec(pre_norm=norm, joined=joined, multiplier=place.multiplier)
-
-    def _spec(self, **others: Any) -> BackboneSpec:
-        return BackboneSpec(blocks="", attention=self.attention, causal=False, **others)
-
-    def _has_residual(self, output: Tensor, norm: str) -> bool:
-        """Whether the residual stream is in what the attention returns, added to the output of one of its modules."""
-        streams = [self.seen.tensor(kind, norm) for kind in ("in", "out")]
-        own = [
-            value
-            for kind, path, value in self.seen.events[self.begin : self.end]
-            if kind == "out" and path.startswith(f"{self.attention}.") and value is not None
-        ]
-        return any(
-            are_same(stream + value, output) and not are_same(value, output)
-            for stream in streams
-            if stream is not None
-            for value in own
-            if value.shape == stream.shape
-        )
-
-    def _norm_before(self) -> str | None:
-        given, stream = self.seen.tensor("in", self.attention), self.seen.tensor("in", "")
-        before = [
-            path
-            for kind, path, _ in self.seen.events[: self.begin]
-            if kind == "out" and path and is_norm(path, self.block.get_submodule(path))
-        ]
-        feeding = [path for path in before if are_same(self.seen.tensor("out", path), given)]
-        on_stream = [path for path in before if are_same(self.seen.tensor("in", path), stream)]
-        return next(reversed(feeding or on_stream), None)
-
-    def _joining(self) -> Place | None:
-        """Return the last module that joins the stream of those that hand the attention's output on."""
-        behind = [self.attention, *self._behind()]
-        found = None
-        for path in behind:
-            place = self._place(path)
-            if found is None or (place is not None and self._hands_on(found.path, path)):
-                found = place or found
-            else:
-                break
-        return found
-
-    def _behind(self) -> list[str]:
-        """Return the modules that run behind the attention, the outermost of each, in their order."""
-        paths: list[str] = []
-        for kind, path, _ in self.seen.events[self.end + 1 :]:
-            within = any(path.startswith(f"{other}.") for other in paths)
-            around = self.attention.startswith(f"{path}.")
-            if kind == "in" and path and path not in paths and not within and not around:
-                paths.append(path)
-        return paths[:MOST_BEHIND]
-
-    def _hands_on(self, path: str, other: str) -> bool:
-        return are_same(self.seen.tensor("out", path), self.seen.tensor("in", other))
-
-    def _place(self, path: str) -> Place | None:
-        """Add something to a module's output, and look where it is found again."""
-        output = self.seen.tensor("out", path)
-        if output is None or not are_shaped(output, self.seen.tensor("in", "")):
-            return None
-        nudge = _noise_like(output)
-        moved = watch(self.model, self.block, self.inputs, (self.block.get_submodule(path), nudge))
-        start = self.seen.first("out", path)
-        assert start is not None  # it has an output
-        pairs = list(zip(self.seen.events, moved.events, strict=False))
-        for (kind, where, before), (other_kind, other, after) in pairs[start + 1 :]:
-            if (kind, where) != (other_kind, other):
-                return None  # an expert that nothing was sent to before
-            ends = kind == "in" or not where
-            if not ends or before is None or after is None or self._is_handed(path, before):
-                continue
-            factor = factor_of(after - before, nudge)
-            if factor is not None:
-                multiplier = self._multiplier(factor, output)
-                return None if multiplier is None else Place(path, multiplier)
-        return None
-
-    def _is_handed(self, path: str, given: Tensor) -> bool:
-        """Whether a module gets just what another one returned, to which nothing was added yet."""
-        return are_same(given, self.seen.tensor("out", path))
-
-    def _multiplier(self, factor: float, like: Tensor) -> float | str | None:
-        """Return 1, or the name of the config's field that says the factor; None for one that may be learned."""
-        near = tolerance(like)
-        if abs(factor - 1) <= near:
-            return 1.0
-        return next(
-            (
-                name
-                for name, value in vars(self.model.config).items()
-                if _MULTIPLIER.search(name) and type(value) is float and value and abs(factor / value - 1) <= near
-            ),
-            None,
-        )
-
-    def _post_norm(self) -> BackboneSpec | None:
-        stream, output = self.seen.tensor("in", ""), self.seen.tensor("out", self.attention)
-        assert stream is not None  # `form` has looked
-        assert output is not None
-        for place, (kind, path, value) in enumerate(self.seen.events[self.begin :], self.begin):
-            if not path or not is_norm(path, self.block.get_submodule(path)):
-                continue
-            inside = path.startswith(f"{self.attention}.") and place < self.end
-            if kind == "out" and inside and are_same(value, output):
-                return self._spec(post_norm=path)
-            if kind == "in" and not inside and are_same(value, stream + output):
-                return self._spec(post_norm=path)
-        return None
-
-    def _output_norm(self) -> BackboneSpec | None:
-        stream, output = self.seen.tensor("in", ""), self.seen.tensor("out", self.attention)
-        if not are_same(self.seen.tensor("in", self.attention), stream):
-            return None
-        for path in self._behind():
-            if is_norm(path, self.block.get_submodule(path)) and are_same(self.seen.tensor("in", path), output):
-                place = self._place(path)
-                return None if place is None else self._spec(output_norm=path, multiplier=place.multiplier)
-        return None
-
-
-def are_shaped(one: Tensor, other: Tensor | None) -> bool:
-    """Whether two tensors have the same shape, of rows, positions and a hidden size."""
-    return other is not None and one.shape == other.shape and one.dim() == 3
-
-
-def _noise_like(like: Tensor) -> Tensor:
-    noise = torch.randn(like.shape, generator=torch.Generator().manual_seed(0))
-    size = like.float().std().clamp(min=1e-3)
-    return (noise.to(like.device) * size).to(like.dtype)
 
 
 def _with_rest(spec: BackboneSpec, model: Any, base: Any, inputs: Mapping[str, Any]) -> BackboneSpec:

@@ -11,6 +11,9 @@ ATTENTION_NAMES = ("attn", "attention", "self_attn", "self_attention", "selfatte
 OTHER_WORDS = ("cross", "encdec", "encoder_attn", "crossattention")
 """What attends to something else than the block's own input."""
 
+NO_NORM = ("layer", "block", "encoder", "output", "intermediate", "mlp")
+"""Ends of the names of classes that are no norms, whatever else they are called (RoBERTa-PreLayerNorm)."""
+
 NO_ATTENTION = (nn.Linear, nn.ModuleList, nn.Dropout, nn.Identity)
 
 
@@ -48,7 +51,10 @@ def attention_paths(block: nn.Module) -> list[str]:
 
 def is_norm(path: str, module: nn.Module) -> bool:
     """Whether a module is a norm by its class, or by its name where a block has left it out."""
-    return "norm" in type(module).__name__.lower() or (isinstance(module, nn.Identity) and "norm" in path.lower())
+    kind = type(module).__name__.lower()
+    if isinstance(module, nn.Identity):
+        return "norm" in path.lower()
+    return "norm" in kind and not any(word in kind for word in ATTENTION_WORDS) and not kind.endswith(NO_NORM)
 
 
 def _may_attend(path: str, module: nn.Module) -> bool:

@@ -82,13 +82,13 @@ def _stock_class(config: PreTrainedConfig) -> Any:
     """Return the class that the checkpoint was saved from, as its config says."""
     known: dict[str, Any] = {cls.__name__: cls for pair in MEMORIA_CLASSES.items() for cls in pair}
     named = (config.architectures or ["nothing"])[0]
-    if named not in known:
-        kind = f", for a {named}" if hasattr(transformers, named) else ""
+    found = known.get(named, getattr(transformers, named, None))
+    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
         raise ValueError(
-            f"architectures in the config of SOURCE must name one of {', '.join(sorted(known))}; got "
-            f"{config.architectures}{kind}. hf_memoria.register_family adds families."
+            "architectures in the config of SOURCE must name a model class of Transformers; got "
+            f"{config.architectures}."
         )
-    return known[named]
+    return found
 
 
 def _bring_along(source: str, folder: Path, reads_images: bool, given: dict[str, str]) -> list[str]:

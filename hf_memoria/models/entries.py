@@ -6,11 +6,12 @@ import json
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_memoria.backbones.finding import find_spec
 from hf_memoria.backbones.spec import BackboneSpec
-from hf_memoria.backbones.tree import NotFoundError
+from hf_memoria.backbones.tree import NotFoundError, find_blocks
 from hf_memoria.backbones.watching import at_rest
 from hf_memoria.models.probe_inputs import probe_inputs
 from hf_memoria.models.proving import prove
@@ -52,9 +53,10 @@ def _find(model: Any) -> BackboneSpec:
     try:
         if getattr(model.config, "is_encoder_decoder", False):
             raise NotFoundError("it is an encoder-decoder, which reads two sequences")
-        _check_sizes(model.config)
+        find_blocks(model.base_model)  # before anything is run
         inputs = probe_inputs(model)
         spec = find_spec(model, inputs)
+        _check_sizes(model.config)
         prove(model, spec, inputs)
         return spec
     except NotFoundError as error:
@@ -66,7 +68,7 @@ def _find(model: Any) -> BackboneSpec:
 
 
 def try_out(model: Any) -> None:
-    """Run a model with memory once on random input.
+    """Run a model with memory on two segments of random input.
 
     Args:
         model: of a family that nobody declared.
@@ -77,7 +79,7 @@ def try_out(model: Any) -> None:
     chosen = model.config.memory or model.config.attention
     try:
         with torch.no_grad(), at_rest(model):
-            output = model(**probe_inputs(model), return_dict=True)[0]
+            output = _read_two(model, _short(probe_inputs(model), model.config))
     except FAILURES as error:
         kind = "none" if chosen is None else chosen.kind
         raise NotFoundError(
@@ -86,6 +88,20 @@ def try_out(model: Any) -> None:
         ) from error
     if not bool(output.isfinite().all()):
         raise NotFoundError(f"a forward of {type(model).__name__} on random input gives what is not finite.")
+
+
+def _read_two(model: Any, inputs: dict[str, Any]) -> Tensor:
+    first = model(**inputs, return_dict=True)
+    state = {} if model.config.memory is None else {"memory": first.memory}
+    output: Tensor = model(**inputs, **state, return_dict=True)[0]
+    return output
+
+
+def _short(inputs: dict[str, Any], config: Any) -> dict[str, Any]:
+    """Return inputs that are no longer than a segment: what is longer is warned of."""
+    if "input_ids" not in inputs:
+        return inputs
+    return {"input_ids": inputs["input_ids"][:, : config.segment_length]}
 
 
 def _check_sizes(config: Any) -> None:

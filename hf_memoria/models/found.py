@@ -62,7 +62,7 @@ def running_base(model: Any) -> Any:
     """Return the model without head, or what the head runs in its place, as the entry in the config says."""
     base = getattr(model, model.base_model_prefix, model)
     inner = (model.config.backbone_entry or {}).get("base")
-    return base if inner is None or base is model else base.get_submodule(inner)
+    return base if inner is None else dict(base.named_modules()).get(inner, base)
 
 
 def is_custom_code(cls: Any) -> bool:

@@ -24,6 +24,8 @@ def probe_inputs(model: Any) -> dict[str, Tensor]:
     """
     generator = torch.Generator().manual_seed(0)
     name, config = model.main_input_name, model.config
+    if name == "input_ids" and not hasattr(config.get_text_config(), "vocab_size"):
+        raise NotFoundError("its config names no vocabulary, and it reads no pixel_values")
     if name == "input_ids":
         most = min(config.get_text_config().vocab_size, 2**31)
         special = _special_ids(config)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from families import small_memory, small_tokens, stock_config, tiny_model, tiny_segments
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -324,6 +325,16 @@ def test_convert_gives_memory_tokens_too(capsys, tmp_path):
     assert call(capsys, *words)[0] == 0
     model = hf_memoria.MemoriaGPT2ForCausalLM.from_pretrained(tmp_path / "new")
     assert model.config.memory.num_tokens == 4
+
+
+def test_convert_takes_families_without_an_entry(capsys, tmp_path):
+    sizes = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = transformers.MistralConfig(vocab_size=61, num_key_value_heads=2, **sizes)
+    transformers.MistralForCausalLM(config).save_pretrained(tmp_path / "plain")
+    status, out, err = call(capsys, "convert", tmp_path / "plain", tmp_path / "new", "--memory", "segment_length=8")
+    assert status == 0, err
+    assert "MemoriaMistralForCausalLM" in out
+    assert transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "new").config.memory.segment_length == 8
 
 
 def test_convert_knows_memoria_pytorchs_checkpoints(capsys, tmp_path):

@@ -13,7 +13,7 @@ from transformers.models.auto import modeling_auto
 LAYERS, VOCABULARY = 4, 99
 
 SIZES: tuple[tuple[str, int], ...] = (
-    (r"vocab_size(_per_layer_input)?|num_embeddings", VOCABULARY),
+    (r"(.*_)?vocab_size(_per_layer_input)?|num_embeddings", VOCABULARY),
     (r"num_hidden_layers|n_layers?|num_layers|(encoder|decoder)_layers|num_decoder_layers|num_blocks|depth", LAYERS),
     (r"(num|n)_(attention_)?heads?|(encoder|decoder)_attention_heads|num_heads", 4),
     (r"num_(global_)?key_value_heads|num_kv_heads|n_head_kv", 2),
@@ -45,6 +45,24 @@ SIZES: tuple[tuple[str, int], ...] = (
 )
 """Patterns of a field's whole name, and the size that it gets; the first that fits counts."""
 
+SPECIAL: dict[str, dict[str, Any]] = {
+    "squeezebert": {"embedding_size": 32},
+    "reformer": {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 8]},
+    "blenderbot": {"encoder_layers": 4},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "swin": {"num_heads": [2, 2], "depths": [2, 2], "embed_dim": 16, "window_size": 2},
+    "swinv2": {"num_heads": [2, 2], "depths": [2, 2], "embed_dim": 16, "window_size": 2},
+    "donut-swin": {"num_heads": [2, 2], "depths": [2, 2], "embed_dim": 16, "window_size": 2},
+    "neomme": {"head_dim": 16},
+}
+"""What else the configs of some model types need."""
+
+UNSET = {"n_inner": 48, "head_dim": 8, "num_key_value_heads": 4, "pad_token_id": 0}
+"""What fields get that are None, where a config has them."""
+
 LEFT = {
     "attn_layer_indices": [1],
     "encoder_stride": 4,
@@ -70,11 +88,10 @@ def small_config(model_type: str) -> Any:
     changes = {name: _small(name, value, count) for name, value in values.items()}
     changes = {name: value for name, value in changes.items() if value is not None and value != values[name]}
     changes |= {name: value for name, value in LEFT.items() if name in values}
-    if "n_inner" in values:
-        changes["n_inner"] = 48
+    changes |= {name: value for name, value in UNSET.items() if values.get(name, value) is None}
     if "num_key_value_heads" in changes and values["num_key_value_heads"] == values.get("num_attention_heads"):
         changes["num_key_value_heads"] = 4
-    return config_class(**changes | _ids(values))
+    return config_class(**changes | _ids(values) | SPECIAL.get(model_type, {}))
 
 
 def _small(name: str, value: Any, count: int | None) -> Any:
@@ -105,8 +122,6 @@ def _ids(values: dict[str, Any]) -> dict[str, Any]:
         value = values[name]
         if isinstance(value, list) or (type(value) is int and value >= VOCABULARY):
             found[name] = VOCABULARY - 1 - number
-    if "pad_token_id" in values and values["pad_token_id"] is None:
-        found["pad_token_id"] = 0
     return found
 
 
@@ -116,7 +131,7 @@ def model_types() -> dict[str, list[str]]:
     masked = modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
     images = modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
     base = modeling_auto.MODEL_MAPPING_NAMES
-    vision = [name for name in base if name in images or re.search("_vision(_model)?$|_vit$|^vit|dino", name)]
+    vision = [name for name in base if name in images or re.search("_vision_model$|_vit$|^vit$|^dinov|ijepa", name)]
     return {
         "decoders": [name for name in causal if name not in masked and name not in images],
         "encoders": list(masked),

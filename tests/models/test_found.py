@@ -177,6 +177,26 @@ def test_the_model_is_left_as_it_was():
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+def test_a_head_that_runs_its_decoder_alone_reads_there():
+    model = stock_model("BartForCausalLM", d_model=32, decoder_layers=2, decoder_attention_heads=4, encoder_layers=2)
+    wrapped = hf_memoria.wrap(model, memory=small_memory())
+    assert wrapped.config.backbone_entry["base"] == "decoder"
+    assert wrapped.base_model is wrapped.model.decoder
+    assert torch.equal(wrapped(**segments()[0])[0], model(**segments()[0])[0])
+
+
+def test_a_constant_factor_is_kept_where_no_field_says_it():
+    sizes = {"qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8, "q_lora_rank": 8, "kv_lora_rank": 8}
+    model = stock_model("MiniCPM3ForCausalLM", **sizes, num_key_value_heads=4, scale_depth=1.4)
+    assert spec_for(model).multiplier == pytest.approx(1.4 / 2**0.5, rel=1e-5)
+
+
+def test_wrapping_warns_of_nothing(recwarn):
+    hf_memoria.wrap(stock_model("Qwen3ForCausalLM"), memory=small_memory(segment_length=4))
+    assert not [warning for warning in recwarn if "hf_memoria" in str(warning.filename)]
+    assert not [warning for warning in recwarn if "tokens were read by one forward" in str(warning.message)]
+
+
 # What is refused
 
 
@@ -212,6 +232,18 @@ def test_what_is_found_is_not_believed_where_the_proof_fails():
     model.config.name_of_this_test = "rewired"
     with pytest.raises(NotFoundError, match="no gradient reaches what block 0 reads"):
         spec_for(model)
+
+
+def test_a_memory_that_a_family_cannot_have_is_refused_when_it_is_chosen():
+    with pytest.raises(NotFoundError, match="of kinds that bloom takes; got 'token', with which a forward on random"):
+        hf_memoria.wrap(stock_model("BloomForCausalLM"), memory=hf_memoria.TokenMemoryConfig(num_tokens=3))
+
+
+def test_recurrent_layers_read_segments_and_do_not_generate():
+    model = hf_memoria.wrap(stock_model("Lfm2ForCausalLM"), memory=small_memory())
+    assert "memory" not in dict(model.base_model.layers[0].named_children())
+    with pytest.raises(ValueError, match="for a MemoriaCache, which ends segments row by row; got 'conv'"):
+        model.generate(segments()[0]["input_ids"], max_new_tokens=2)
 
 
 def test_what_is_no_model_is_named():

@@ -10,6 +10,7 @@ from torch import nn
 
 from hf_memoria.attentions.sdm.attention import WEIGHTINGS, SdmAttention
 from hf_memoria.attentions.settings import AttentionSettings
+from hf_memoria.backbones import head_size
 from hf_memoria.sdm import optimal_radius
 from hf_memoria.sdm.radius import CRITERIA
 from hf_memoria.settings import check_count, check_list_of_counts, check_one_of
@@ -79,7 +80,7 @@ class SdmAttentionConfig(AttentionSettings):
             ValueError: if the radius does not fit its heads.
         """
         heads = config.num_attention_heads
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+        head_dim = head_size(config)
         n = self.n or head_dim
         return SdmAttention(
             heads, head_dim, self.radius_in(n), n=n, weighting=self.weighting, learn_beta=self.learn_beta

@@ -116,8 +116,8 @@ class SharingHooks(HookHolder):
     def _normed(self, store: Store) -> Tensor:
         assert store.hidden is not None  # `reading_from` sees to it
         stored = store.hidden[:, :, self.place]
-        if self.spec.pre_norm is None:
-            return stored
+        if self.spec.pre_norm is None or self.spec.pre_norm.startswith(f"{self.spec.attention}."):
+            return stored  # the attention's own, or none
         norm = norm_of(self.block, self.spec)
         normed: Tensor = Call(norm, Captured()).run(norm, stored)
         return normed

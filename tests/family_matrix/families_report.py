@@ -1,6 +1,6 @@
 """The matrix of families as a table: which model types of Transformers take which memory and which attention.
 
-    python tests/family_matrix/report.py [--only TYPE ...] [--json FILE] [--markdown FILE]
+    python tests/family_matrix/families_report.py [--only TYPE ...] [--json FILE] [--markdown FILE]
 
 Every model type that a small config builds is tried; some 20 minutes on one core. What `--json` has already is kept.
 """

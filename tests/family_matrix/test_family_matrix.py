@@ -1,0 +1,87 @@
+"""Families without an entry: some in every run of the tests, all of them with HF_MEMORIA_FAMILIES=1."""
+
+import os
+import re
+
+import pytest
+from cells import CHOICES, NOT_FOR_IT, PASSED, STEPS, try_family
+from families_report import is_without, passed, table, try_type
+from tiny_models import model_types, tiny_stock_model
+
+MEMORIES = ("engram", "token", "episodic")
+NO_INTERFACE = "whose attention does not go through Transformers' AttentionInterface"
+
+FEW = {
+    ("decoders", "qwen3"): tuple(CHOICES),
+    ("decoders", "gemma2"): MEMORIES,
+    ("decoders", "glm4"): ("engram",),
+    ("decoders", "granite"): ("engram",),
+    ("decoders", "olmo2"): ("episodic",),
+    ("decoders", "gpt_neox"): ("engram",),
+    ("decoders", "gptj"): ("engram",),
+    ("decoders", "opt"): ("episodic",),
+    ("decoders", "stablelm"): ("token",),
+    ("decoders", "bart"): ("engram",),
+    ("encoders", "electra"): ("token",),
+    ("encoders", "albert"): ("episodic",),
+    ("encoders", "modernbert"): ("engram",),
+    ("encoders", "deberta-v2"): ("engram",),
+    ("vision", "dinov2"): ("engram",),
+    ("vision", "siglip_vision_model"): ("episodic",),
+}
+"""What is tried in every run, by group and model type."""
+
+REFUSED = {
+    ("decoders", "bloom", "LwPF"): NO_INTERFACE,
+    ("decoders", "gemma2", "SDM"): r"attends with \['softcap'\]",
+    ("decoders", "mamba", "engram"): "no list of blocks with a self-attention was found",
+    ("encoders", "bart", "engram"): "it is an encoder-decoder",
+    ("vision", "swin", "engram"): "its config has no num_attention_heads of one number",
+}
+"""What is refused, and what the error says."""
+
+AIMS = {"decoders": 0.9, "encoders": 0.8, "vision": 0.8}
+"""Of the model types with a self-attention, the part that is to take engrams and episodes."""
+
+
+@pytest.mark.parametrize(("group", "model_type"), FEW, ids=str)
+def test_a_family_without_an_entry_takes(group, model_type):
+    chosen = FEW[group, model_type]
+    found = try_family(tiny_stock_model(group, model_type), chosen)
+    wrong = {
+        f"{choice}, {step}": result
+        for choice, cells in found.items()
+        for step, result in cells.items()
+        if result not in (PASSED, NOT_FOR_IT)
+    }
+    assert not wrong
+    assert (found[chosen[0]]["generate"] == PASSED) == (group == "decoders")
+
+
+@pytest.mark.parametrize(("group", "model_type", "choice"), REFUSED, ids=str)
+def test_a_family_refuses_with_a_reason(group, model_type, choice):
+    found = try_family(tiny_stock_model(group, model_type), (choice,))[choice]
+    assert re.search(REFUSED[group, model_type, choice], found["wrap"])
+
+
+def test_a_family_that_fails_would_be_seen():
+    cells = dict.fromkeys(STEPS, PASSED)
+    assert passed(cells)
+    assert passed(cells | {"generate": NOT_FOR_IT})
+    failing = cells | {"gradient": "AssertionError: no gradient"}
+    assert not passed(failing)
+    found = {"group": "decoders", "type": "one", "cells": dict.fromkeys(CHOICES, cells) | {"token": failing}}
+    text = "\n".join(table([found]))
+    assert "token 0 (0%)" in text
+    assert "engram 1 (100%)" in text
+    assert "| one | yes | gradient: AssertionError: no gradient | yes | yes | yes |" in text
+
+
+@pytest.mark.skipif("HF_MEMORIA_FAMILIES" not in os.environ, reason="an hour; set HF_MEMORIA_FAMILIES=1")
+@pytest.mark.parametrize("group", AIMS)
+def test_most_families_take_a_memory(group):
+    results = [try_type(group, name) for name in model_types()[group]]
+    print("\n".join(table(results)))
+    fit = [found["cells"] for found in results if "cells" in found and not is_without(found)]
+    for choice in ("engram", "episodic"):
+        assert sum(passed(cells[choice]) for cells in fit) >= AIMS[group] * len(fit), choice
