@@ -12,6 +12,8 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrain
 from hf_memoria.cli.command import Command, finding, settings_from
 from hf_memoria.memoria_pytorch.convert import convert_reference_checkpoint
 from hf_memoria.memoria_pytorch.rules import REFERENCE_MODELS
+from hf_memoria.memories.interface import SYSTEMS
+from hf_memoria.memories.kinds import DEFAULT_KIND
 from hf_memoria.models import wrap
 from hf_memoria.models.families import MEMORIA_CLASSES
 
@@ -27,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="a checkpoint's folder, or its name on the Hub")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the new checkpoint goes; it must be empty")
     for name, what in (
-        ("memory", "an EngramMemoryConfig, or with kind=token of a TokenMemoryConfig"),
+        ("memory", f"a memory, of kind={DEFAULT_KIND} unless they say kind=another ({', '.join(sorted(SYSTEMS))})"),
         ("attention", "an LwpfAttentionConfig (kind=lwpf) or an SdmAttentionConfig (kind=sdm)"),
     ):
         parser.add_argument(f"--{name}", nargs="*", metavar="FIELD=VALUE", help=f"settings of {what}")
@@ -57,7 +59,7 @@ def _converted(args: argparse.Namespace) -> PreTrainedModel:
     if memory is None and attention is None:
         raise ValueError("--memory or --attention must be given; --memory alone takes the defaults.")
     model = _stock_class(AutoConfig.from_pretrained(args.source)).from_pretrained(args.source)
-    settings = {"memory": None if memory is None else {"kind": "engram", **memory}, "attention": attention}
+    settings = {"memory": None if memory is None else {"kind": DEFAULT_KIND, **memory}, "attention": attention}
     return wrap(model, **settings)
 
 
