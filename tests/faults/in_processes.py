@@ -89,4 +89,3 @@ def read_in_a_fork(family: str, kind: str, steps: int = 4) -> str:
         os._exit(0 if right else 1)
     status = os.waitpid(child, 0)[1]
     return " ".join(word for word, wrong in (("parent", not right), ("child", status != 0)) if wrong)
-
