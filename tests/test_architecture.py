@@ -79,6 +79,21 @@ def imported_kinds(path):
             yield parts[2]
 
 
+def named_kinds(path):
+    """Kinds that stand as the value of `kind` in a dict, a call or an assignment."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        pairs = []
+        if isinstance(node, ast.Dict):
+            pairs = [(getattr(key, "value", None), value) for key, value in zip(node.keys, node.values, strict=True)]
+        elif isinstance(node, ast.Call):
+            pairs = [(keyword.arg, keyword.value) for keyword in node.keywords]
+        elif isinstance(node, ast.AnnAssign):
+            pairs = [(getattr(node.target, "id", None), node.value)]
+        for name, value in pairs:
+            if name == "kind" and isinstance(value, ast.Constant) and value.value in KINDS:
+                yield value.value
+
+
 def folders_above(folder):
     return set(LAYERS[: LAYERS.index(folder) + 1])
 
@@ -128,6 +143,7 @@ def test_nothing_outside_its_folder_names_a_kind_of_memory(path):
         return
     own = {kind for kind in KINDS if fnmatch(place, f"memories/{kind}/*")}
     assert set(imported_kinds(path)) <= own
+    assert set(named_kinds(path)) <= own
 
 
 def test_what_all_kinds_share_knows_none_of_them():

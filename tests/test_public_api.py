@@ -1,12 +1,14 @@
 """What `import hf_memoria` offers, and that all of it is typed and documented."""
 
 import inspect
+import json
 import subprocess
 import sys
 
 import pytest
 
 import hf_memoria
+from hf_memoria.moved import MOVED
 
 PUBLIC = {
     "BackboneSpec",
@@ -202,11 +204,25 @@ def test_forward_names_what_trainer_and_generate_look_for():
     assert "shift_labels" not in inspect.signature(hf_memoria.MemoriaGPT2Model.forward).parameters
 
 
-def test_importing_registers_the_models():
+@pytest.fixture(scope="module")
+def imported_alone():
+    """What a new process knows that has imported the package and nothing else of it."""
     code = (
-        "import transformers, hf_memoria; c = transformers.AutoConfig.for_model('memoria-gpt2', n_layer=1, n_embd=8,"
-        " n_head=2, vocab_size=9, bos_token_id=0, eos_token_id=0);"
-        "print(type(transformers.AutoModelForCausalLM.from_config(c)).__name__)"
+        "import json, sys, transformers, hf_memoria\n"
+        "names = sorted(name for name in sys.modules if name.startswith('hf_memoria.'))\n"
+        "c = transformers.AutoConfig.for_model('memoria-gpt2', n_layer=1, n_embd=8, n_head=2, vocab_size=9,"
+        " bos_token_id=0, eos_token_id=0)\n"
+        "print(json.dumps([names, type(transformers.AutoModelForCausalLM.from_config(c)).__name__]))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "MemoriaGPT2ForCausalLM"
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_importing_registers_the_models(imported_alone):
+    assert imported_alone[1] == "MemoriaGPT2ForCausalLM"
+
+
+def test_importing_the_package_uses_none_of_the_old_names(imported_alone):
+    names = {name.removeprefix("hf_memoria.") for name in imported_alone[0]}
+    assert "training.callback" in names
+    assert not names & set(MOVED)

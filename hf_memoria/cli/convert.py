@@ -19,6 +19,8 @@ from transformers import (
 from hf_memoria.cli.command import Command, finding, settings_from
 from hf_memoria.memoria_pytorch.convert import convert_reference_checkpoint
 from hf_memoria.memoria_pytorch.rules import REFERENCE_MODELS
+from hf_memoria.memories.interface import SYSTEMS
+from hf_memoria.memories.kinds import DEFAULT_KIND
 from hf_memoria.models import wrap
 from hf_memoria.models.families import MEMORIA_CLASSES
 
@@ -36,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the new checkpoint goes; it must be empty")
     parser.add_argument("--gguf-file", metavar="NAME", help="the file in SOURCE, if the checkpoint is a GGUF")
     for name, what in (
-        ("memory", "an EngramMemoryConfig, or with kind=token of a TokenMemoryConfig"),
+        ("memory", f"a memory, of kind={DEFAULT_KIND} unless they say kind=another ({', '.join(sorted(SYSTEMS))})"),
         ("attention", "an LwpfAttentionConfig (kind=lwpf) or an SdmAttentionConfig (kind=sdm)"),
     ):
         parser.add_argument(f"--{name}", nargs="*", metavar="FIELD=VALUE", help=f"settings of {what}")
@@ -69,7 +71,7 @@ def _converted(args: argparse.Namespace) -> PreTrainedModel:
     # A GGUF file names no class: what it holds is a language model.
     loader = AutoModelForCausalLM if args.gguf_file else _stock_class(AutoConfig.from_pretrained(args.source))
     model = loader.from_pretrained(args.source, **_gguf(args))
-    settings = {"memory": None if memory is None else {"kind": "engram", **memory}, "attention": attention}
+    settings = {"memory": None if memory is None else {"kind": DEFAULT_KIND, **memory}, "attention": attention}
     return wrap(model, **settings)
 
 

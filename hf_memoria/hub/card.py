@@ -13,19 +13,19 @@ from transformers import PreTrainedModel
 from hf_memoria.hub.evaluation import evaluation_table
 from hf_memoria.hub.origin import Origin, origin_of
 from hf_memoria.memories.interface import system_of
-from hf_memoria.models.families import AUTO_CLASSES
+from hf_memoria.models.families import auto_class_of
 from hf_memoria.models.mixin import MemoriaMixin
 
 TASKS = {
-    "ForCausalLM": "text-generation",
-    "ForMaskedLM": "fill-mask",
-    "ForSequenceClassification": "text-classification",
-    "ForTokenClassification": "token-classification",
-    "ForQuestionAnswering": "question-answering",
-    "ForImageClassification": "image-classification",
-    "Model": "feature-extraction",
+    "AutoModelForCausalLM": "text-generation",
+    "AutoModelForMaskedLM": "fill-mask",
+    "AutoModelForSequenceClassification": "text-classification",
+    "AutoModelForTokenClassification": "token-classification",
+    "AutoModelForQuestionAnswering": "question-answering",
+    "AutoModelForImageClassification": "image-classification",
+    "AutoModel": "feature-extraction",
 }
-"""The Hub's names of tasks, by the end of a class's name."""
+"""The Hub's names of tasks, by Auto class."""
 
 PRIVACY = "It holds {holds}. Whoever has the file has that: share it as you would share the text."
 
@@ -93,7 +93,7 @@ def card_data(model: Any, contents: CardContents) -> ModelCardData:
     licence: dict[str, Any] = {"license": contents.licence} if contents.licence else contents.origin.licence
     return ModelCardData(
         library_name="transformers",
-        pipeline_tag=next((task for end, task in TASKS.items() if type(model).__name__.endswith(end)), None),
+        pipeline_tag=TASKS.get(auto_class_of(type(model)).__name__),
         base_model=contents.origin.base_model,
         tags=["hf_memoria", "memory", *kinds, *(["custom_code"] if contents.brings_code else [])],
         **licence,
@@ -114,8 +114,7 @@ def _what_it_is(model: Any, origin: Origin) -> str:
 
 
 def _how_to_load(model: Any, contents: CardContents) -> str:
-    end = next(end for end in AUTO_CLASSES if type(model).__name__.endswith(end))
-    auto = AUTO_CLASSES[end].__name__
+    auto = auto_class_of(type(model)).__name__
     plain = LOADING.format(
         imports=f"import hf_memoria\n{_own_module(model.config)}", auto=auto, name=contents.name, trust=""
     )

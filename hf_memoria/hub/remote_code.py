@@ -13,7 +13,7 @@ from transformers import CONFIG_MAPPING
 from hf_memoria.hub.flattening import PACKAGE, flat_name, flatten, flatten_own
 from hf_memoria.memories.interface import OWN_MODULE, SYSTEMS
 from hf_memoria.models.config import MemoriaConfigMixin
-from hf_memoria.models.families import AUTO_CLASSES, MEMORIA_CLASSES
+from hf_memoria.models.families import MEMORIA_CLASSES, auto_class_of
 from hf_memoria.models.found import PREFIX, FoundBackbone, LoadsFound, family_of
 from hf_memoria.version import VERSION
 
@@ -94,8 +94,7 @@ def auto_map(config_class: type) -> dict[str, str]:
 def _heads(config_class: Any) -> Iterable[tuple[Any, type]]:
     for model in MEMORIA_CLASSES.values():
         if model.config_class is config_class:
-            end = next(end for end in AUTO_CLASSES if model.__name__.endswith(end))
-            yield AUTO_CLASSES[end], model
+            yield auto_class_of(model), model
 
 
 def _config_class(model_type: Any, folder: Path) -> Any:

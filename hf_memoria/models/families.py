@@ -43,10 +43,13 @@ AUTO_CLASSES: dict[str, Any] = {
     "ForImageClassification": AutoModelForImageClassification,
     "ForMaskedImageModeling": AutoModelForMaskedImageModeling,
 }
-"""Auto classes by the end of a class's name, a longer end before one that it ends with."""
+"""Auto classes by the end of a stock class's name, a longer end before one that it ends with."""
 
 MEMORIA_CLASSES: dict[type[PreTrainedModel], type[PreTrainedModel]] = {}
 """Class with memory by stock class."""
+
+_AUTO_CLASS_OF: dict[type, Any] = {}
+"""Auto class by class with memory, as they were registered."""
 
 
 def register_family(
@@ -95,9 +98,15 @@ def make_known(config: Any, models: Sequence[Any]) -> None:
     _load_as(config.backbone_type, config.model_type)
     for model in models:
         stock = model.__bases__[1]
-        AUTO_CLASSES[end_of(model)].register(config, model, exist_ok=True)
+        _AUTO_CLASS_OF[model] = AUTO_CLASSES[end_of(model)]
+        _AUTO_CLASS_OF[model].register(config, model, exist_ok=True)
         MEMORIA_CLASSES[stock] = model
         _load_as(stock.__name__, model.__name__, _prefixes(model, models))
+
+
+def auto_class_of(model: type) -> Any:
+    """Return the Auto class that a class with memory was registered with, or the one that it is derived from."""
+    return next(_AUTO_CLASS_OF[cls] for cls in model.__mro__ if cls in _AUTO_CLASS_OF)
 
 
 def _check_family(spec: Any, config_class: Any, model_classes: Any) -> None:

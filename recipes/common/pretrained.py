@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 SMOLLM2 = "smollm2"
@@ -20,7 +21,7 @@ def load_pretrained(name: str) -> tuple[PreTrainedModel, Any]:
         FileNotFoundError: if that package is not installed.
     """
     place, given = (smollm2_folder(), {"gguf_file": SMOLLM2_FILE}) if name == SMOLLM2 else (name, {})
-    model = AutoModelForCausalLM.from_pretrained(place, dtype="float32", **given)
+    model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **given)
     return model, AutoTokenizer.from_pretrained(place, **given)
 
 

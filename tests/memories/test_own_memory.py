@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -147,7 +146,45 @@ def test_resumed_in_the_middle_of_a_document_under_trainer_nothing_differs(tmp_p
     assert whole.model.transformer.memory.scale.item() != 1.0
 
 
-def test_a_checkpoint_and_a_memory_file_load_in_a_new_process_that_imports_the_module(tmp_path):
+IN_A_NEW_PROCESS = """
+import contextlib, io, json, sys
+import hf_memoria
+from hf_memoria.cli import main
+from transformers import AutoConfig, AutoModelForCausalLM
+
+def call(*words):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(list(words))
+    return status, out.getvalue(), err.getvalue()
+
+folder, file = sys.argv[1:]
+told = {"unknowing": call("inspect", file)}
+try:
+    AutoConfig.from_pretrained(folder)
+except ValueError as error:
+    told["refused"] = str(error)
+told["known"] = "mean_memory" in sys.modules
+told["knowing"] = call("--import", "mean_memory", "inspect", file)
+model = AutoModelForCausalLM.from_pretrained(folder)
+told["loaded"] = type(hf_memoria.load_memory(file, model)).__name__
+print(json.dumps(told))
+"""
+
+
+@pytest.fixture(scope="module")
+def in_a_new_process(tmp_path_factory):
+    """What a process says to a checkpoint and a memory file before it imports the module, and after that."""
+    folder = tmp_path_factory.mktemp("mean")
+    model = tiny_model()
+    model.save_pretrained(folder / "model")
+    memory = model(**tiny_segments("GPT2", steps=1)[0]).memory
+    save_memory(memory, folder / "memory.safetensors", model.config)
+    told = run(IN_A_NEW_PROCESS, folder / "model", folder / "memory.safetensors", PYTHONPATH=str(RECIPES))
+    return json.loads(told.splitlines()[-1])
+
+
+def test_a_checkpoint_and_a_memory_file_load_where_the_module_is_imported(tmp_path, in_a_new_process):
     model = tiny_model()
     ids = tiny_segments("GPT2", steps=1)[0]["input_ids"]
     memory = model(ids).memory
@@ -157,22 +194,14 @@ def test_a_checkpoint_and_a_memory_file_load_in_a_new_process_that_imports_the_m
     again = load_memory(tmp_path / "memory.safetensors", loaded)
     assert torch.equal(again.mean, memory.mean)
     assert torch.equal(loaded(ids, memory=again).logits, model(ids, memory=memory).logits)
-    code = (
-        "import mean_memory, sys, hf_memoria\n"
-        "from transformers import AutoModelForCausalLM\n"
-        "model = AutoModelForCausalLM.from_pretrained(sys.argv[1])\n"
-        "print(type(hf_memoria.load_memory(sys.argv[2], model)).__name__)\n"
-    )
-    told = run(code, tmp_path / "model", tmp_path / "memory.safetensors", PYTHONPATH=str(RECIPES))
-    assert told.strip() == "MeanState"
+    assert in_a_new_process["loaded"] == "MeanState"
 
 
-def test_a_process_that_does_not_know_the_kind_is_told_what_to_import(tmp_path):
-    tiny_model().save_pretrained(tmp_path)
-    code = "import sys, hf_memoria\nfrom transformers import AutoConfig\nAutoConfig.from_pretrained(sys.argv[1])"
-    finished = run(code, tmp_path, check=False)
-    assert "memory.kind must be one of ['engram', 'episodic', 'token']; got 'mean'" in finished.stderr
-    assert "Import the module that registers a kind of your own" in finished.stderr
+def test_a_process_that_does_not_know_the_kind_is_told_what_to_import(in_a_new_process):
+    assert not in_a_new_process["known"]
+    refused = in_a_new_process["refused"]
+    assert "memory.kind must be one of ['engram', 'episodic', 'token']; got 'mean'" in refused
+    assert "Import the module that registers a kind of your own" in refused
 
 
 @pytest.mark.parametrize("options", [{"do_sample": False}, {"num_beams": 3}])
@@ -229,18 +258,13 @@ def test_inspect_and_the_card_tell_of_it(tmp_path, capsys):
     assert "a memory of kind 'mean' (mean_memory.MeanMemory)" in card
 
 
-def test_the_command_line_imports_the_module_that_it_is_told(tmp_path):
-    save_memory(tiny_model()(**tiny_segments("GPT2", steps=1)[0]).memory, tmp_path / "memory.safetensors")
-    words = ["inspect", str(tmp_path / "memory.safetensors")]
-    call = [sys.executable, "-m", "hf_memoria.cli"]
-    knowing = subprocess.run(
-        [*call, "--import", "mean_memory", *words], capture_output=True, text=True, cwd=RECIPES, check=False
-    )
-    assert knowing.returncode == 0, knowing.stderr
-    assert "positions" in knowing.stdout
-    unknowing = subprocess.run([*call, *words], capture_output=True, text=True, cwd=RECIPES, check=False)
-    assert unknowing.returncode != 0
-    assert "Import the module that registers a kind" in unknowing.stderr
+def test_the_command_line_imports_the_module_that_it_is_told(in_a_new_process):
+    status, out, err = in_a_new_process["knowing"]
+    assert status == 0, err
+    assert "positions" in out
+    status, _, err = in_a_new_process["unknowing"]
+    assert status != 0
+    assert "Import the module that registers a kind" in err
 
 
 LOAD = """

@@ -1,5 +1,6 @@
 """Recipes are files to run, not a package: their folder is put on the path, as running one does."""
 
+import runpy
 import sys
 from pathlib import Path
 
@@ -8,6 +9,20 @@ import torch
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 sys.path.insert(0, str(RECIPES))
+
+
+@pytest.fixture
+def run_here(monkeypatch, capsys):
+    """Run a recipe as from the command line, from another folder, but in this process: what it imports is there."""
+
+    def run(path, *flags, cwd):
+        monkeypatch.chdir(cwd)
+        monkeypatch.syspath_prepend(path.parent)
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, flags)])
+        runpy.run_path(str(path), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
 
 
 @pytest.fixture

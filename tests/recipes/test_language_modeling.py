@@ -17,17 +17,6 @@ RECIPE = CONFIGS.parents[1] / "language_modeling.py"
 CASES = ("memory", "memory_off", "shuffled", "plain", "sliding")
 
 
-def run_recipe(*flags, cwd):
-    # One thread: at this size a second one gains nothing, and waits long where other processes keep the cores busy.
-    return subprocess.run(
-        [sys.executable, str(RECIPE), *map(str, flags)],
-        cwd=cwd,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """What two seeds leave, run from a folder that is not the repository."""
@@ -40,7 +29,14 @@ def folder(tmp_path_factory):
             (base / split / f"{name}.txt").write_text(topics[name][:6000], encoding="utf-8")
     config = CONFIGS / "smoke.yaml"
     flags = ["--config", config, "--train_file", "train", "--validation_file", "validation/*.txt", "--seeds", "0,1"]
-    done = run_recipe(*flags, "--max_steps", 6, "--output_dir", "out", cwd=base)
+    # One thread: at this size a second one gains nothing, and waits long where other processes keep the cores busy.
+    done = subprocess.run(
+        [sys.executable, str(RECIPE), *map(str, flags), "--max_steps", "6", "--output_dir", "out"],
+        cwd=base,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     (base / "out" / "stdout.txt").write_text(done.stdout, encoding="utf-8")
     return base / "out"
@@ -130,24 +126,22 @@ def test_every_config_can_be_read_and_holds_only_what_differs(config):
         assert not {key for key, value in settings.items() if base.get(key) == value}
 
 
-def test_an_episodic_memory_of_a_llama_takes_the_place_of_engrams(folder):
+def test_an_episodic_memory_of_a_llama_takes_the_place_of_engrams(folder, run_here):
     memory = {"kind": "episodic", "share_attention": True, "capacity": 64, "top_k": 8}
     flags = ["--config", CONFIGS / "smoke.yaml", "--train_file", "train", "--validation_file", "validation/*.txt"]
     flags += ["--seeds", 0, "--max_steps", 3, "--backbone", "llama", "--positions", 512, "--output_dir", "episodes"]
-    done = run_recipe(*flags, "--memory", json.dumps(memory), cwd=folder.parent)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_here(RECIPE, *flags, "--memory", json.dumps(memory), cwd=folder.parent)
     results = json.loads((folder.parent / "episodes" / "results.json").read_text())
     assert tuple(results["cases"]) == CASES
     assert results["sliding_window"]["mean_held"] > 32
     assert results["sliding_window"]["flops_ratio"] == pytest.approx(1, abs=0.05)
 
 
-def test_memory_tokens_take_the_place_of_engrams_and_an_arm_can_be_left_out(folder):
+def test_memory_tokens_take_the_place_of_engrams_and_an_arm_can_be_left_out(folder, run_here):
     memory = json.dumps({"kind": "token", "num_tokens": 3, "encoder_layers": 1})
     flags = ["--config", CONFIGS / "smoke.yaml", "--train_file", "train", "--validation_file", "validation/*.txt"]
     flags += ["--seeds", 0, "--arms", "memory", "--max_steps", 3, "--memory", memory, "--output_dir", "tokens"]
-    done = run_recipe(*flags, cwd=folder.parent)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_here(RECIPE, *flags, cwd=folder.parent)
     results = json.loads((folder.parent / "tokens" / "results.json").read_text())
     assert tuple(results["cases"]) == ("memory", "memory_off", "shuffled")
     assert results["sliding_window"] is None

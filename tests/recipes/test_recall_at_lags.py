@@ -1,9 +1,6 @@
 """The task whose answers stand some segments back, and its recipe from the command line."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -50,17 +47,9 @@ def test_keys_have_to_be_enough():
 @pytest.mark.parametrize(
     ("loop", "arms"), [("false", ["none", "episodic", "episodic_and_shared"]), ("true", ["episodic"])]
 )
-def test_every_arm_runs(tmp_path, loop, arms):
+def test_every_arm_runs(tmp_path, run_here, loop, arms):
     flags = ["--config", CONFIGS / "smoke.yaml", "--loop", loop, "--arms", *arms, "--output_dir", tmp_path / "out"]
-    done = subprocess.run(
-        [sys.executable, CONFIGS.parents[1] / "recall_at_lags.py", *map(str, flags)],
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_here(CONFIGS.parents[1] / "recall_at_lags.py", *flags, cwd=tmp_path)
     by_lag = json.loads((tmp_path / "out" / "by_lag.json").read_text())["accuracy_by_lag"]
     assert set(by_lag) == {"1", "3"}
     assert set(by_lag["1"]) == set(arms)
