@@ -5,6 +5,7 @@ What is found here is believed only after the proof (`models/proving.py`).
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -92,7 +93,7 @@ def _with_rest(spec: BackboneSpec, model: Any, base: Any, inputs: Mapping[str, A
         attention_dropout=_named(config, ATTENTION_DROPOUT, float),
         output_dropout=None if spec.post_norm is None else _named(config, OUTPUT_DROPOUT, float),
         intermediate_size=_named(config, WIDTHS, int),
-        embeddings=None if causal else _embeddings(model, base, spec.blocks, inputs),
+        embeddings=None if causal or _takes_positions(base) else _embeddings(model, base, spec.blocks, inputs),
         positions_after_padding=pads_first,
     )
 
@@ -111,6 +112,13 @@ def _is_causal(base: Any, inputs: Mapping[str, Any]) -> bool:
     with torch.no_grad(), at_rest(base):
         one, two = (base(**{**inputs, "input_ids": each}, return_dict=True)[0][:, :-1] for each in (ids, other))
     return are_same(one, two)
+
+
+def _takes_positions(base: Any) -> bool:
+    """Whether a base model turns queries and keys by positions that it is given beside its embeddings."""
+    taken = inspect.signature(base.forward).parameters
+    turns = any("Rotary" in type(module).__name__ for module in base.modules())
+    return turns and "inputs_embeds" in taken and "position_ids" in taken
 
 
 def _embeddings(model: Any, base: nn.Module, blocks: str, inputs: Mapping[str, Any]) -> str | None:

@@ -119,7 +119,9 @@ class _Trial:
         if not hasattr(self.stock, "generate") or not self.model.config.backbone_spec.causal:
             return NOT_FOR_IT
         ids = self.inputs[0]["input_ids"]
-        options = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
+        settings = self.model.generation_config  # nothing ends a text, and none of its tokens is forced
+        settings.eos_token_id = settings.forced_eos_token_id = settings.forced_bos_token_id = None
+        options = {"max_new_tokens": 8, "do_sample": False}
         told = self.model.generate(ids, attention_mask=torch.ones_like(ids), **options)
         assert torch.equal(told, self._greedy(ids, 8)), "generates something else than a loop over segments"
         return None

@@ -47,8 +47,14 @@ def has_ids(base_model: Any) -> bool:
 
 def embedding_size(config: Any) -> int:
     """Return the width of what stands for a position in the store: of the embeddings of ids, or of a block's input."""
-    found: int = getattr(config, "embedding_size", None) or config.hidden_size
+    names = ("embedding_size", "input_embedding_size")  # RemBERT has the second
+    found: int = next((getattr(config, name) for name in names if getattr(config, name, None)), config.hidden_size)
     return found
+
+
+def embeddings_of(base_model: Any) -> Any:
+    """Return the module that embeds ids, or None where positions have none."""
+    return base_model.get_input_embeddings() if has_ids(base_model) else None
 
 
 def install_episodic_memory(model: Any) -> None:

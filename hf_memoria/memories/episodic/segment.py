@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hf_memoria.memories.episodic.install import has_ids
+from hf_memoria.memories.episodic.install import embeddings_of, has_ids
 from hf_memoria.memories.episodic.reading import EpisodicReading, with_embeds, with_hidden
 from hf_memoria.memories.episodic.sharing import check_still_shares
 from hf_memoria.memories.episodic.store import EpisodicState, Segment, write_segment
@@ -29,7 +29,7 @@ def reading_from(
     settings, base = model.config.memory, model.base_model
     reading = EpisodicReading.of(
         state,
-        base.get_input_embeddings(),
+        embeddings_of(base),
         settings.value_ahead,
         (real.cumsum(dim=1) - 1).clamp(min=0) + (begun.unsqueeze(1) if isinstance(begun, Tensor) else begun),
         settings.association_graph,
@@ -67,7 +67,7 @@ def write(
     segment = Segment(real=real, ids=left["ids"] - 1, embeds=left.get("embeds"), hidden=left.get("hidden"))
 
     def expected(state: EpisodicState) -> Tensor:
-        score: Tensor = base.memory_keep(base.get_input_embeddings(), state.ids, _or_none(state.embeds))
+        score: Tensor = base.memory_keep(embeddings_of(base), state.ids, _or_none(state.embeds))
         return score
 
     scorer = expected if hasattr(base, "memory_keep") else None

@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.utils import ModelOutput
 
 from hf_memoria.backbones import cached_length, check_blocks
 from hf_memoria.memories.episodic.config import EpisodicMemoryConfig
-from hf_memoria.memories.episodic.install import embedding_size, install_episodic_memory, stored_layers
+from hf_memoria.memories.episodic.install import (
+    embedding_size,
+    embeddings_of,
+    install_episodic_memory,
+    stored_layers,
+)
 from hf_memoria.memories.episodic.keep_score import KeepScore
 from hf_memoria.memories.episodic.reading import EpisodicReading
 from hf_memoria.memories.episodic.recall import EpisodicRecall
@@ -135,7 +140,7 @@ def _with_keep_loss(
     if keep is None or loss is None or not model.training or not loss.requires_grad:
         return None
     store = reading.store
-    embed: nn.Module = model.base_model.get_input_embeddings()
+    embed = embeddings_of(model.base_model)
     score = keep(embed, store.ids, store.embeds)
     paid = reading.paid()
     paid = paid if paid.shape[1] else paid.new_zeros(store.valid.shape)
