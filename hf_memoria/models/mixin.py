@@ -35,11 +35,11 @@ from hf_memoria.models.own_code import NotCopied
 OWN_ARGUMENTS = ("memory", "reset_memory", "source")
 
 
-def _from_pretrained(cls: Any, name: Any, *args: Any, **kwargs: Any) -> Any:
+def _from_pretrained(cls: Any, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
     """As the stock method; a `gguf_file` is read by the stock class, for Transformers knows no other in it."""
     if kwargs.get("gguf_file") is None:
-        return super(MemoriaMixin, cls).from_pretrained(name, *args, **kwargs)
-    model, chosen = load_gguf(cls, name, *args, **kwargs)
+        return super(MemoriaMixin, cls).from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+    model, chosen = load_gguf(cls, pretrained_model_name_or_path, *args, **kwargs)
     return copied_as(cls, model, chosen)
 
 

@@ -62,7 +62,8 @@ def test_it_is_the_stock_model_until_something_is_remembered(folder, tmp_path, w
     if way == "wrap":
         model = wrap(stock, memory=MEMORY)
     else:
-        model = MemoriaLlamaForCausalLM.from_pretrained(folder, gguf_file="tiny.gguf", memory=MEMORY).eval()
+        given = {"pretrained_model_name_or_path": folder, "gguf_file": "tiny.gguf"}
+        model = MemoriaLlamaForCausalLM.from_pretrained(**given, memory=MEMORY).eval()
     output = model(segment())
     assert torch.equal(output.logits, stock(segment()).logits)
     assert not torch.equal(model(segment(), memory=output.memory).logits, output.logits)
