@@ -97,8 +97,9 @@ def find_recipe(config: Path, recipes: Path | None = None) -> Path:
     beside = config.parents[2] if config.parent.parent.name == "configs" else None
     folders = [folder for folder in (recipes, beside, CHECKOUT) if folder is not None]
     for folder in folders:
-        if (folder / f"{named}.py").is_file():
-            return folder / f"{named}.py"
+        for found in (folder / f"{named}.py", folder / named / "__main__.py"):
+            if found.is_file():
+                return found
     _check_recipes(recipes or CHECKOUT)
     raise FileNotFoundError(
         f"{config} must name its recipe, in a line `recipe: NAME` or by its folder; {named!r} is in none of "

@@ -79,7 +79,14 @@ def test_beams_are_the_same_with_a_cache_and_without(family, kind, prompts, gene
     same_memory(cached.memory, anew.memory)
 
 
-@pytest.mark.parametrize("types", [["sliding_attention", "conv"], ["sliding_attention", "full_attention"]])
+def test_a_cache_refuses_layers_whose_states_have_no_positions():
+    config = windowed("Qwen3", small_memory(segment_length=SEGMENT)).config
+    config.layer_types = ["sliding_attention", "conv"]
+    with pytest.raises(ValueError, match="layer_types must be of .* got 'conv'"):
+        MemoriaCache(config)
+
+
+@pytest.mark.parametrize("types", [["sliding_attention", "full_attention"]])
 def test_masks_of_layers_of_other_types_are_left_to_the_backbone(types):
     config = windowed("Qwen3", small_memory(segment_length=SEGMENT)).config
     config.layer_types = types
