@@ -24,7 +24,7 @@ FEW = {
     ("decoders", "bart"): ("engram",),
     ("encoders", "electra"): ("token",),
     ("encoders", "albert"): ("episodic",),
-    ("encoders", "modernbert"): ("engram",),
+    ("encoders", "distilbert"): ("engram",),
     ("encoders", "deberta-v2"): ("engram",),
     ("vision", "dinov2"): ("engram",),
     ("vision", "siglip_vision_model"): ("episodic",),

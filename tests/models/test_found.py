@@ -122,7 +122,7 @@ def test_it_remembers_without_an_entry(name):
 
 
 def test_a_checkpoint_loads_in_a_process_that_knows_nothing_of_the_family(tmp_path):
-    model = hf_memoria.wrap(stock_model("Qwen3ForCausalLM"), memory=small_memory())
+    model = hf_memoria.wrap(stock_model("GraniteForCausalLM"), memory=small_memory())
     expected = read_all(model, segments(3))[-1].logits
     model.save_pretrained(tmp_path)
     (tmp_path / "model.pkl").write_bytes(pickle.dumps(model))
@@ -136,19 +136,19 @@ for load in (transformers.AutoModelForCausalLM.from_pretrained, lambda f: pickle
     for inputs in segments:
         output = model(**inputs, memory=memory)
         memory = output.memory
-    assert type(model).__name__ == "MemoriaQwen3ForCausalLM", type(model)
+    assert type(model).__name__ == "MemoriaGraniteForCausalLM", type(model)
     assert torch.equal(output.logits, expected)
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
 
 
 def test_wrapping_again_keeps_the_entry_and_the_weights():
-    model = hf_memoria.wrap(stock_model("Qwen3ForCausalLM"), memory=small_memory())
+    model = hf_memoria.wrap(stock_model("GraniteForCausalLM"), memory=small_memory())
     bare = hf_memoria.wrap(model, memory=None)
     again = hf_memoria.wrap(bare, memory=small_memory(), attention=hf_memoria.LwpfAttentionConfig())
     assert again.config.backbone_entry == model.config.backbone_entry
     assert type(again) is type(model)
-    assert torch.equal(bare(**segments()[0]).logits, stock_model("Qwen3ForCausalLM")(**segments()[0]).logits)
+    assert torch.equal(bare(**segments()[0]).logits, stock_model("GraniteForCausalLM")(**segments()[0]).logits)
     assert states_equal(read_all(again, segments())[-1].memory, read_all(again, segments())[-1].memory)
 
 
@@ -169,7 +169,7 @@ def test_a_declared_entry_wins():
 
 
 def test_the_model_is_left_as_it_was():
-    model = stock_model("Qwen3ForCausalLM").train()
+    model = stock_model("GraniteForCausalLM").train()
     model.model.layers[0].eval()
     hf_memoria.wrap(model, memory=small_memory())
     assert model.training
@@ -192,7 +192,7 @@ def test_a_constant_factor_is_kept_where_no_field_says_it():
 
 
 def test_wrapping_warns_of_nothing(recwarn):
-    hf_memoria.wrap(stock_model("Qwen3ForCausalLM"), memory=small_memory(segment_length=4))
+    hf_memoria.wrap(stock_model("GraniteForCausalLM"), memory=small_memory(segment_length=4))
     assert not [warning for warning in recwarn if "hf_memoria" in str(warning.filename)]
     assert not [warning for warning in recwarn if "tokens were read by one forward" in str(warning.message)]
 
@@ -215,7 +215,7 @@ def test_what_cannot_be_found_is_refused_with_what_was_tried(name, changes, mess
 
 
 def test_what_is_found_is_not_believed_where_the_proof_fails():
-    model = stock_model("Qwen3ForCausalLM")
+    model = stock_model("GraniteForCausalLM")
 
     class Rewired(nn.Module):
         """A block that throws away what its attention gives."""
