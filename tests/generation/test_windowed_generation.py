@@ -82,7 +82,7 @@ def test_beams_are_the_same_with_a_cache_and_without(family, kind, prompts, gene
 def test_a_cache_refuses_layers_whose_states_have_no_positions():
     config = windowed("Qwen3", small_memory(segment_length=SEGMENT)).config
     config.layer_types = ["sliding_attention", "conv"]
-    with pytest.raises(ValueError, match="layer_types must be of .* got 'conv'"):
+    with pytest.raises(ValueError, match=r"layer_types must be of .* got 'conv'"):
         MemoriaCache(config)
 
 
