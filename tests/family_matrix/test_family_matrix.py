@@ -1,7 +1,11 @@
 """Families without an entry: some in every run of the tests, all of them with HF_MEMORIA_FAMILIES=1."""
 
+import json
 import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from cells import CHOICES, NOT_FOR_IT, PASSED, STEPS, try_family
@@ -56,6 +60,15 @@ def test_a_family_without_an_entry_takes(group, model_type):
     }
     assert not wrong
     assert (found[chosen[0]]["generate"] == PASSED) == (group == "decoders")
+
+
+def test_the_command_tries_a_type_that_other_tests_declare(tmp_path):
+    # In a process of its own: to this one another test may have declared an entry for it.
+    report = tmp_path / "cells.json"
+    script = Path(__file__).with_name("families_report.py")
+    subprocess.run([sys.executable, script, "--only", "modernbert", "--json", report], check=True, capture_output=True)
+    (cells,) = [found["cells"] for found in json.loads(report.read_text()) if found["group"] == "encoders"]
+    assert passed(cells["engram"]), cells["engram"]
 
 
 @pytest.mark.parametrize(("group", "model_type", "choice"), REFUSED, ids=str)
