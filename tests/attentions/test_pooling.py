@@ -121,4 +121,6 @@ def test_scores_do_not_begin_where_all_is_forgotten(seed):
     pooled, weights = pooling(torch.randn(4, 50, 32))
     pooled.square().sum().backward()
     assert (weights > 0).float().mean() > 0.5
-    assert all(parameter.grad.any() for parameter in pooling.parameters())
+    *others, bias = [parameter.grad.abs().max() for parameter in pooling.parameters()]
+    assert min(others) > 1e-3
+    assert bias < 1e-5  # a number added to all scores means nothing: what is left of it is rounding
