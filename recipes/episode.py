@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 from common.arguments import RunArguments
-from common.arms import Run, compare_arms, kept_runs, parse_seeds
+from common.arms import Run
+from common.by_lag import compare_by_lag
 from common.config import WrongSettingError, check_positive, parse_arguments
 from common.episodes import EpisodeTask, episode_training_rows
 from common.recall import accuracy_by_lag
-from common.report import timed, write_json
-from common.sweep import plot_sweep, print_sweep
+from common.report import timed
 from common.training import adamw, small_gpt2, train_on_lanes
 from torch import Tensor
 from transformers import PreTrainedModel, set_seed
@@ -42,7 +42,7 @@ LABELS = {
     "segment": "second read, same segment",
     "cofire": "second read, Hebbian links",
     "both": "second read, same segment and Hebbian links",
-    "shuffled": "second read, segments of engrams by lot",
+    "shuffled": "second read, segments of random engrams",
 }
 
 
@@ -109,27 +109,8 @@ class ShuffledSpread(SpreadRead):
 def main(args: Arguments) -> dict[str, Any]:
     """Run every arm and seed; return (and write) the results."""
     labels = {name: LABELS[name] for name in args.arms}
-    results = compare_arms(
-        labels,
-        parse_seeds(args.seeds),
-        kept_runs(args.output_dir / "runs", args, lambda arm, seed: run(arm, seed, args)),
-        {
-            "accuracy": "asked once",
-            "again": "asked again and again",
-            "loss": "loss",
-            "seconds": "seconds",
-            **{f"lag_{lag}": f"lag {lag}" for lag in args.lags},
-        },
-        ("loss", "step", "training loss of the answers"),
-        args.output_dir,
-        args,
-    )
-    by_lag = {lag: {arm: {"accuracy": results["summary"][arm][f"lag_{lag}"]} for arm in labels} for lag in args.lags}
-    write_json({"guessing": 1 / args.values, "accuracy_by_lag": by_lag}, args.output_dir / "by_lag.json")
-    print_sweep(labels, by_lag, "accuracy", "segments ago")
-    print(f"guessing: {1 / args.values:.3f}")
-    plot_sweep(labels, by_lag, "accuracy", "segments ago", args.output_dir / "by_lag.png", guessing=1 / args.values)
-    return results
+    measures = {"accuracy": "asked once", "again": "asked again and again", "loss": "loss", "seconds": "seconds"}
+    return compare_by_lag(labels, lambda arm, seed: run(arm, seed, args), measures, args)
 
 
 def run(arm: str, seed: int, args: Arguments) -> Run:
@@ -163,7 +144,9 @@ def shuffle(model: PreTrainedModel) -> None:
     for reader in list(model.modules()):
         spread = getattr(reader, "spread", None)
         if isinstance(spread, SpreadRead):
-            shuffled = ShuffledSpread(spread.query.in_features, spread.num_heads)
+            shuffled = ShuffledSpread(
+                spread.query.in_features, spread.num_heads, spread.query.out_features // spread.num_heads
+            )
             shuffled.load_state_dict(spread.state_dict())
             reader.spread = shuffled
 
