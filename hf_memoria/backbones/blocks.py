@@ -86,7 +86,7 @@ def check_blocks(config: Any, field: str, layers: list[int] | None) -> None:
         raise ValueError(f"{field} must name blocks that have a self-attention, which are {reading}; got {layers}.")
 
 
-def read_heads(config: Any) -> int:
+def cross_attention_heads(config: Any) -> int:
     """Return how many heads a cross-attention of the hidden size has: the backbone's, or the most that divide both."""
     return math.gcd(config.hidden_size, config.num_attention_heads)
 

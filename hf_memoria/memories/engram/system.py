@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from hf_memoria.backbones import blocks_of, cached_length, inner_width, read_heads, reading_blocks, run_segment
+from hf_memoria.backbones import (
+    blocks_of,
+    cached_length,
+    cross_attention_heads,
+    inner_width,
+    reading_blocks,
+    run_segment,
+)
 from hf_memoria.backbones.calls import ReplayedCheckpoint, replay_wrappers
 from hf_memoria.memories.engram.config import EngramMemoryConfig
 from hf_memoria.memories.engram.events import events_of
@@ -50,7 +57,7 @@ class EngramSystem:
             spec,
             hidden_size=config.hidden_size,
             intermediate_size=inner_width(config),
-            num_heads=read_heads(config),
+            num_heads=cross_attention_heads(config),
             num_memories=memory.num_memories,
             layers=reading_blocks(config) if memory.layers is None else memory.layers,
             cue_layer=memory.cue_layer,

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hf_memoria.backbones import HookHolder, blocks_of, head_size, read_heads, reading_blocks, reading_of
+from hf_memoria.backbones import HookHolder, blocks_of, cross_attention_heads, head_size, reading_blocks, reading_of
 from hf_memoria.memories.episodic.config import EpisodicMemoryConfig
 from hf_memoria.memories.episodic.keep_score import KeepScore
 from hf_memoria.memories.episodic.reader import EpisodicReader
@@ -87,7 +87,7 @@ def _reader_for(base: Any, config: Any, width: int, place: int) -> EpisodicReade
     return EpisodicReader(
         config.hidden_size,
         width,
-        memory.read_heads or min(read_heads(config), MOST_READ_HEADS),
+        memory.read_heads or min(cross_attention_heads(config), MOST_READ_HEADS),
         head_size=head_size(config),
         window=memory.key_window,
         value_ahead=memory.value_ahead,

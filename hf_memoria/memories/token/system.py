@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from hf_memoria.backbones import read_heads
 from hf_memoria.memories.interface import Forward
 from hf_memoria.memories.token.config import TokenMemoryConfig
 from hf_memoria.memories.token.encoder import TokenMemory
@@ -39,7 +38,7 @@ class TokenSystem:
     def check_fits(self, config: Any) -> None:
         """As `MemorySystem.check_fits`."""
         memory = config.memory
-        heads = memory.encoder_heads or read_heads(config)
+        heads = memory.encoder_heads or cross_attention_heads(config)
         if memory.encoder_layers and config.hidden_size % heads:
             raise ValueError(
                 f"encoder_heads must divide the backbone's hidden size {config.hidden_size}; got {heads}."
@@ -55,7 +54,7 @@ class TokenSystem:
             config.hidden_size,
             memory.num_tokens,
             memory.encoder_layers,
-            memory.encoder_heads or read_heads(config),
+            memory.encoder_heads or cross_attention_heads(config),
             dropout=memory.encoder_dropout,
             prompts=bool(memory.recall_weight),
         )
