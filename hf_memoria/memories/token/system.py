@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
+from hf_memoria.backbones import cross_attention_heads
 from hf_memoria.memories.interface import Forward
 from hf_memoria.memories.token.config import TokenMemoryConfig
 from hf_memoria.memories.token.encoder import TokenMemory
