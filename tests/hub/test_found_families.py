@@ -7,22 +7,11 @@ import torch
 import transformers
 from blocking import run_without_the_package
 from families import read_all, small_episodes, small_memory, small_tokens
+from tiny_stock import undeclared
 from transformers import AutoModelForCausalLM
 
 import hf_memoria
 
-SIZES = {
-    "vocab_size": 61,
-    "hidden_size": 32,
-    "intermediate_size": 40,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 32,
-    "pad_token_id": 0,
-    "initializer_range": 0.2,
-}
 MEMORIES = {"engram": small_memory, "token": small_tokens, "episodic": small_episodes}
 
 LOAD = """
@@ -52,11 +41,10 @@ def segments():
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """By kind of memory, the folder of a checkpoint of Gemma 2 with its code."""
+    """By kind of memory, the folder of a checkpoint of OLMo 2 with its code."""
     folders = {}
     for kind, settings in MEMORIES.items():
-        torch.manual_seed(0)
-        stock = transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**SIZES))
+        stock = undeclared("Olmo2ForCausalLM", initializer_range=0.2)
         model = hf_memoria.wrap(stock, memory=settings()).eval()
         folders[kind] = tmp_path_factory.mktemp(kind)
         model.save_pretrained(folders[kind])
@@ -67,7 +55,7 @@ def exported(tmp_path_factory):
 
 def test_it_loads_where_the_package_is_not(exported, tmp_path):
     printed = run_without_the_package(LOAD, tmp_path, *exported.values()).splitlines()
-    assert printed == ["absent"] + ["transformers_modules MemoriaGemma2Model MemoriaGemma2ForCausalLM"] * 3
+    assert printed == ["absent"] + ["transformers_modules MemoriaOlmo2Model MemoriaOlmo2ForCausalLM"] * 3
     for folder in exported.values():
         written = {path.name for path in folder.glob("*.py")}
         assert {path.name for path in (folder / "again").glob("*.py")} == written

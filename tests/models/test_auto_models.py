@@ -4,34 +4,19 @@ import pytest
 import torch
 import transformers
 from families import read_all, small_memory
+from tiny_stock import SIZES, tiny_stock, undeclared
 from torch import nn
 
 import hf_memoria
 
-SIZES = {
-    "vocab_size": 61,
-    "hidden_size": 32,
-    "intermediate_size": 40,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 32,
-    "pad_token_id": 0,
-}
 CASES = [
-    ("MistralForCausalLM", "ForCausalLM"),
-    ("MistralForCausalLM", "ForSequenceClassification"),
-    ("MistralForCausalLM", ""),
+    ("Olmo2ForCausalLM", "ForCausalLM"),
+    ("Olmo2ForCausalLM", "ForSequenceClassification"),
+    ("Olmo2ForCausalLM", ""),
     ("LlamaForCausalLM", "ForCausalLM"),
     ("XLMRobertaForMaskedLM", "ForMaskedLM"),
     ("XLMRobertaForMaskedLM", "ForTokenClassification"),
 ]
-
-
-def stock_model(name, **changes):
-    torch.manual_seed(0)
-    cls = getattr(transformers, name)
-    return cls(cls.config_class(**{**SIZES, **changes})).eval()
 
 
 def ids():
@@ -40,7 +25,7 @@ def ids():
 
 @pytest.mark.parametrize(("name", "head"), CASES)
 def test_a_plain_checkpoint_loads_with_a_memory(name, head, tmp_path):
-    plain = stock_model(name)
+    plain = tiny_stock(name)
     plain.save_pretrained(tmp_path / "plain")
     auto = getattr(hf_memoria, f"MemoriaAutoModel{head}")
     model = auto.from_pretrained(tmp_path / "plain", memory=small_memory())
@@ -56,7 +41,7 @@ def test_a_plain_checkpoint_loads_with_a_memory(name, head, tmp_path):
 
 
 def test_a_config_may_be_given(tmp_path):
-    plain = stock_model("MistralForCausalLM")
+    plain = undeclared("Olmo2ForCausalLM")
     plain.save_pretrained(tmp_path)
     model = hf_memoria.MemoriaAutoModelForCausalLM.from_pretrained(
         tmp_path, config=plain.config, memory=small_memory()
@@ -66,25 +51,25 @@ def test_a_config_may_be_given(tmp_path):
 
 
 def test_a_model_is_built_from_a_config():
-    config = stock_model("MistralForCausalLM").config
+    config = undeclared("Olmo2ForCausalLM").config
     model = hf_memoria.MemoriaAutoModelForCausalLM.from_config(config, memory=small_memory())
-    assert type(model).__name__ == "MemoriaMistralForCausalLM"
+    assert type(model).__name__ == "MemoriaOlmo2ForCausalLM"
     again = hf_memoria.MemoriaAutoModelForCausalLM.from_config(model.config)
     assert again.config.backbone_entry == model.config.backbone_entry
 
 
 def test_what_there_is_no_head_for_is_named():
-    with pytest.raises(ValueError, match="of a family that AutoModelForMaskedLM knows; got MistralConfig"):
-        hf_memoria.MemoriaAutoModelForMaskedLM.from_config(transformers.MistralConfig(**SIZES))
+    with pytest.raises(ValueError, match="of a family that AutoModelForMaskedLM knows; got Olmo2Config"):
+        hf_memoria.MemoriaAutoModelForMaskedLM.from_config(transformers.Olmo2Config(**SIZES))
     with pytest.raises(TypeError, match="must be used by its from_pretrained"):
         hf_memoria.MemoriaAutoModel()
 
 
 def test_a_class_says_that_it_needs_the_place(tmp_path):
-    plain = stock_model("MistralForCausalLM")
+    plain = undeclared("Olmo2ForCausalLM")
     plain.save_pretrained(tmp_path)
     ours = type(hf_memoria.wrap(plain, memory=small_memory()))
-    with pytest.raises(ValueError, match="backbone_entry must say where memory is read in the blocks of mistral"):
+    with pytest.raises(ValueError, match="backbone_entry must say where memory is read in the blocks of olmo2"):
         ours.from_pretrained(tmp_path, memory=small_memory())
     assert isinstance(ours, type)
     assert issubclass(ours, nn.Module)
