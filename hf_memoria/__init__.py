@@ -1,8 +1,6 @@
 """Memory for any Hugging Face backbone, by configuration.
 
 Importing the package registers its configs and models with Transformers' Auto classes.
-
-.. include:: ./how_it_works.md
 """
 
 from hf_memoria.backbones.spec import BackboneSpec

@@ -1,38 +1,63 @@
-"""What the README shows is what runs."""
+"""What the README and the pages show is what runs."""
 
+import ast
+import importlib
 import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
+import pytest
 import torch
 import transformers
 from datasets import Dataset
+from pages import DOCS, PAGES, README, ROOT, block_with, code_blocks, dead_links, name_of, text_of
 
 from hf_memoria import segment_documents
 
-ROOT = Path(__file__).resolve().parents[1]
 HAVE_LISTS = (
     *("backbones", "shared", "engram", "store", "token", "attentions", "lwpf", "generation"),
     *("models", "memoria_pytorch", "hub", "training", "compatibility", "cli"),
 )
-"""Folders whose files the README lists one by one."""
+"""Folders whose files the page on architecture lists one by one."""
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+BANNED = {
+    "called up": "retrieved",
+    "call up": "retrieve",
+    "calling up": "retrieving",
+    "by lot": "random",
+    "held against": "compared with",
+    "first in, first out": "FIFO",
+}
+"""Words of ours, and the field's words for the same."""
 
 
-def code_blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def test_the_readme_is_short():
+    assert README.stat().st_size <= 12 * 1024
+
+
+def test_the_example_prints_what_it_shows(tmp_path):
+    (example,), (output,) = code_blocks("python"), code_blocks("text")
+    (tmp_path / "example.py").write_text(example)
+    result = subprocess.run(
+        [sys.executable, "example.py"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert result.stdout == output, result.stderr
+    assert len([line for line in example.splitlines() if line]) <= 13
 
 
 def test_the_loop_over_segments_runs(build, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    loop = next(block for block in code_blocks("python") if "for step in range" in block)
+    loop = block_with("for step in range")
     documents = [{"input_ids": torch.randint(1, 60, (40 + i,)).tolist()} for i in range(6)]
     books = segment_documents(Dataset.from_list(documents), segment_length=16, lanes=4)
     names = {"model": build().train(), "books": books}
-    exec(compile(loop, "README.md", "exec"), names)
+    exec(compile(loop, "training.md", "exec"), names)
     assert names["memory"].batch_size == 4
     assert int(names["memory"].num_short_term.sum()) > 0
     assert (tmp_path / "memory.safetensors").is_file()
@@ -48,7 +73,7 @@ def test_the_family_of_a_users_own_runs(tmp_path):
         num_key_value_heads=2,
     )
     transformers.Qwen2ForCausalLM(config).save_pretrained(tmp_path)
-    example = next(block for block in code_blocks("python") if "register_family" in block)
+    example = block_with("import BackboneSpec")
     example = example.replace("Qwen/Qwen2.5-0.5B", str(tmp_path))
     (tmp_path / "my_qwen2.py").write_text(example)
     # In a process of its own: other tests add the same family.
@@ -68,18 +93,20 @@ print(MemoriaQwen2ForCausalLM.__module__, type(model) is MemoriaQwen2ForCausalLM
 def test_a_sparse_distributed_memory_recalls():
     names = {}
     torch.manual_seed(0)
-    block = next(block for block in code_blocks("python") if "PatternMemory(" in block)
-    exec(compile(block, "README.md", "exec"), names)
+    block = block_with("PatternMemory(")
+    exec(compile(block, "sdm.md", "exec"), names)
     assert names["found"].reached.all()
     assert torch.equal(names["found"].values, names["patterns"])
 
 
-def test_the_quickstart_names_what_there_is():
-    import hf_memoria
-
-    quickstart = code_blocks("python")[0]
-    for name in re.search(r"from hf_memoria import (.*)", quickstart).group(1).split(", "):
-        assert name in hf_memoria.__all__
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_what_a_page_imports_is_there(page):
+    for block in code_blocks("python", page):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("hf_memoria"):
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    assert hasattr(module, alias.name), alias.name
 
 
 def test_the_gate_runs_the_test_command_of_the_readme():
@@ -91,16 +118,29 @@ def test_the_gate_runs_the_test_command_of_the_readme():
 
 
 def test_every_module_is_in_the_list_of_files():
-    listed = README.split("## Files")[1].split("## Architecture")[0]
+    (listed,) = (
+        block for block in code_blocks("", DOCS / "contributing" / "architecture.md") if "hf_memoria/" in block
+    )
     for path in (ROOT / "hf_memoria").rglob("*.py"):
         if not path.name.startswith("__") and path.parent.name in HAVE_LISTS:
             assert path.name in listed, path
 
 
-def test_links_to_files_lead_somewhere():
-    for page in (ROOT / "README.md", *(ROOT / "hf_memoria").glob("*.md")):
-        for target in re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_to_files_lead_somewhere(page):
+    assert not dead_links(page)
+
+
+def test_a_dead_link_is_seen(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("[one](page.md#part) [two](https://a.b) ![three](gone.png) `[4](code)`\n```\n[5](block)\n```\n")
+    assert dead_links(page) == ["gone.png"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_pages_use_the_words_of_the_field(page):
+    text = " ".join(text_of(page).lower().split())
+    assert not [f"{ours}: {theirs}" for ours, theirs in BANNED.items() if ours in text]
 
 
 def test_files_that_the_page_names_are_there():

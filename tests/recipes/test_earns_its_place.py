@@ -91,3 +91,14 @@ def test_an_unknown_task_or_arm_is_refused_by_name(tmp_path, capsys):
     with pytest.raises(SystemExit):
         books.parse(["--arms", "nonsense", "--output_dir", str(tmp_path)])
     assert "argument --arms: must be among" in capsys.readouterr().err
+
+
+def test_the_picture_is_drawn_of_the_published_figures(run_here, tmp_path):
+    from PIL import Image
+
+    run_here(ROOT / "recipes" / "earns_its_place" / "picture.py", "--output", tmp_path / "worth.png", cwd=tmp_path)
+    with (
+        Image.open(tmp_path / "worth.png") as drawn,
+        Image.open(ROOT / "recipes/results/earns_its_place/worth.png") as kept,
+    ):
+        assert drawn.size == kept.size
