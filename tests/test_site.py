@@ -42,6 +42,7 @@ def test_pages_that_lie_elsewhere_are_there():
 def test_whatever_is_wrong_with_a_page_fails_the_build():
     command = text_of(ROOT / ".ci" / "docs")
     assert "--strict" in command
+    assert "--quiet" not in command  # what is not logged is not counted either
     assert set(CONFIG["validation"]["links"].values()) == {"warn"}
     assert CONFIG["validation"]["nav"]["omitted_files"] == "warn"
 

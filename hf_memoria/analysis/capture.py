@@ -116,7 +116,7 @@ def capture_attention(model: PreTrainedModel, observe: Observer) -> Iterator[Non
     Raises:
         ValueError: the model's attention cannot be exchanged, or is not a softmax.
 
-    Example:
+    Examples:
         >>> from transformers import ViTConfig, ViTModel
         >>> model = ViTModel(ViTConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, image_size=32))
         >>> with capture_attention(model, lambda call: print(tuple(call.query.shape))):

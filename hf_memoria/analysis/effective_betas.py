@@ -132,7 +132,7 @@ def learned_betas(
     References:
         Henry et al., Query-Key Normalization for Transformers (EMNLP 2020); Bricken & Pehlevan (2021), section 4.
 
-    Example:
+    Examples:
         >>> learned_betas([[13.2, 30.0]], head_dim=64)["nearest"][:]
         ['snr', 'capacity']
     """

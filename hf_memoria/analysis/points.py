@@ -44,7 +44,10 @@ def attention_points(
     """Collect the pairs of one head, and the fit that `effective_betas` would make of them all.
 
     Args:
-        model, texts, tokenizer, max_length: as for `effective_betas`.
+        model: as for `effective_betas`.
+        texts: as for `effective_betas`.
+        tokenizer: as for `effective_betas`.
+        max_length: as for `effective_betas`.
         module: name of the attention module, as in the rows of `effective_betas`.
         head: of that module.
         max_points: of more pairs in a window so many, drawn at random, are kept.

@@ -24,8 +24,9 @@ class HopfieldPooling(nn.Module):
         num_heads: heads.
         scaling: beta, the inverse temperature; 1 / sqrt(hidden_size) by default.
         update_steps_max: how often the state is replaced by what it retrieves, before the pattern is read.
-        normalize_stored_pattern, normalize_state_pattern, normalize_pattern_projection: a layer norm before the
-            projections to keys, queries and values.
+        normalize_stored_pattern: a layer norm before the projection to keys.
+        normalize_state_pattern: a layer norm before the projection to queries.
+        normalize_pattern_projection: a layer norm before the projection to values.
         dropout: on the association, in training.
         input_bias: whether the projections have one.
         quantity: state patterns S, each of which retrieves a vector.

@@ -26,7 +26,7 @@ def memory_modules(model: PreTrainedModel) -> list[str]:
         UserWarning: if the model was loaded from a checkpoint without memory. An adapter names the checkpoint that it
             belongs to, and `AutoPeftModel` would load that one, without memory.
 
-    Example:
+    Examples:
         >>> get_peft_model(model, LoraConfig(target_modules="all-linear", modules_to_save=memory_modules(model)))
     """
     if not isinstance(model, MemoriaMixin):

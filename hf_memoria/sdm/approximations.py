@@ -31,7 +31,7 @@ def continuous_expected_neurons(
     References:
         Kanerva, Sparse Distributed Memory (1988), appendix B.
 
-    Example:
+    Examples:
         >>> round(continuous_expected_neurons(1000, 451, 0, num_neurons=1e6), 6)
         970.769893
     """
@@ -82,7 +82,7 @@ def exponential_bounds(n: int, radius: int, max_distance: int | None = None) -> 
     References:
         Bricken & Pehlevan (2021), arXiv 2111.05498.
 
-    Example:
+    Examples:
         >>> bounds = exponential_bounds(64, 11)
         >>> round(bounds.rate, 4), round(bounds.log_upper - bounds.log_lower, 2)
         (0.4504, 0.64)

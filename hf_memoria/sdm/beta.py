@@ -74,7 +74,7 @@ def fit_beta(n: int, radius: int, kind: str = "binary", ddof: int | str = 0) -> 
     References:
         Bricken & Pehlevan (2021), arXiv 2111.05498.
 
-    Example:
+    Examples:
         >>> round(fit_beta(64, 11).beta, 6), round(fit_beta(64, 11, ddof="paper").beta, 6)
         (14.411605, 15.852765)
     """
@@ -90,7 +90,7 @@ def fit_beta_softmax(n: int, radius: int, kind: str = "binary") -> BetaFit:
     `intercept` is minus the logarithm of the softmax's denominator and `r_squared` that of the weights themselves.
     Arguments and errors are those of `fit_beta`.
 
-    Example:
+    Examples:
         >>> fit = fit_beta_softmax(64, 11)
         >>> fit.beta > fit_beta(64, 11).beta
         True

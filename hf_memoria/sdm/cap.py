@@ -46,7 +46,7 @@ def _log_cap(n: int, radius: int, half: Tensor) -> Tensor:
 def log_cap_intersection(n: int, radius: int, cosine: float | Sequence[float] | Tensor) -> float | Tensor:
     """Natural logarithm of `cap_intersection`; -inf where the caps do not meet, never underflowing before.
 
-    Example:
+    Examples:
         >>> round(log_cap_intersection(1000, 100, 0.9), 3)
         -566.141
     """
@@ -83,7 +83,7 @@ def cap_intersection(n: int, radius: int, cosine: float | Sequence[float] | Tens
         Bricken & Pehlevan (2021), arXiv 2111.05498; Lee & Kim, Concise Formulas for the Surface Area of
         the Intersection of Two Hyperspherical Caps (2014).
 
-    Example:
+    Examples:
         >>> round(cap_intersection(2, 1, 0.0), 12)  # two half circles at a right angle
         0.25
     """

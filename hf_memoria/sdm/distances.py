@@ -51,7 +51,7 @@ def cosine_to_hamming(cosine: float | Sequence[float] | Tensor, n: int) -> int |
     References:
         Bricken & Pehlevan (2021), arXiv 2111.05498.
 
-    Example:
+    Examples:
         >>> cosine_to_hamming([1.0, 0.99, 0.5, -1.0], 64)
         tensor([ 0,  0, 16, 64])
     """
@@ -76,7 +76,7 @@ def hamming_to_cosine(distance: float | Sequence[float] | Tensor, n: int) -> flo
         TypeError: `n` is not whole or `distance` not a number.
         ValueError: `n` is not positive or a distance lies outside 0..n.
 
-    Example:
+    Examples:
         >>> hamming_to_cosine(16, 64)
         0.5
     """

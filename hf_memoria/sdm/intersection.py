@@ -71,7 +71,7 @@ def circle_intersection(n: int, radius: int, distance: int | Sequence[int] | Ten
     References:
         Kanerva, Sparse Distributed Memory (1988), appendix B; Bricken & Pehlevan (2021), arXiv 2111.05498.
 
-    Example:
+    Examples:
         >>> circle_intersection(64, 5, range(4))
         [8303633, 1274786, 1274786, 231076]
     """
@@ -100,7 +100,7 @@ def circle_intersection_double_sum(n: int, radius: int, distance: int | Sequence
     References:
         Bricken & Pehlevan (2021), arXiv 2111.05498.
 
-    Example:
+    Examples:
         >>> circle_intersection_double_sum(64, 5, 3)
         231076
     """
@@ -130,7 +130,7 @@ def log_circle_intersection(n: int, radius: int, distance: int | Sequence[int] |
 
     Nothing overflows: the logarithm is taken of the exact count.
 
-    Example:
+    Examples:
         >>> round(log_circle_intersection(1000, 451, 0), 4)
         686.3088
     """
@@ -164,7 +164,7 @@ def expected_neurons(
         TypeError: an argument is not whole.
         ValueError: an argument is out of its range, or the result is more than float64 holds.
 
-    Example:
+    Examples:
         >>> round(expected_neurons(1000, 451, 0, num_neurons=1e6), 6)
         1071.850049
     """

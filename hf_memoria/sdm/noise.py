@@ -64,7 +64,7 @@ def signal_to_noise(
     References:
         Bricken & Pehlevan (2021), arXiv 2111.05498, appendix B.5; Kanerva (1988).
 
-    Example:
+    Examples:
         >>> round(signal_to_noise(64, 11, 20, num_patterns=1024), 3)
         2941.078
     """
@@ -87,7 +87,7 @@ def read_distance(
 
     Arguments, result, and errors are those of `signal_to_noise`; the result is in bits, the error of one bit times n.
 
-    Example:
+    Examples:
         >>> round(read_distance(64, 11, 24, num_patterns=1024), 2)
         32.0
     """
@@ -119,7 +119,7 @@ def critical_distance(n: int, radius: int, num_patterns: int, num_neurons: float
     References:
         Bricken & Pehlevan (2021), arXiv 2111.05498, appendix B.5; Kanerva (1988).
 
-    Example:
+    Examples:
         >>> critical_distance(64, 11, num_patterns=1024)
         22
     """
@@ -166,7 +166,7 @@ def capacity(n: int, radius: int, num_neurons: float | None = None, retrieval_pr
     References:
         Bricken & Pehlevan (2021), arXiv 2111.05498, appendix B.5.
 
-    Example:
+    Examples:
         >>> capacity(64, 5) > capacity(64, 11) > 1024
         True
     """
@@ -186,7 +186,7 @@ def nearest_neuron_distance(n: int, num_neurons: float) -> float:
         TypeError: an argument is not whole.
         ValueError: `n` is not positive, or `num_neurons` not in 2..2**1000.
 
-    Example:
+    Examples:
         >>> round(nearest_neuron_distance(1000, 1e6), 6)
         424.841762
     """

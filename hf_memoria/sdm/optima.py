@@ -28,7 +28,7 @@ def optimal_betas(
     References:
         Bricken & Pehlevan (2021), arXiv 2111.05498, section 4.
 
-    Example:
+    Examples:
         >>> {name: round(beta, 1) for name, beta in optimal_betas(64, 1024, ddof="paper").items()}
         {'snr': 15.9, 'capacity': 35.5, 'critical': 10.1}
     """

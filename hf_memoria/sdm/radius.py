@@ -22,7 +22,7 @@ def radius_to_fraction(n: int, radius: int) -> Fraction:
         TypeError: an argument is not whole.
         ValueError: an argument is out of its range.
 
-    Example:
+    Examples:
         >>> radius_to_fraction(4, 1)
         Fraction(5, 16)
     """
@@ -41,7 +41,7 @@ def fraction_to_radius(n: int, fraction: float | Fraction) -> int:
         TypeError: `n` is not whole or `fraction` not a number.
         ValueError: `n` is not positive or `fraction` not in 0..1.
 
-    Example:
+    Examples:
         >>> [fraction_to_radius(64, p) for p in (1e-13, 5 / 16, 0.5)]
         [5, 30, 32]
     """
@@ -64,7 +64,7 @@ def snr_fraction(num_patterns: int, num_neurons: int) -> Fraction:
     References:
         Bricken & Pehlevan (2021), arXiv 2111.05498, appendix B.5; Kanerva (1988).
 
-    Example:
+    Examples:
         >>> f"{float(snr_fraction(60000, 2**64)):.12e}"
         '7.673020240511e-09'
     """
@@ -82,7 +82,7 @@ def capacity_fraction(n: int, num_neurons: float | None = None, retrieval_probab
     References:
         Bricken & Pehlevan (2021), arXiv 2111.05498, appendix B.5.
 
-    Example:
+    Examples:
         >>> f"{float(capacity_fraction(64)):.12e}"
         '1.979930592478e-13'
     """
@@ -123,7 +123,7 @@ def optimal_radius(
     References:
         Bricken & Pehlevan (2021), arXiv 2111.05498, appendix B.5.
 
-    Example:
+    Examples:
         >>> [optimal_radius(64, criterion, 1024) for criterion in ("snr", "capacity", "critical")]
         [11, 5, 15]
     """

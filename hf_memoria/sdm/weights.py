@@ -41,7 +41,7 @@ def log_weights(cosine: Tensor, n: int, radius: int, kind: str = "binary", smoot
     References:
         Bricken & Pehlevan (2021), arXiv 2111.05498.
 
-    Example:
+    Examples:
         >>> weights = log_weights(torch.tensor([1.0, 0.5, 0.0]), 64, 11).softmax(0)
         >>> [round(weight, 4) for weight in weights.tolist()]
         [0.9997, 0.0003, 0.0]

@@ -80,7 +80,7 @@ def last_checkpoint(folder: str | Path) -> str | None:
     Args:
         folder: `output_dir` of the run.
 
-    Example:
+    Examples:
         >>> trainer.train(resume_from_checkpoint=last_checkpoint("out"))
     """
     steps = ((path.name.removeprefix("checkpoint-"), path) for path in Path(folder).glob("checkpoint-*"))

@@ -48,7 +48,7 @@ def lane_layout(dataset: Any) -> LaneLayout | None:
     Returns:
         The layout, or None where none is recorded.
 
-    Example:
+    Examples:
         >>> lane_layout(segment_documents(documents, segment_length=128, lanes=4))
         LaneLayout(lanes=4, segment_length=128)
         >>> lane_layout(documents) is None
@@ -65,7 +65,7 @@ def lane_layout(dataset: Any) -> LaneLayout | None:
 def record_layout(dataset: Any, layout: LaneLayout) -> None:
     """Write a layout into `dataset.info` in place. What its description held is replaced.
 
-    Example:
+    Examples:
         >>> record_layout(dataset, LaneLayout(lanes=4, segment_length=128))
         >>> dataset.info.description
         '{"hf_memoria": {"lanes": 4, "segment_length": 128}}'
@@ -86,7 +86,7 @@ def assign_lanes(tokens: np.ndarray, layout: LaneLayout) -> tuple[np.ndarray, ..
     Raises:
         ValueError: there is no token at all, or a lane would get no document.
 
-    Example:
+    Examples:
         >>> assign_lanes(np.array([5, 4, 0, 3, 8]), LaneLayout(lanes=2, segment_length=4))
         (array([0, 4]), array([1, 3]))
     """

@@ -72,7 +72,7 @@ def segment_documents(
         ValueError: a column is missing, a document is None, there is no token, there are fewer documents than lanes,
             or a number or an id is below 1.
 
-    Example:
+    Examples:
         >>> documents = Dataset.from_dict({"input_ids": [[1, 2, 3, 4, 5], [6, 7, 8]]})
         >>> segment_documents(documents, segment_length=4, lanes=2)
 

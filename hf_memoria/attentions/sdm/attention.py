@@ -127,7 +127,7 @@ class SdmAttention(nn.Module):
         TypeError: an argument is not whole.
         ValueError: an argument is out of its range or unknown, or a beta is to be learned that nothing uses.
 
-    Example:
+    Examples:
         >>> attention = SdmAttention(num_heads=2, head_dim=64, radius=11, learn_beta=True)
         >>> read, weights = attention(*torch.randn(3, 1, 2, 5, 64))
         >>> read.shape, attention.beta.tolist() == [attention.beta[0].item()] * 2
@@ -181,7 +181,10 @@ class SdmAttention(nn.Module):
         """Read `value` `[B, G, S, E]`; query, key, mask and result are those of `sdm_attention`.
 
         Args:
-            query, key, value, mask: as there.
+            query: as there.
+            key: as there.
+            value: as there.
+            mask: as there.
             causal: a query sees keys up to its own position; as many queries as keys.
             scaling: not used, since lengths do not count; here so that the call is that of every attention of a block.
             dropout: on the weights, in training.

@@ -20,7 +20,7 @@ class HopfieldMemory(AssociativeMemory):
     References:
         Hopfield, Neural networks and physical systems with emergent collective computational abilities (PNAS 1982).
 
-    Example:
+    Examples:
         >>> memory = HopfieldMemory(n=4)
         >>> store = memory.write(torch.tensor([[1.0, 1.0, -1.0, -1.0]]))
         >>> memory.recall(store, torch.tensor([[1.0, 1.0, -1.0, 1.0]])).values

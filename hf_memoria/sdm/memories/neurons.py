@@ -28,7 +28,7 @@ class NeuronMemory(AssociativeMemory):
     References:
         Kanerva, Sparse Distributed Memory (1988).
 
-    Example:
+    Examples:
         >>> memory = NeuronMemory(n=64, radius=24, num_neurons=2000)
         >>> patterns = torch.randn(5, 64).sign()
         >>> torch.equal(memory.recall(memory.write(patterns), patterns).values, patterns)

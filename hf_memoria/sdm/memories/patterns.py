@@ -35,7 +35,7 @@ class PatternMemory(AssociativeMemory):
     References:
         Bricken & Pehlevan (2021), arXiv 2111.05498, section 2.
 
-    Example:
+    Examples:
         >>> memory = PatternMemory(n=64, radius=11)
         >>> patterns = torch.randn(20, 64).sign()
         >>> store, query = memory.write(patterns), patterns[:1].clone()

@@ -39,7 +39,7 @@ class ProjectedMemory(AssociativeMemory, nn.Module):
     References:
         Bricken & Pehlevan (2021), arXiv 2111.05498, section 4.
 
-    Example:
+    Examples:
         >>> memory = ProjectedMemory(n=100, key_size=64, radius=11)
         >>> memory.read(memory.write(torch.randn(5, 100)), torch.randn(3, 100)).values.shape
         torch.Size([3, 100])

@@ -42,7 +42,7 @@ class SoftmaxMemory(AssociativeMemory):
     References:
         Bricken & Pehlevan (2021), arXiv 2111.05498, section 3.
 
-    Example:
+    Examples:
         >>> round(SoftmaxMemory(n=64, radius=11).beta, 2)
         14.41
     """
@@ -81,7 +81,7 @@ class ModernHopfieldMemory(AssociativeMemory):
     References:
         Ramsauer et al., Hopfield Networks is All You Need (ICLR 2021), arXiv 2008.02217.
 
-    Example:
+    Examples:
         >>> memory = ModernHopfieldMemory(n=4, beta=20.0)
         >>> store = memory.write(torch.eye(4))
         >>> memory.recall(store, torch.tensor([[0.9, 0.2, 0.0, 0.0]])).values.round(decimals=3)
