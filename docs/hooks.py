@@ -22,7 +22,7 @@ PAGES = ROOT / "docs" / "pages"
 
 HOMES = {
     "README.md": "index.md",
-    "CONTRIBUTING.md": "contributing/index.md",
+    "CONTRIBUTING.md": "contributing/first_steps.md",
     "CHANGELOG.md": "changelog.md",
     "hf_memoria/how_it_works.md": "concepts/how_it_works.md",
 }
