@@ -84,6 +84,7 @@ def small_memory(**changes: Any) -> hf_memoria.EngramMemoryConfig:
         "ltm_search_depth": 3,
         "initial_lifespan": 4,
         "lifespan_extend_scale": 1.0,
+        "gate": None,
     }
     return hf_memoria.EngramMemoryConfig(**(settings | changes))
 

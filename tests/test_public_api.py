@@ -151,7 +151,7 @@ def test_signatures_that_others_build_on():
         "cue_layer": None,
         "correlation": "logsumexp",
         "retrieval": "graph",
-        "gate": None,
+        "gate": "auto",
         "segment_length": None,
         "cofire_graph": "auto",
     }

@@ -25,7 +25,7 @@ from hf_memoria.models import wrap
 from hf_memoria.models.families import MEMORIA_CLASSES
 
 EXAMPLES = """\
-  hf-memoria convert openai-community/gpt2 gpt2-memory --memory gate=tanh segment_length=150
+  hf-memoria convert openai-community/gpt2 gpt2-memory --memory segment_length=150
   hf-memoria convert openai-community/gpt2 gpt2-tokens --memory kind=token num_tokens=16
   hf-memoria convert google/vit-base-patch16-224 vit-lwpf --attention kind=lwpf forgetting=relu
   hf-memoria convert folder/ out/ --gguf-file model.Q4_1.gguf --memory kind=episodic share_attention=true

@@ -22,7 +22,7 @@ INTERRUPTED = 130
 
 EXAMPLES = """\
 examples:
-  hf-memoria convert openai-community/gpt2 gpt2-memory --memory gate=tanh segment_length=150
+  hf-memoria convert openai-community/gpt2 gpt2-memory --memory segment_length=150
   hf-memoria generate gpt2-memory --prompt "Once upon a time" --save-memory told.safetensors
   hf-memoria inspect told.safetensors
 

@@ -86,7 +86,7 @@ def _converted_config(config: dict[str, Any], reference: ReferenceModel, folder:
     known = {field.name for field in fields(config_class)} - bookkeeping
     memory = {ours: config[theirs] for theirs, ours in reference.memory_fields.items()}
     try:
-        settings = EngramMemoryConfig(**memory, correlation="mean_l2")
+        settings = EngramMemoryConfig(**memory, correlation="mean_l2", gate=None)
         return config_class(**{name: config[name] for name in known & set(config)}, memory=settings)
     except (TypeError, ValueError) as error:
         raise ValueError(f"config.json in {folder} must describe a model that can be built: {error}") from error

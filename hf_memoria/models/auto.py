@@ -20,9 +20,7 @@ from hf_memoria.models.config import MemoriaConfigMixin
 from hf_memoria.models.entries import spec_for
 from hf_memoria.models.families import MEMORIA_CLASSES
 from hf_memoria.models.found import ENTRY, entry_of, is_found, memoria_class_of
-
-OF_LOADING = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder", "trust_remote_code")
-"""Arguments of `from_pretrained` that say where a checkpoint lies."""
+from hf_memoria.models.open_settings import OF_LOADING
 
 
 class MemoriaAuto:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from hf_memoria.attentions.kinds import ATTENTION_KINDS
 from hf_memoria.backbones.ownership import ATTENTION, MEMORY, is_within, roots_of
 from hf_memoria.models.gguf import without_gguf
+from hf_memoria.models.open_settings import close_for_copy
 
 
 def copied_as(cls: Any, model: PreTrainedModel, chosen: Mapping[str, Any]) -> PreTrainedModel:
@@ -23,6 +24,7 @@ def copied_as(cls: Any, model: PreTrainedModel, chosen: Mapping[str, Any]) -> Pr
     Raises:
         ValueError: if weights are not those of the class.
     """
+    chosen = {**chosen, "memory": close_for_copy(model, chosen["memory"])}
     config = cls.config_class(**cls.config_class.adopt(without_gguf(model.config.to_dict())) | chosen)
     if chosen["attention"] is None and model.config._attn_implementation not in ATTENTION_KINDS:
         config._attn_implementation = model.config._attn_implementation

@@ -30,6 +30,7 @@ from hf_memoria.models.copied import copied_as
 from hf_memoria.models.evaluations import tell_evaluation
 from hf_memoria.models.gguf import load_gguf
 from hf_memoria.models.lengths import check_length
+from hf_memoria.models.open_settings import close_for_loading, close_for_new_weights
 from hf_memoria.models.own_code import NotCopied
 
 OWN_ARGUMENTS = ("memory", "reset_memory", "source")
@@ -38,6 +39,7 @@ OWN_ARGUMENTS = ("memory", "reset_memory", "source")
 def _from_pretrained(cls: Any, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
     """As the stock method; a `gguf_file` is read by the stock class, for Transformers knows no other in it."""
     if kwargs.get("gguf_file") is None:
+        kwargs = close_for_loading(cls, pretrained_model_name_or_path, kwargs)
         return super(MemoriaMixin, cls).from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
     model, chosen = load_gguf(cls, pretrained_model_name_or_path, *args, **kwargs)
     return copied_as(cls, model, chosen)
@@ -87,6 +89,7 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
         if self._reads_memory:
             if not isinstance(self.base_model, MemoriaMixin):
                 self.base_model.register_forward_pre_hook(note_bare)
+            close_for_new_weights(self.config)
             # Once more: settings may have come to the config after it was made, as from_pretrained(memory=...) does.
             check_memory_fits(self.config)
             record_added(self.base_model, MEMORY, lambda: system_of(self.config.memory).install(self))

@@ -41,7 +41,7 @@ def parse_arguments() -> argparse.Namespace:
 def build(arm: str, args: argparse.Namespace) -> Any:
     """Return a model with memory or without; both have the backbone's weights from one seed."""
     backbone = gpt2(args, args.positions).eval()
-    return wrap(backbone, memory=EngramMemoryConfig()) if arm == "memory" else backbone
+    return wrap(backbone, memory=EngramMemoryConfig(gate=None)) if arm == "memory" else backbone
 
 
 class Watch(BaseStreamer):

@@ -58,7 +58,7 @@ def parse_arguments() -> argparse.Namespace:
 def build(arm: str, args: argparse.Namespace) -> Any:
     """Return a model without dropout, with memory or without."""
     backbone = gpt2(args, positions=1024, dropout=0.0)
-    return (wrap(backbone, memory=EngramMemoryConfig()) if arm != "plain" else backbone).train()
+    return (wrap(backbone, memory=EngramMemoryConfig(gate=None)) if arm != "plain" else backbone).train()
 
 
 def two_cross_attentions(model: Any, batch_size: int) -> Reading:

@@ -25,6 +25,7 @@ CHOICES: dict[str, Callable[[], dict[str, Any]]] = {
             ltm_search_depth=3,
             initial_lifespan=4,
             lifespan_extend_scale=1.0,
+            gate=None,
             segment_length=SEGMENT,
         )
     },

@@ -17,7 +17,7 @@ def memory_model(gpt2):
     """The same GPT-2 with a memory that changes the logits a good deal."""
     torch.manual_seed(2)
     settings = {"num_memories": 3, "stm_capacity": 6, "num_reminded_stm": 3, "num_reminded_ltm": 3}
-    model = wrap(gpt2, memory=EngramMemoryConfig(**settings, segment_length=LENGTH)).eval()
+    model = wrap(gpt2, memory=EngramMemoryConfig(**settings, gate=None, segment_length=LENGTH)).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if ("memory" in name or "abstractor" in name) and weight.dim() > 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from hf_memoria.memories.engram.store.checks import RETRIEVALS
@@ -20,7 +20,8 @@ from hf_memoria.settings import (
     check_one_of,
 )
 
-GATES = (None, "tanh")
+AUTO = "auto"
+GATES = (None, "tanh", AUTO)
 
 
 @dataclass
@@ -49,7 +50,9 @@ class EngramMemoryConfig(MemorySettings):
             may be fewer. Lots are mixed from what the state holds, so that resuming draws the same. Lifespans,
             tiers and co-fire counts go on as ever.
         gate: `"tanh"` multiplies each read by tanh of a learned scalar that starts at zero, which Trainer's
-            weight decay leaves alone; None is the paper's form.
+            weight decay leaves alone; None is the paper's form. `"auto"` becomes `"tanh"` where memory is put on
+            weights that were trained without it (`wrap`, `from_pretrained`), which would be of no use under reads of
+            random weights, and None in a model from nothing; the model's config says which.
         segment_length: tokens of a segment; None is all the positions that the backbone has.
         cofire_graph: how the co-fire graph is held: `"dense"` is a table of all pairs, `"sparse"` the events
             themselves, `"auto"` chooses by the number of engrams. What is remembered is the same.
@@ -74,7 +77,7 @@ class EngramMemoryConfig(MemorySettings):
     cue_layer: int | None = None
     correlation: str = "logsumexp"
     retrieval: str = "graph"
-    gate: str | None = None
+    gate: str | None = AUTO
     segment_length: int | None = None
     cofire_graph: str = "auto"
 
@@ -96,3 +99,14 @@ class EngramMemoryConfig(MemorySettings):
         check_one_of("retrieval", self.retrieval, RETRIEVALS)
         check_one_of("gate", self.gate, GATES)
         check_one_of("cofire_graph", self.cofire_graph, GRAPHS)
+
+    def for_weights(self, theirs: MemorySettings | None) -> EngramMemoryConfig:
+        """See the base class: the gate is the one that the weights have; without engrams a closed one."""
+        return self._gated(theirs.for_new_weights().gate if isinstance(theirs, EngramMemoryConfig) else "tanh")
+
+    def for_new_weights(self) -> EngramMemoryConfig:
+        """See the base class: the paper's form, without a gate."""
+        return self._gated(None)
+
+    def _gated(self, gate: str | None) -> EngramMemoryConfig:
+        return replace(self, gate=gate) if self.gate == AUTO else self

@@ -19,6 +19,18 @@ class MemorySettings:
     not_of_state: ClassVar[tuple[str, ...]] = ()
     segment_length: int | None
 
+    def for_weights(self, theirs: MemorySettings | None) -> MemorySettings:
+        """Return the settings with what they leave open chosen for weights that are trained already.
+
+        Args:
+            theirs: settings of the memory that the weights were trained with, or None.
+        """
+        return self
+
+    def for_new_weights(self) -> MemorySettings:
+        """Return the settings with what they leave open chosen for random weights."""
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON: the fields and `kind`."""
         return {"kind": self.kind, **asdict(self)}  # type: ignore[call-overload]
