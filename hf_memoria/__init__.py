@@ -1,10 +1,13 @@
 """Memory for any Hugging Face backbone, by configuration.
 
-Importing the package registers its configs and models with Transformers' Auto classes.
+Importing the package registers its configs and models with Transformers' Auto classes. What trains and what pushes is
+imported when it is first asked for, with `datasets` and the Trainer.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from hf_memoria.backbones.spec import BackboneSpec
-from hf_memoria.hub import export_remote_code, push_to_hub
 from hf_memoria.memoria_pytorch.convert import convert_reference_checkpoint
 from hf_memoria.memories import register_memory
 from hf_memoria.memories.engram.store import EngramState
@@ -75,16 +78,42 @@ from hf_memoria.models.vit import (
     MemoriaViTModel,
 )
 from hf_memoria.moved import offer_moved_modules
-from hf_memoria.training import (
-    MemoriaCallback,
-    MemoriaTrainerMixin,
-    last_checkpoint,
-    segment_documents,
-    segment_images,
-)
 from hf_memoria.version import VERSION
 
+if TYPE_CHECKING:
+    from hf_memoria.hub import export_remote_code, push_to_hub
+    from hf_memoria.training import (
+        MemoriaCallback,
+        MemoriaTrainerMixin,
+        last_checkpoint,
+        segment_documents,
+        segment_images,
+    )
+
 offer_moved_modules()
+
+_ON_DEMAND = {
+    "hf_memoria.hub": ("export_remote_code", "push_to_hub"),
+    "hf_memoria.training": (
+        "MemoriaCallback",
+        "MemoriaTrainerMixin",
+        "last_checkpoint",
+        "segment_documents",
+        "segment_images",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _ON_DEMAND.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 __version__ = VERSION
 

@@ -209,10 +209,13 @@ def imported_alone():
     """What a new process knows that has imported the package and nothing else of it."""
     code = (
         "import json, sys, transformers, hf_memoria\n"
+        "early = [name for name in ('datasets', 'hf_memoria.training', 'hf_memoria.hub') if name in sys.modules]\n"
+        "assert set(hf_memoria.__all__) <= set(dir(hf_memoria))\n"
+        "assert all(getattr(hf_memoria, name) for name in hf_memoria.__all__)\n"
         "names = sorted(name for name in sys.modules if name.startswith('hf_memoria.'))\n"
         "c = transformers.AutoConfig.for_model('memoria-gpt2', n_layer=1, n_embd=8, n_head=2, vocab_size=9,"
         " bos_token_id=0, eos_token_id=0)\n"
-        "print(json.dumps([names, type(transformers.AutoModelForCausalLM.from_config(c)).__name__]))"
+        "print(json.dumps([names, type(transformers.AutoModelForCausalLM.from_config(c)).__name__, early]))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return json.loads(result.stdout.splitlines()[-1])
@@ -220,6 +223,12 @@ def imported_alone():
 
 def test_importing_registers_the_models(imported_alone):
     assert imported_alone[1] == "MemoriaGPT2ForCausalLM"
+
+
+def test_what_trains_and_pushes_is_imported_when_it_is_asked_for(imported_alone):
+    assert imported_alone[2] == []
+    with pytest.raises(AttributeError, match="'hf_memoria' has no attribute 'MemoriaGPT3Model'"):
+        hf_memoria.MemoriaGPT3Model  # noqa: B018
 
 
 def test_importing_the_package_uses_none_of_the_old_names(imported_alone):

@@ -15,7 +15,7 @@ from hf_memoria.attentions.interface import (
 )
 from hf_memoria.attentions.kinds import ATTENTION_KINDS, attention_config_from
 from hf_memoria.attentions.settings import AttentionSettings
-from hf_memoria.backbones.blocks import check_blocks
+from hf_memoria.backbones.blocks import check_layers_exist
 from hf_memoria.backbones.ownership import ATTENTION, record_added
 
 
@@ -171,7 +171,7 @@ def check_attention_fits(config: Any, attention: AttentionSettings) -> None:
     Raises:
         ValueError: naming the field.
     """
-    check_blocks(config, "attention.layers", attention.layers)
+    check_layers_exist(config, "attention.layers", attention.layers)
 
 
 for _kind in ATTENTION_KINDS:

@@ -3,7 +3,7 @@
 from hf_memoria.backbones.blocks import (
     blocks_of,
     cached_length,
-    check_blocks,
+    check_layers_exist,
     cross_attention_heads,
     head_size,
     inner_width,
@@ -26,7 +26,7 @@ __all__ = [
     "blocks_of",
     "cached_length",
     "call_of",
-    "check_blocks",
+    "check_layers_exist",
     "cross_attention_heads",
     "current_call",
     "head_size",

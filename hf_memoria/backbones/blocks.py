@@ -73,7 +73,7 @@ def reading_blocks(config: Any) -> list[int]:
     return list(range(num_blocks(config)) if reads is None else reads)
 
 
-def check_blocks(config: Any, field: str, layers: list[int] | None) -> None:
+def check_layers_exist(config: Any, field: str, layers: list[int] | None) -> None:
     """Check blocks that are named to read.
 
     Raises:

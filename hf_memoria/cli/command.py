@@ -49,7 +49,7 @@ def finding(word: str, name: str) -> Iterator[None]:
         raise FileNotFoundError(told) from error
 
 
-def settings_from(words: list[str] | None, option: str) -> dict[str, object] | None:
+def settings_of_words(words: list[str] | None, option: str) -> dict[str, object] | None:
     """Read `field=value` words; a value is JSON, or else text. None stays None.
 
     Raises:

@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from hf_memoria.cli.command import Command, finding, settings_from
+from hf_memoria.cli.command import Command, finding, settings_of_words
 from hf_memoria.memoria_pytorch.convert import convert_reference_checkpoint
 from hf_memoria.memoria_pytorch.rules import REFERENCE_MODELS
 from hf_memoria.memories.interface import SYSTEMS
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _converted(args: argparse.Namespace) -> PreTrainedModel:
-    memory, attention = settings_from(args.memory, "--memory"), settings_from(args.attention, "--attention")
+    memory, attention = settings_of_words(args.memory, "--memory"), settings_of_words(args.attention, "--attention")
     with finding("SOURCE", args.source):
         found, _ = PreTrainedConfig.get_config_dict(args.source, **_gguf(args))
         if not found:  # which is what a name without a config gives

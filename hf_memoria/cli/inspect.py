@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_memoria.cli.command import Command
-from hf_memoria.cli.inspect_contents import Decode, contents_as_text, contents_of, decoder_for
+from hf_memoria.cli.inspect_contents import Decode, contents_as_text, decoder_for, row_contents
 from hf_memoria.cli.inspect_traces import inspect_traces, trace_folders, traces_as_text
 from hf_memoria.memories.interface import State, system_of_state
 from hf_memoria.memories.shared.state_files import read_state
@@ -89,7 +89,7 @@ def summarise(state: State, made_with: dict[str, Any] | None, decode: Decode | N
         "dtype": str(state.data.dtype).removeprefix("torch."),
         "holds": system.holds,
         "rows": [system.summary(state, row) for row in rows],
-        "contents": [contents_of(state, row, decode) for row in rows],
+        "contents": [row_contents(state, row, decode) for row in rows],
     }
 
 

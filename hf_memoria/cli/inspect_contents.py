@@ -48,7 +48,7 @@ def decoder_for(tokenizer: str | None, path: Path) -> Decode | None:
     return lambda ids: str(found.decode(ids))
 
 
-def contents_of(state: State, row: int, decode: Decode | None) -> dict[str, Any]:
+def row_contents(state: State, row: int, decode: Decode | None) -> dict[str, Any]:
     """Return what a row can tell of what it has read, as plain JSON; nothing where its kind keeps nothing of it.
 
     `sources` counts what is remembered of each document by its id, 0 for those without. `passages` are runs of the

@@ -51,7 +51,8 @@ def find(dotted: str) -> Any:
         except ModuleNotFoundError:
             continue
         for part in parts[end:]:
-            found = inspect.getattr_static(found, part)
+            # Modules may import what they have when it is asked for.
+            found = getattr(found, part) if inspect.ismodule(found) else inspect.getattr_static(found, part)
         return found
     raise ImportError(f"there is no {parts[0]}.")
 

@@ -8,7 +8,7 @@ from safetensors import safe_open
 
 from hf_memoria import EngramState, load_memory, save_memory
 from hf_memoria.memories.engram.store import compact
-from hf_memoria.memories.engram.store.io import read_state, write_state
+from hf_memoria.memories.engram.store.io import load_engrams, save_engrams
 from hf_memoria.models.memory_files import describe_memory
 
 
@@ -83,7 +83,7 @@ def test_the_file_tells_which_settings_it_was_made_with(saved, build):
     config = build().config
     with safe_open(str(saved), framework="pt") as file:
         told = json.loads(file.metadata()["config"])
-    assert told == describe_memory(config) == read_state(saved)[1]
+    assert told == describe_memory(config) == load_engrams(saved)[1]
     # How the graph is held changes nothing of what is remembered.
     assert told.items() >= (config.memory.to_dict().items() - {("cofire_graph", "auto")})
     assert (told["model_type"], told["hidden_size"]) == ("memoria-gpt2", 32)
@@ -123,7 +123,7 @@ def test_another_hidden_size_is_named(saved, build):
 
 def test_another_family_is_named(path, build, remembered):
     config = build().config
-    write_state(remembered, path, describe_memory(config) | {"model_type": "memoria-llama"})
+    save_engrams(remembered, path, describe_memory(config) | {"model_type": "memoria-llama"})
     assert "differs: model_type is 'memoria-llama', the model's 'memoria-gpt2'." in refusal(path, build())
 
 
@@ -190,9 +190,9 @@ def test_a_state_of_another_size_is_not_saved_as_the_models(path, build):
 
 
 def test_the_memory_of_a_checkpoint_loads_into_the_model(path, build, remembered, same_state):
-    write_state(remembered, path, {"checkpoint_id": "abc"})
+    save_engrams(remembered, path, {"checkpoint_id": "abc"})
     assert same_state(load_memory(path, build()), remembered)
-    write_state(EngramState.empty(1, 8), path, {"checkpoint_id": "abc"})
+    save_engrams(EngramState.empty(1, 8), path, {"checkpoint_id": "abc"})
     with pytest.raises(ValueError, match="hidden_size is 8, the model's 32"):
         load_memory(path, build())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_memoria.backbones import check_blocks, num_blocks, reading_blocks
+from hf_memoria.backbones import check_layers_exist, num_blocks, reading_blocks
 
 
 def check_layers(config: Any) -> None:
@@ -14,7 +14,7 @@ def check_layers(config: Any) -> None:
         ValueError: naming the field.
     """
     memory = config.memory
-    check_blocks(config, "layers", memory.layers)
+    check_layers_exist(config, "layers", memory.layers)
     if memory.cue_layer is not None:
         _check_cue_layer(config, memory.cue_layer, memory.layers)
 

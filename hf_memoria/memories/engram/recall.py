@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from hf_memoria.memories.engram.config import EngramMemoryConfig
 from hf_memoria.memories.engram.reading import Reading
-from hf_memoria.memories.engram.segment import prepare_reading, write_segment
+from hf_memoria.memories.engram.segment import memorize_segment, prepare_reading
 from hf_memoria.memories.engram.store import EngramState, Reminded
 from hf_memoria.memories.interface import KeysAndValues
 
@@ -70,7 +70,7 @@ class EngramRecall:
     ) -> EngramState:
         """Write the segments: final hidden states `[B, N, D]` of the positions where bool `real` `[B, N]` is true."""
         attention = self.attention / real.sum(dim=-1, keepdim=True).clamp(min=1)
-        return write_segment(state, self._contents(), attention, left["hidden"], real, self.settings)
+        return memorize_segment(state, self._contents(), attention, left["hidden"], real, self.settings)
 
     def take(self, rows: Tensor) -> EngramRecall:
         """Return some rows, in the order asked for."""

@@ -43,12 +43,12 @@ def prepare_reading(
 
 def end_segment(state: EngramState, reading: Reading, config: EngramMemoryConfig, final_hidden: Tensor) -> EngramState:
     """Write a segment that one forward has read into memory."""
-    return write_segment(
+    return memorize_segment(
         state, reading.contents(), reading.mean_attention(), final_hidden, reading.real_positions(final_hidden), config
     )
 
 
-def write_segment(
+def memorize_segment(
     state: EngramState,
     contents: tuple[Tensor, Tensor, Reminded],
     attention: Tensor,

@@ -30,7 +30,7 @@ from hf_memoria.memories.engram.recall import EngramRecall
 from hf_memoria.memories.engram.segment import end_segment, prepare_reading
 from hf_memoria.memories.engram.statistics import EngramStatistics
 from hf_memoria.memories.engram.store import EngramState
-from hf_memoria.memories.engram.store.io import FORMAT, read_state, write_state
+from hf_memoria.memories.engram.store.io import FORMAT, load_engrams, save_engrams
 from hf_memoria.memories.engram.summary import summary_of
 from hf_memoria.memories.interface import Forward
 from hf_memoria.memories.shared.masks import token_mask
@@ -100,13 +100,13 @@ class EngramSystem:
 
     def write_file(self, state: EngramState, path: str | Path, description: Mapping[str, Any] | None) -> None:
         """As `MemorySystem.write_file`."""
-        write_state(state, path, description)
+        save_engrams(state, path, description)
 
     def read_file(
         self, path: str | Path, device: torch.device | str | None = None
     ) -> tuple[EngramState, dict[str, Any] | None]:
         """As `MemorySystem.read_file`."""
-        return read_state(path, device)
+        return load_engrams(path, device)
 
     def new_statistics(self) -> EngramStatistics:
         """As `MemorySystem.new_statistics`."""

@@ -44,7 +44,7 @@ class Windows:
         return mixed
 
 
-def windows_of(ids: Tensor, embed: Callable[[Tensor], Tensor]) -> Windows:
+def id_windows_of(ids: Tensor, embed: Callable[[Tensor], Tensor]) -> Windows:
     """Return the windows of engrams.
 
     Args:

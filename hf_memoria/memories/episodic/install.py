@@ -11,7 +11,7 @@ from hf_memoria.memories.episodic.config import EpisodicMemoryConfig
 from hf_memoria.memories.episodic.keep_score import KeepScore
 from hf_memoria.memories.episodic.reader import EpisodicReader
 from hf_memoria.memories.episodic.reading import EpisodicReading
-from hf_memoria.memories.episodic.searched import Read
+from hf_memoria.memories.episodic.searched import SearchRead
 from hf_memoria.memories.episodic.sharing import share_attention
 from hf_memoria.memories.shared.block_reads import BlockReads
 
@@ -105,7 +105,7 @@ def search(block: Any, reading: EpisodicReading, index: int, hidden: Tensor) -> 
     """Search the store from a block's residual stream `[B, T, D]`, and read into it; see `BlockReads`."""
     # Looked up at each call: PEFT puts a trained copy in its place.
     kept = reading.kept
-    read: Read = block.memory(
+    read: SearchRead = block.memory(
         hidden, reading.store, reading.embed, None if kept is None else kept.get(index), keep=kept is not None
     )
     if kept is not None and read.bank is not None:

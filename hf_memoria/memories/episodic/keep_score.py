@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hf_memoria.backbones import leave_undecayed
-from hf_memoria.memories.episodic.id_windows import windows_of
+from hf_memoria.memories.episodic.id_windows import id_windows_of
 from hf_memoria.memories.episodic.store.keep import MOST_EXPECTED
 
 AT_FIRST = -3.0
@@ -53,7 +53,7 @@ class KeepScore(nn.Module):
             score = score + F.layer_norm(embeds.detach(), size) @ self.weight[0]
         if self.window:
             with torch.no_grad():
-                windows = windows_of(ids[..., : self.window], lambda ids: F.layer_norm(embed(ids), size))
+                windows = id_windows_of(ids[..., : self.window], lambda ids: F.layer_norm(embed(ids), size))
             by_id = windows.table @ self.weight.T
             score = score + sum(by_id[:, back][windows.index[..., back]] for back in range(self.window))
         return score

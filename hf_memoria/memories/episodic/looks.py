@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hf_memoria.backbones import HookHolder, reading_of
 from hf_memoria.memories.episodic.reader import EpisodicReader
-from hf_memoria.memories.episodic.searched import Read, Store
+from hf_memoria.memories.episodic.searched import SearchedStore, SearchRead
 from hf_memoria.memories.episodic.store.state import NO_ID
 
 
@@ -89,7 +89,7 @@ class LookRecorder(HookHolder):
             self._handles.pop().remove()
 
     @torch.no_grad()
-    def _record(self, reader: nn.Module, args: tuple[Any, ...], read: Read) -> None:
+    def _record(self, reader: nn.Module, args: tuple[Any, ...], read: SearchRead) -> None:
         reading, store = reading_of(self.base_model), args[1]
         weights = read.weights.float().mean(dim=1)
         found = weights.topk(min(self.most, weights.shape[-1]), dim=-1)
@@ -107,7 +107,7 @@ class LookRecorder(HookHolder):
             self.looked.append(Looked(block, row, token, looks))
 
 
-def _look(store: Store, row: int, column: int, weight: float) -> Look:
+def _look(store: SearchedStore, row: int, column: int, weight: float) -> Look:
     window: Tensor = store.ids[row, column]
     return Look(
         ids=[*window[:-1].flip(0).tolist(), int(window[-1])],

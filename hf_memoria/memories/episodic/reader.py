@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from hf_memoria.backbones import leave_undecayed
 from hf_memoria.memories.episodic.heads import in_heads, merged, weights_of_best
-from hf_memoria.memories.episodic.id_windows import Windows, windows_of
-from hf_memoria.memories.episodic.searched import Bank, Columns, Read, Store
+from hf_memoria.memories.episodic.id_windows import Windows, id_windows_of
+from hf_memoria.memories.episodic.searched import Bank, Columns, SearchedStore, SearchRead
 from hf_memoria.memories.episodic.spread_read import SpreadRead
 
 SHARPNESS = 8.0
@@ -126,7 +126,7 @@ class EpisodicReader(nn.Module):
             if self.gate is not None:
                 self.gate.zero_()
 
-    def windows(self, embed: nn.Module, store: Store) -> Windows | None:
+    def windows(self, embed: nn.Module, store: SearchedStore) -> Windows | None:
         """Return the windows of the store's engrams, with gradient to the embeddings; None if ids are not read.
 
         Args:
@@ -135,9 +135,9 @@ class EpisodicReader(nn.Module):
         """
         if not (self.reads_tokens and self.has_ids):
             return None
-        return windows_of(store.ids, lambda ids: self.store_norm(embed(ids)))
+        return id_windows_of(store.ids, lambda ids: self.store_norm(embed(ids)))
 
-    def _mixed(self, windows: Windows | None, store: Store, mix: WindowMix, ahead: int) -> Tensor:
+    def _mixed(self, windows: Windows | None, store: SearchedStore, mix: WindowMix, ahead: int) -> Tensor:
         """Return the mixed window of each engram, `[B, M, E]`."""
         parts = [] if windows is None else [windows.mixed(mix.weight, ahead)]
         if store.embeds is not None:
@@ -145,11 +145,11 @@ class EpisodicReader(nn.Module):
             parts.append(mix.weight[0] * self.store_norm(store.embeds) * given)
         return sum(parts[1:], parts[0])
 
-    def _hidden(self, store: Store) -> Tensor:
+    def _hidden(self, store: SearchedStore) -> Tensor:
         assert store.hidden is not None  # `reading_from` sees to it
         return store.hidden[:, :, self.place]
 
-    def keys(self, windows: Windows | None, store: Store) -> Tensor:
+    def keys(self, windows: Windows | None, store: SearchedStore) -> Tensor:
         """Return the keys of a store, of length 1, `[B, H, M, d]`; `windows` are its own."""
         parts = []
         if self.reads_tokens:
@@ -158,7 +158,7 @@ class EpisodicReader(nn.Module):
             parts.append(self.hidden_key(self.hidden_norm(self._hidden(store))))
         return F.normalize(in_heads(sum(parts[1:], parts[0]), self.num_heads), dim=-1)
 
-    def values(self, windows: Windows | None, store: Store) -> Tensor:
+    def values(self, windows: Windows | None, store: SearchedStore) -> Tensor:
         """Return the values of a store, `[B, H, M, d]`; `windows` are its own."""
         parts = []
         if self.reads_tokens:
@@ -167,13 +167,13 @@ class EpisodicReader(nn.Module):
             parts.append(self.hidden_value(self.hidden_norm(self._hidden(store))))
         return in_heads(sum(parts[1:], parts[0]), self.num_heads)
 
-    def bank(self, windows: Windows | None, store: Store) -> Bank:
+    def bank(self, windows: Windows | None, store: SearchedStore) -> Bank:
         """Return keys and values of a store, `[B, H, M, d]`; `windows` are its own."""
         return self.keys(windows, store), self.values(windows, store)
 
     def forward(
-        self, hidden: Tensor, store: Store, embed: nn.Module, bank: Bank | None = None, keep: bool = False
-    ) -> Read:
+        self, hidden: Tensor, store: SearchedStore, embed: nn.Module, bank: Bank | None = None, keep: bool = False
+    ) -> SearchRead:
         """Read into `hidden` `[B, T, D]`.
 
         Args:
@@ -204,11 +204,11 @@ class EpisodicReader(nn.Module):
             read = read * self.gate.tanh()
         into = torch.where(whole.valid.any(dim=-1)[:, None, None], hidden + read, hidden)
         if columns is not None:
-            return Read(into, weights, columns.index, None)
-        return Read(into, weights, None, bank)
+            return SearchRead(into, weights, columns.index, None)
+        return SearchRead(into, weights, None, bank)
 
     @torch.no_grad()
-    def _selected(self, query: Tensor, store: Store, windows: Windows | None) -> Columns | None:
+    def _selected(self, query: Tensor, store: SearchedStore, windows: Windows | None) -> Columns | None:
         """Return the columns that some position reads, None for all of a small store.
 
         Scores are made twice: without gradient to find the best of a large store, with it for those. So neither a
@@ -223,7 +223,7 @@ class EpisodicReader(nn.Module):
         index = torch.argsort((~read).to(torch.int8), dim=1, stable=True)[:, :most]
         return Columns(index, read.gather(1, index))
 
-    def best(self, query: Tensor, store: Store, windows: Windows | None) -> Tensor:
+    def best(self, query: Tensor, store: SearchedStore, windows: Windows | None) -> Tensor:
         """Return the columns of the `top_k` best engrams by head and position, `[B, H, T, top_k]`.
 
         Args:
@@ -247,7 +247,7 @@ class EpisodicReader(nn.Module):
         assert columns is not None
         return columns
 
-    def scores(self, query: Tensor, keys: Tensor, store: Store) -> Tensor:
+    def scores(self, query: Tensor, keys: Tensor, store: SearchedStore) -> Tensor:
         """Return how well the engrams answer normed hidden states `[B, T, D]`, `[B, H, T, M]`."""
         asked = F.normalize(in_heads(self.query(query), self.num_heads), dim=-1)
         past = torch.log1p(store.age.to(asked.dtype))[:, None, None]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hf_memoria.memories.episodic.searched import Bank, Read, Store
+from hf_memoria.memories.episodic.searched import Bank, SearchedStore, SearchRead
 from hf_memoria.memories.episodic.shared_attention import Placed, SharedKeys
 from hf_memoria.memories.episodic.spread_read import LinkedStore
 from hf_memoria.memories.episodic.store import EpisodicState
@@ -45,7 +45,7 @@ class EpisodicReading:
     """
 
     state: EpisodicState
-    store: Store
+    store: SearchedStore
     embed: Callable[[Tensor], Tensor] | nn.Module
     places: Tensor
     attention_mask: Tensor | None = None
@@ -78,7 +78,7 @@ class EpisodicReading:
         """Return which positions of the segment's hidden states `[B, T, D]` are not padding, bool `[B, T]`."""
         return real_positions(self.attention_mask, hidden)
 
-    def leave_attention(self, block: int, hidden: Tensor, read: Read) -> None:
+    def leave_attention(self, block: int, hidden: Tensor, read: SearchRead) -> None:
         """Keep what a block's real positions, of hidden states `[B, T, D]`, paid each engram."""
         paid = _paid(read.weights, self.real_positions(hidden))
         if read.columns is not None:
@@ -117,7 +117,7 @@ def _paid(weights: Tensor, real: Tensor) -> Tensor:
     return (weights.detach().mean(dim=1) * real.to(weights).unsqueeze(2)).sum(dim=1, dtype=torch.float32)
 
 
-def store_of(state: EpisodicState, value_ahead: int, graph: str = "segment") -> Store:
+def store_of(state: EpisodicState, value_ahead: int, graph: str = "segment") -> SearchedStore:
     """Return what is searched of a state, with one column at least: no module has to run on nothing.
 
     With another `graph` than that of segments it has the links of the state. The youngest engram is not read as long
@@ -128,7 +128,7 @@ def store_of(state: EpisodicState, value_ahead: int, graph: str = "segment") -> 
     if value_ahead:
         last = state.position == state.positions.unsqueeze(1) - 1
         valid = valid & ~(last & (ids[..., 0] != NO_ID) & (ids[..., -1] == NO_ID))
-    store = Store(
+    store = SearchedStore(
         ids=ids,
         embeds=_held(state.embeds, state.width),
         position=state.position,
@@ -150,14 +150,14 @@ def _held(vectors: Tensor, width: int) -> Tensor | None:
     return F.pad(vectors, (0, 0) * (vectors.dim() - 2) + (0, width - vectors.shape[1]))
 
 
-def with_embeds(store: Store, like: Tensor, size: int) -> Store:
+def with_embeds(store: SearchedStore, like: Tensor, size: int) -> SearchedStore:
     """Return a store with embeddings, zeros where none has been stored yet."""
     if store.embeds is not None:
         return store
     return replace(store, embeds=like.new_zeros(*store.valid.shape, size))
 
 
-def with_hidden(store: Store, like: Tensor) -> Store:
+def with_hidden(store: SearchedStore, like: Tensor) -> SearchedStore:
     """Return a store with stored hidden states, zeros where none has been stored yet; `like` is a state's."""
     if store.hidden is not None:
         return store

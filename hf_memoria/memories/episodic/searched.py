@@ -17,7 +17,7 @@ Bank = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Store:
+class SearchedStore:
     """What a block searches.
 
     Attributes:
@@ -42,10 +42,10 @@ class Store:
     segment: Tensor
     valid: Tensor
 
-    def take(self, columns: Tensor, valid: Tensor) -> Store:
+    def take(self, columns: Tensor, valid: Tensor) -> SearchedStore:
         """Return some columns of it, int64 `[B, U]`, of which bool `valid` `[B, U]` may be read."""
         taken = {name: None if value is None else take(value, columns) for name, value in vars(self).items()}
-        return Store(**{**taken, "valid": valid})  # type: ignore[arg-type]
+        return SearchedStore(**{**taken, "valid": valid})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Read:
+class SearchRead:
     """What came of a read.
 
     Attributes:

@@ -24,7 +24,7 @@ from hf_memoria.backbones import (
     submodule,
 )
 from hf_memoria.memories.episodic.reading import EpisodicReading
-from hf_memoria.memories.episodic.searched import Store
+from hf_memoria.memories.episodic.searched import SearchedStore
 from hf_memoria.memories.episodic.shared_attention import IMPLEMENTATION, INDEX, Captured, Placed, SharedKeys
 
 NEAR = 128
@@ -113,7 +113,7 @@ class SharingHooks(HookHolder):
             )
         return captured.keys, captured.values
 
-    def _normed(self, store: Store) -> Tensor:
+    def _normed(self, store: SearchedStore) -> Tensor:
         assert store.hidden is not None  # `reading_from` sees to it
         stored = store.hidden[:, :, self.place]
         if self.spec.pre_norm is None or self.spec.pre_norm.startswith(f"{self.spec.attention}."):

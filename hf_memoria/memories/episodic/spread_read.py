@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from hf_memoria.backbones import leave_undecayed
 from hf_memoria.memories.episodic.heads import in_heads, merged
-from hf_memoria.memories.episodic.searched import Bank, Store
+from hf_memoria.memories.episodic.searched import Bank, SearchedStore
 from hf_memoria.memories.episodic.store.columns import columns_of
 from hf_memoria.memories.episodic.store.state import take
 
@@ -20,7 +20,7 @@ SPREADS_TO = 1e-3
 
 
 @dataclass(frozen=True)
-class LinkedStore(Store):
+class LinkedStore(SearchedStore):
     """A store with links between its engrams.
 
     Attributes:
@@ -34,8 +34,9 @@ class LinkedStore(Store):
     segments: bool
 
     def take(self, columns: Tensor, valid: Tensor) -> LinkedStore:
-        """As `Store.take`."""
-        plain = Store(**{part.name: getattr(self, part.name) for part in fields(Store)}).take(columns, valid)
+        """As `SearchedStore.take`."""
+        own = {part.name: getattr(self, part.name) for part in fields(SearchedStore)}
+        plain = SearchedStore(**own).take(columns, valid)
         links = {name: take(getattr(self, name), columns) for name in ("partner", "strength")}
         return LinkedStore(**vars(plain), **links, segments=self.segments)
 
@@ -69,7 +70,7 @@ class SpreadRead(nn.Module):
         self,
         query: Tensor,
         found: Tensor,
-        store: Store,
+        store: SearchedStore,
         bank: Bank,
         sharpness: Tensor,
         weigh: Callable[[Tensor], Tensor],
@@ -92,7 +93,7 @@ class SpreadRead(nn.Module):
         weights = weigh(scores)
         return self.output(merged(weights @ values)), weights
 
-    def associated(self, found: Tensor, store: Store) -> Tensor:
+    def associated(self, found: Tensor, store: SearchedStore) -> Tensor:
         """Return how much of what was found each engram is associated with, `[B, T, M]`.
 
         Args:
@@ -105,7 +106,7 @@ class SpreadRead(nn.Module):
         return linked + in_segments(found, store) if store.segments else linked
 
 
-def in_segments(found: Tensor, store: Store) -> Tensor:
+def in_segments(found: Tensor, store: SearchedStore) -> Tensor:
     """Return what was found in each engram's segment, `[B, T, M]`, of weights `[B, T, M]`."""
     # Columns are in the order of positions, so those of a segment are side by side.
     begins = torch.ones_like(store.segment[:, :1])

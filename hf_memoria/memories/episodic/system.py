@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from hf_memoria.backbones import cached_length, check_blocks
+from hf_memoria.backbones import cached_length, check_layers_exist
 from hf_memoria.memories.episodic.config import EpisodicMemoryConfig
 from hf_memoria.memories.episodic.install import (
     embedding_size,
@@ -43,7 +43,7 @@ class EpisodicSystem(SegmentMemory[EpisodicState]):
     def check_fits(self, config: Any) -> None:
         """As `MemorySystem.check_fits`."""
         for name in ("layers", "share_layers"):
-            check_blocks(config, name, getattr(config.memory, name))
+            check_layers_exist(config, name, getattr(config.memory, name))
         if config.memory.share_attention:
             check_can_share(config)
 

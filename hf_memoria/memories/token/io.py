@@ -20,7 +20,7 @@ VECTORS = ("inputs_embeds", "pixel_values")
 """Inputs of past segments that are vectors."""
 
 
-def write_state(state: TokenState, path: str | Path, description: Mapping[str, Any] | None = None) -> None:
+def save_tokens(state: TokenState, path: str | Path, description: Mapping[str, Any] | None = None) -> None:
     """Write a state; the file appears under its name only when it is whole.
 
     Args:
@@ -31,7 +31,7 @@ def write_state(state: TokenState, path: str | Path, description: Mapping[str, A
     Raises:
         TypeError: if `state` is not a `TokenState`.
         OSError: if it cannot be written; what stood under `path` before still does.
-        ValueError: if it holds what `read_state` would refuse, as tokens that are not finite; nothing is written.
+        ValueError: if it holds what `load_tokens` would refuse, as tokens that are not finite; nothing is written.
     """
     if not isinstance(state, TokenState):
         raise TypeError(f"state must be a TokenState; got {type(state).__name__}.")
@@ -39,7 +39,9 @@ def write_state(state: TokenState, path: str | Path, description: Mapping[str, A
     write_tensors(state.clone().tensors(), path, FILES, description)
 
 
-def read_state(path: str | Path, device: torch.device | str | None = None) -> tuple[TokenState, dict[str, Any] | None]:
+def load_tokens(
+    path: str | Path, device: torch.device | str | None = None
+) -> tuple[TokenState, dict[str, Any] | None]:
     """Read a state and the settings that it was made with.
 
     Raises:

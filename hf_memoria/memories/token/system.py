@@ -18,7 +18,7 @@ from hf_memoria.memories.token.config import TokenMemoryConfig
 from hf_memoria.memories.token.encoder import TokenMemory
 from hf_memoria.memories.token.forward import TokenForward
 from hf_memoria.memories.token.hooks import TokenHooks
-from hf_memoria.memories.token.io import FORMAT, read_state, write_state
+from hf_memoria.memories.token.io import FORMAT, load_tokens, save_tokens
 from hf_memoria.memories.token.masks import check_layer_types
 from hf_memoria.memories.token.reading import TokenReading
 from hf_memoria.memories.token.recall import TokenRecall
@@ -85,13 +85,13 @@ class TokenSystem:
 
     def write_file(self, state: TokenState, path: str | Path, description: Mapping[str, Any] | None) -> None:
         """As `MemorySystem.write_file`."""
-        write_state(state, path, description)
+        save_tokens(state, path, description)
 
     def read_file(
         self, path: str | Path, device: torch.device | str | None = None
     ) -> tuple[TokenState, dict[str, Any] | None]:
         """As `MemorySystem.read_file`."""
-        return read_state(path, device)
+        return load_tokens(path, device)
 
     def new_statistics(self) -> TokenStatistics:
         """As `MemorySystem.new_statistics`."""

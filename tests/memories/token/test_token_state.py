@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from hf_memoria import TokenState
 from hf_memoria.memories.shared.files import _checksum
 from hf_memoria.memories.token import PastSegment
-from hf_memoria.memories.token.io import read_state, write_state
+from hf_memoria.memories.token.io import load_tokens, save_tokens
 
 
 def make_state(rows=3, past=2, length=4, seed=0):
@@ -132,8 +132,8 @@ def test_casting_changes_vectors_alone():
 @pytest.mark.parametrize("past", [0, 2])
 def test_a_file_gives_the_state_back(past, tmp_path):
     state, path = make_state(past=past), tmp_path / "memory.safetensors"
-    write_state(state, path, {"hidden_size": 5})
-    loaded, description = read_state(path)
+    save_tokens(state, path, {"hidden_size": 5})
+    loaded, description = load_tokens(path)
     assert same(loaded, state)
     assert description == {"hidden_size": 5}
     assert list(tmp_path.iterdir()) == [path]
@@ -185,28 +185,28 @@ def rename(tensors, old, new):
 )
 def test_files_that_are_not_right_are_refused_by_field(change, message, tmp_path):
     path = tmp_path / "memory.safetensors"
-    write_state(make_state(), path)
+    save_tokens(make_state(), path)
     tampered(path, change)
     with pytest.raises(ValueError, match=rf"^{message}.* of the memory file {re.escape(str(path))} must be"):
-        read_state(path)
+        load_tokens(path)
 
 
 def test_a_flipped_bit_is_seen(tmp_path):
     path = tmp_path / "memory.safetensors"
-    write_state(make_state(), path)
+    save_tokens(make_state(), path)
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"^checksum of the memory file"):
-        read_state(path)
+        load_tokens(path)
     path.write_bytes(content[:50])
     with pytest.raises(ValueError, match="must be a whole safetensors file"):
-        read_state(path)
+        load_tokens(path)
 
 
 def test_something_else_is_not_written(tmp_path):
     with pytest.raises(TypeError, match="state must be a TokenState; got dict"):
-        write_state({}, tmp_path / "memory.safetensors")
+        save_tokens({}, tmp_path / "memory.safetensors")
     assert not list(tmp_path.iterdir())
 
 
@@ -216,12 +216,12 @@ def test_tokens_that_are_no_numbers_are_neither_written_nor_missed_in_rows_that_
     odd = getattr(state, name).clone()
     odd[1, 0, 2] = float("nan")
     with pytest.raises(ValueError, match=rf"^values of {name} of .* finite; got nan in rows \[1\]\. Nothing was"):
-        write_state(replace(state, **{name: odd}), path)
+        save_tokens(replace(state, **{name: odd}), path)
     assert not list(tmp_path.iterdir())
     fresh = getattr(state, past).clone()
     fresh[1] = 0
-    write_state(replace(state, **{name: odd, past: fresh}), path)
-    assert getattr(read_state(path)[0], name)[1].isnan().any()
+    save_tokens(replace(state, **{name: odd, past: fresh}), path)
+    assert getattr(load_tokens(path)[0], name)[1].isnan().any()
 
 
 def test_inputs_of_the_past_count_where_they_are_read_again(tmp_path):
@@ -233,19 +233,19 @@ def test_inputs_of_the_past_count_where_they_are_read_again(tmp_path):
     def state(embeds):
         return replace(make_state(), history=(PastSegment({"inputs_embeds": embeds, "attention_mask": mask}, live),))
 
-    write_state(state(embeds), path)
-    assert read_state(path)[0].history[0].inputs["inputs_embeds"].isnan().any()
+    save_tokens(state(embeds), path)
+    assert load_tokens(path)[0].history[0].inputs["inputs_embeds"].isnan().any()
     embeds[2, 0, 1] = float("inf")
     with pytest.raises(ValueError, match=r"^values of history\.0\.inputs_embeds of .* finite; got inf in rows"):
-        write_state(state(embeds), path)
+        save_tokens(state(embeds), path)
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
 def test_eight_bits_are_looked_at_too(dtype, tmp_path):
     state, path = make_state().to(dtype=dtype), tmp_path / "memory.safetensors"
-    write_state(state, path)
-    assert read_state(path)[0].tokens.dtype == dtype
+    save_tokens(state, path)
+    assert load_tokens(path)[0].tokens.dtype == dtype
     odd = state.tokens.float()
     odd[2] = float("nan")
     with pytest.raises(ValueError, match=r"^values of tokens of .* must be finite; got nan in rows \[2\]\."):
-        write_state(replace(state, tokens=odd.to(dtype)), path)
+        save_tokens(replace(state, tokens=odd.to(dtype)), path)

@@ -42,7 +42,7 @@ AXES = {
 """Axes of each field: those of one letter are as long in every field."""
 
 
-def write_state(state: EngramState, path: str | Path, description: Mapping[str, Any] | None = None) -> None:
+def save_engrams(state: EngramState, path: str | Path, description: Mapping[str, Any] | None = None) -> None:
     """Write a state; the file appears under its name only when it is whole.
 
     Args:
@@ -53,7 +53,7 @@ def write_state(state: EngramState, path: str | Path, description: Mapping[str, 
     Raises:
         TypeError: if `state` is not an `EngramState`.
         OSError: if it cannot be written; what stood under `path` before still does.
-        ValueError: if it holds what `read_state` would refuse, as vectors that are not finite; nothing is written.
+        ValueError: if it holds what `load_engrams` would refuse, as vectors that are not finite; nothing is written.
     """
     if not isinstance(state, EngramState):
         raise TypeError(f"state must be an EngramState; got {type(state).__name__}.")
@@ -61,7 +61,7 @@ def write_state(state: EngramState, path: str | Path, description: Mapping[str, 
     write_tensors(state.tensors(), path, FILES, description, graph=state.graph.form)
 
 
-def read_state(
+def load_engrams(
     path: str | Path, device: torch.device | str | None = None
 ) -> tuple[EngramState, dict[str, Any] | None]:
     """Read a state and the settings that it was made with.

@@ -3,7 +3,7 @@
 "Fire together, wire together", as in Memoria (Park & Bak, ICML 2024, section 3.3), by attention instead of by counts:
 of the N + 1 engrams that a segment paid most, each pair gets G_mn += a_m a_n, with a the attention paid. An engram
 keeps its N strongest links. Partners are known by their positions, which no deletion and no reordering changes.
-`naive.py` says the same engram by engram. Axes as in `state.py`; K engrams that fire.
+`naive.py` says the same engram by engram. Axes as in `state.py`; K engrams that link_what_fired.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from hf_memoria.memories.episodic.store.state import EpisodicState, take
 
 
-def fire(state: EpisodicState, attention: Tensor, alive: Tensor) -> EpisodicState:
+def link_what_fired(state: EpisodicState, attention: Tensor, alive: Tensor) -> EpisodicState:
     """Return it with stronger links between the engrams that fired together.
 
     Args:

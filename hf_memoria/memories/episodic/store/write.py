@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_memoria.memories.episodic.store.keep import KeepPolicy, kept_engrams
-from hf_memoria.memories.episodic.store.links import fire
+from hf_memoria.memories.episodic.store.links import link_what_fired
 from hf_memoria.memories.episodic.store.state import NO_ID, EpisodicState, Scorer, take
 
 
@@ -50,7 +50,7 @@ def write_segment(
         scorer: what tells the attention to be expected, where the policy asks for it.
     """
     alive = segment.real.any(dim=1)
-    used = fire(_after_use(state, attention, alive, policy), attention, alive)
+    used = link_what_fired(_after_use(state, attention, alive, policy), attention, alive)
     ids = _compact_ids(segment)
     used = replace(used, ids=_with_next_ids(used, ids, alive))
     new = _new_engrams(state, segment, ids, policy)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from state_content import same_content
 
 from hf_memoria.memories.engram.store import EngramState, compact, io
-from hf_memoria.memories.engram.store.io import read_state, write_state
+from hf_memoria.memories.engram.store.io import load_engrams, save_engrams
 from hf_memoria.memories.shared import files
 
 DESCRIPTION = {"hidden_size": 6, "layers": [0, 2], "scale": 0.5, "gate": None, "name": "mémoire"}
@@ -50,7 +50,7 @@ def path(tmp_path):
 @pytest.fixture
 def written(path, state):
     """A file that holds `state` and `DESCRIPTION`."""
-    write_state(state, path, DESCRIPTION)
+    save_engrams(state, path, DESCRIPTION)
     return path
 
 
@@ -60,22 +60,22 @@ def written(path, state):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 def test_a_state_comes_back_to_the_bit(path, make_state, dtype):
     state = make_state(dtype=dtype)
-    write_state(state, path, DESCRIPTION)
-    got, description = read_state(path)
+    save_engrams(state, path, DESCRIPTION)
+    got, description = load_engrams(path)
     assert_states_equal(got, state)
     assert description == DESCRIPTION
 
 
 @pytest.mark.parametrize("rows", [slice(0, 0), slice(None, None, 2), [2, 0]], ids=["none", "every other", "swapped"])
 def test_rows_of_a_state_come_back(path, state, rows):
-    write_state(state[rows], path)
-    assert_states_equal(read_state(path)[0], state[rows])
+    save_engrams(state[rows], path)
+    assert_states_equal(load_engrams(path)[0], state[rows])
 
 
 def test_an_empty_state_comes_back(path):
     state = EngramState.empty(2, 5, dtype=torch.bfloat16)
-    write_state(state, path)
-    assert_states_equal(read_state(path)[0], state)
+    save_engrams(state, path)
+    assert_states_equal(load_engrams(path)[0], state)
 
 
 def test_what_is_no_number_comes_back_where_it_means_nothing(path, state):
@@ -83,38 +83,38 @@ def test_what_is_no_number_comes_back_where_it_means_nothing(path, state):
     odd[~state.cue_mask] = float("nan")
     odd[state.cue_mask] = torch.tensor([-0.0, 1e-45, 3e38, -3e38, 0.0, 1.0])
     assert odd.isnan().any()
-    write_state(replace(state, cue=odd), path)
-    assert torch.equal(read_state(path)[0].cue.view(torch.int32), odd.view(torch.int32))
+    save_engrams(replace(state, cue=odd), path)
+    assert torch.equal(load_engrams(path)[0].cue.view(torch.int32), odd.view(torch.int32))
 
 
 def test_what_forgotten_engrams_held_may_be_no_number(path, state):
     odd = torch.where(state.valid.unsqueeze(2), state.data, float("nan"))
     assert odd.isnan().any()
-    write_state(replace(state, data=odd), path)
-    assert_states_equal(read_state(path)[0], state)
+    save_engrams(replace(state, data=odd), path)
+    assert_states_equal(load_engrams(path)[0], state)
 
 
 def test_a_state_comes_back_without_its_graph(path, state):
-    write_state(replace(state, data=state.data * torch.ones((), requires_grad=True)), path)
-    got, _ = read_state(path)
+    save_engrams(replace(state, data=state.data * torch.ones((), requires_grad=True)), path)
+    got, _ = load_engrams(path)
     assert not got.data.requires_grad
     assert same_content(got, state)
 
 
 def test_a_state_without_description_has_none(path, state):
-    write_state(state, path)
-    assert read_state(path)[1] is None
+    save_engrams(state, path)
+    assert load_engrams(path)[1] is None
 
 
 def test_a_state_is_read_to_the_device_asked_for(written):
-    assert read_state(written)[0].data.device.type == "cpu"
-    assert {value.device.type for value in read_state(written, "meta")[0].tensors().values()} == {"meta"}
+    assert load_engrams(written)[0].data.device.type == "cpu"
+    assert {value.device.type for value in load_engrams(written, "meta")[0].tensors().values()} == {"meta"}
 
 
 def test_a_path_may_be_a_string_and_its_folder_is_made(tmp_path, state):
     path = tmp_path / "run" / "step" / "memory.safetensors"
-    write_state(state, str(path))
-    assert_states_equal(read_state(str(path))[0], state)
+    save_engrams(state, str(path))
+    assert_states_equal(load_engrams(str(path))[0], state)
 
 
 def test_a_file_holds_nothing_but_a_description_and_the_tensors(written, state):
@@ -145,7 +145,7 @@ def test_a_file_that_could_not_be_written_leaves_the_old_one(monkeypatch, writte
 
     monkeypatch.setattr(files, "save_file", fail)
     with pytest.raises(type(error)):
-        write_state(make_state(seed=5), written)
+        save_engrams(make_state(seed=5), written)
     assert written.read_bytes() == before
     assert list(written.parent.iterdir()) == [written]
 
@@ -156,7 +156,7 @@ def test_a_first_file_that_could_not_be_written_leaves_nothing(monkeypatch, path
 
     monkeypatch.setattr(files, "save_file", fail)
     with pytest.raises(OSError, match="disk full"):
-        write_state(state, path)
+        save_engrams(state, path)
     assert list(path.parent.iterdir()) == []
 
 
@@ -164,14 +164,14 @@ def test_a_file_that_could_not_take_its_name_leaves_nothing_else(tmp_path, state
     taken = tmp_path / "memory.safetensors"
     taken.mkdir()
     with pytest.raises(OSError, match=r"memory\.safetensors"):
-        write_state(state, taken)
+        save_engrams(state, taken)
     assert list(tmp_path.iterdir()) == [taken]
 
 
 def test_a_new_file_takes_the_place_of_the_old_one(written, make_state):
     other = make_state(batch=2, seed=5)
-    write_state(other, written, {"other": 1})
-    got, description = read_state(written)
+    save_engrams(other, written, {"other": 1})
+    got, description = load_engrams(written)
     assert_states_equal(got, other)
     assert description == {"other": 1}
     assert list(written.parent.iterdir()) == [written]
@@ -179,7 +179,7 @@ def test_a_new_file_takes_the_place_of_the_old_one(written, make_state):
 
 def test_what_is_no_state_is_not_written(path, state):
     with pytest.raises(TypeError, match="state must be an EngramState; got dict"):
-        write_state(state.tensors(), path)
+        save_engrams(state.tensors(), path)
     assert not path.exists()
 
 
@@ -188,7 +188,7 @@ def test_what_is_no_state_is_not_written(path, state):
 
 def refused(path, told):
     with pytest.raises(ValueError) as error:
-        read_state(path)
+        load_engrams(path)
     assert str(path) in str(error.value)
     assert re.search(told, str(error.value)), str(error.value)
 
@@ -196,9 +196,9 @@ def refused(path, told):
 def test_a_file_that_is_not_there_is_named(tmp_path):
     missing = tmp_path / "nothing.safetensors"
     with pytest.raises(FileNotFoundError, match=f"path must be a memory file; there is none at {missing}"):
-        read_state(missing)
+        load_engrams(missing)
     with pytest.raises(FileNotFoundError, match=f"path must be a memory file; {tmp_path} is a folder"):
-        read_state(tmp_path)
+        load_engrams(tmp_path)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.2, 0.6, 0.999])
@@ -222,7 +222,7 @@ def test_a_flipped_bit_in_a_tensor_is_refused(written, field):
 
 
 def test_a_flipped_bit_anywhere_is_refused(path, make_state):
-    write_state(make_state(batch=1, hidden=2, steps=12), path, {"a": 1})
+    save_engrams(make_state(batch=1, hidden=2, steps=12), path, {"a": 1})
     content = path.read_bytes()
     for position in range(0, len(content), 23):
         flip(path, position)
@@ -317,14 +317,14 @@ def test_a_file_is_as_readable_as_others(written, tmp_path):
 def test_nothing_of_a_forgotten_engram_is_in_a_file(path, state):
     slot = int(state.valid[1].nonzero()[0])
     vector = state.data[1, slot].clone()
-    write_state(state.reset(torch.tensor([False, True, False])), path)
+    save_engrams(state.reset(torch.tensor([False, True, False])), path)
     assert vector.numpy().tobytes() not in path.read_bytes()
 
 
 @pytest.mark.parametrize("graph", ["dense", "sparse"])
 def test_both_forms_of_the_graph_come_back(path, state, graph):
-    write_state(replace(state, room=replace(state.room, graph=graph)), path)
-    got, _ = read_state(path)
+    save_engrams(replace(state, room=replace(state.room, graph=graph)), path)
+    got, _ = load_engrams(path)
     assert got.graph.form == graph
     assert same_content(got, state)
 
@@ -346,7 +346,7 @@ def test_both_forms_of_the_graph_come_back(path, state, graph):
 )
 def test_values_that_point_nowhere_are_refused(path, make_state, name, value):
     state = make_state()
-    write_state(replace(state, room=replace(state.room, graph="sparse")), path)
+    save_engrams(replace(state, room=replace(state.room, graph="sparse")), path)
     write_instead(path, name, torch.full_like(load_file(path)[name], value))
     refused(path, "^(values of|engrams in).* of the memory file .* must be .*; got .*Load another file")
 
@@ -378,7 +378,7 @@ def test_what_no_load_accepts_is_not_written(written, make_state, name, value, t
     odd = with_odd(make_state(seed=5, dtype=dtype), name, value)
     for target in (written, written.parent / "new" / "memory.safetensors"):
         with pytest.raises(ValueError) as error:
-            write_state(odd, target)
+            save_engrams(odd, target)
         expected = rf"^values of {name} of the memory file {re.escape(str(target))} must be {told} in rows \[1\]\. "
         assert re.search(expected + "Nothing was written.*reset", str(error.value)), error.value
     assert written.read_bytes() == before
@@ -389,7 +389,7 @@ def test_a_count_that_a_graph_cannot_hold_is_not_written(path, state):
     state = compact(state)
     graph = type(state.graph)(state.graph.counts + 2**24)
     with pytest.raises(ValueError, match=r"^values of graph\.counts of the memory file .* from 0 to 16777216; got"):
-        write_state(replace(state, graph=graph), path)
+        save_engrams(replace(state, graph=graph), path)
     assert not path.exists()
 
 

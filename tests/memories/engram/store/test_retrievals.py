@@ -11,7 +11,7 @@ from test_step_shapes import full_segments, step
 
 from hf_memoria.memories.engram.store import EngramState, compact, naive, remind
 from hf_memoria.memories.engram.store.checks import RETRIEVALS
-from hf_memoria.memories.engram.store.io import read_state, write_state
+from hf_memoria.memories.engram.store.io import load_engrams, save_engrams
 from hf_memoria.memories.engram.store.lottery import lots
 from hf_memoria.memories.engram.store.retrieval import STRATEGIES
 
@@ -87,8 +87,8 @@ def test_a_state_that_was_saved_goes_on_as_if_it_had_not_been(retrieval, tmp_pat
     state = EngramState.empty(2, HIDDEN, dtype=torch.float64)
     for _ in range(25):
         state, _ = engine_step(state, random_segment(generator, 2), settings)
-    write_state(state, tmp_path / "memory.safetensors")
-    again, _ = read_state(tmp_path / "memory.safetensors")
+    save_engrams(state, tmp_path / "memory.safetensors")
+    again, _ = load_engrams(tmp_path / "memory.safetensors")
     for _ in range(5):
         segment = random_segment(generator, 2)
         (state, ids), (again, ids_again) = (engine_step(one, segment, settings) for one in (state, again))
