@@ -131,16 +131,21 @@ def in_turn(works: dict[str, Callable[[], None]], rounds: int, what: str) -> dic
 
 
 def search(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what a store of many ids takes, and how long an exact search of it for one segment and one token."""
+    """Return what a store of many ids takes, and how long an exact search of it takes.
+
+    A forward over a segment makes the keys of the store and searches them; so does the first token of a segment in
+    `generate()`, which keeps keys and values for the tokens after it.
+    """
     model = build("separate read", args).eval()
     state = filled(model, args, 1, args.searched)
     reader, embed = model.transformer.h[args.layers // 2].memory, model.get_input_embeddings()
     store, seconds = store_of(state, 1), {}
+    bank = None
     with torch.no_grad():
-        for name, length in (("segment", args.segment_length), ("token", 1)):
+        for name, length in (("segment", args.segment_length), ("first token", 1), ("next token", 1)):
             hidden = torch.randn(1, length, args.hidden_size)
             started = time.process_time()
-            reader(hidden, store, embed)
+            bank = reader(hidden, store, embed, bank, keep=name == "first token").bank
             seconds[name] = round(time.process_time() - started, 3)
     held = [value for value in state._of_engrams().values() if value.shape[1]]
     return {

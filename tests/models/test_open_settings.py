@@ -50,7 +50,7 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_memory_on_plain_weights_begins_as_the_backbone_to_the_bit(way, plain, tmp_path):
     model = WAYS[way](plain, tmp_path / "plain").eval()
-    assert model.config.memory.gate == "tanh"
+    assert model.config.memory.gate == "normed"
     outputs = read_all(model, segments())
     assert int(outputs[-1].memory.num_short_term.min()) > 0
     for output, segment in zip(outputs, segments(), strict=True):
@@ -69,7 +69,7 @@ def test_a_model_from_nothing_has_the_paper_s_form():
     assert not any(name.endswith("memory.gate") for name, _ in model.named_parameters())
 
 
-@pytest.mark.parametrize("gate", [None, "tanh"])
+@pytest.mark.parametrize("gate", [None, "tanh", "normed"])
 def test_a_checkpoint_with_engrams_keeps_its_gate_under_new_settings(gate, tmp_path):
     tiny_model("Llama", "ForCausalLM", engrams(gate=gate)).save_pretrained(tmp_path)
     for model in (
@@ -82,7 +82,7 @@ def test_a_checkpoint_with_engrams_keeps_its_gate_under_new_settings(gate, tmp_p
 
 def test_weights_with_another_kind_of_memory_had_no_engrams():
     model = tiny_model("Llama", "ForCausalLM", TokenMemoryConfig(num_tokens=3, encoder_layers=0))
-    assert hf_memoria.wrap(model, memory=engrams()).config.memory.gate == "tanh"
+    assert hf_memoria.wrap(model, memory=engrams()).config.memory.gate == "normed"
 
 
 def test_settings_that_are_given_stay_as_they_are(plain):

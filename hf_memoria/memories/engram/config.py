@@ -21,7 +21,7 @@ from hf_memoria.settings import (
 )
 
 AUTO = "auto"
-GATES = (None, "tanh", AUTO)
+GATES = (None, "tanh", "normed", AUTO)
 
 
 @dataclass
@@ -50,7 +50,8 @@ class EngramMemoryConfig(MemorySettings):
             may be fewer. Lots are mixed from what the state holds, so that resuming draws the same. Lifespans,
             tiers and co-fire counts go on as ever.
         gate: `"tanh"` multiplies each read by tanh of a learned scalar that starts at zero, which Trainer's
-            weight decay leaves alone; None is the paper's form. `"auto"` becomes `"tanh"` where memory is put on
+            weight decay leaves alone; `"normed"` is the same for pretrained weights, with gradients of the size of
+            theirs (see `MemoryReader`); None is the paper's form. `"auto"` becomes `"normed"` where memory is put on
             weights that were trained without it (`wrap`, `from_pretrained`), which would be of no use under reads of
             random weights, and None in a model from nothing; the model's config says which.
         segment_length: tokens of a segment; None is all the positions that the backbone has.
@@ -102,7 +103,7 @@ class EngramMemoryConfig(MemorySettings):
 
     def for_weights(self, theirs: MemorySettings | None) -> EngramMemoryConfig:
         """See the base class: the gate is the one that the weights have; without engrams a closed one."""
-        return self._gated(theirs.for_new_weights().gate if isinstance(theirs, EngramMemoryConfig) else "tanh")
+        return self._gated(theirs.for_new_weights().gate if isinstance(theirs, EngramMemoryConfig) else "normed")
 
     def for_new_weights(self) -> EngramMemoryConfig:
         """See the base class: the paper's form, without a gate."""

@@ -25,6 +25,7 @@ def install_engram_memory(
     layers: list[int],
     cue_layer: int | None = None,
     gated: bool = False,
+    normed: bool = False,
     attention_dropout: float = 0.0,
     output_dropout: float = 0.0,
 ) -> None:
@@ -40,6 +41,7 @@ def install_engram_memory(
         layers: blocks that read, counted from 0, as far as they stand after `cue_layer`.
         cue_layer: block whose output is the cue; None takes the cue from the state.
         gated: see `MemoryReader`.
+        normed: see `MemoryReader`.
         attention_dropout: on the weights of the reads.
         output_dropout: on their results.
 
@@ -54,14 +56,14 @@ def install_engram_memory(
     first = 0 if cue_layer is None else cue_layer + 1
     for index in (layer for layer in layers if layer >= first):
         attention = MemoryAttention(hidden_size, num_heads, attention_dropout, output_dropout)
-        blocks[index].memory = _reader_for(blocks[index], spec, attention, gated)
+        blocks[index].memory = _reader_for(blocks[index], spec, attention, gated=gated, normed=normed)
         BlockReads(base_model, blocks[index], index, read_engrams).attach(spec)
 
 
-def _reader_for(block: nn.Module, spec: BackboneSpec, attention: MemoryAttention, gated: bool) -> MemoryReader:
+def _reader_for(block: nn.Module, spec: BackboneSpec, attention: MemoryAttention, **form: bool) -> MemoryReader:
     post_norm = spec.post_norm is not None
     norms = tuple(copy.deepcopy(norm_of(block, spec)) for _ in range(1 if post_norm else 2))
-    return MemoryReader(attention, norms, post_norm=post_norm, gated=gated)
+    return MemoryReader(attention, norms, post_norm=post_norm, **form)
 
 
 class _CueHook(HookHolder):

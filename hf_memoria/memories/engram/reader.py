@@ -76,18 +76,26 @@ class MemoryReader(nn.Module):
         post_norm: which of the two forms.
         gated: multiply what each read changes by tanh of a learned scalar that starts at zero, so that a pretrained
             backbone starts out as itself, a post-norm one too.
+        normed: for gradients of the size of the backbone's own: W and R are layer-normed before A reads them, and the
+            scalar is divided by sqrt(D), for its gradient is a sum over D channels.
 
     Trainer's weight decay leaves norms and gate alone.
     """
 
     def __init__(
-        self, attention: MemoryAttention, norms: tuple[nn.Module, ...], *, post_norm: bool = False, gated: bool = False
+        self,
+        attention: MemoryAttention,
+        norms: tuple[nn.Module, ...],
+        *,
+        post_norm: bool = False,
+        gated: bool = False,
+        normed: bool = False,
     ) -> None:
         super().__init__()
         # Not "attention": Transformers renames weights by parts of their names, "attention.query" in ViT among them.
         self.lookup = attention
         self.norms = nn.ModuleList(norms)
-        self.post_norm = post_norm
+        self.post_norm, self.normed = post_norm, normed
         self.gate = nn.Parameter(torch.zeros(1)) if gated else None
         for undecayed in (self, *(part for norm in norms for part in norm.modules())):
             leave_undecayed(undecayed)
@@ -110,18 +118,24 @@ class MemoryReader(nn.Module):
 
         Keys and values of the memories are taken from `kept`, or left there for the next call with the same ones.
         """
+        if not kept:  # else both are projected already
+            working, reminded = (self._as_read(memory.to(hidden.dtype)) for memory in (working, reminded))
         if kept is not None and not kept:
-            kept.extend(self.lookup.project(memory.to(hidden.dtype)) for memory in (working, reminded))
+            kept.extend(map(self.lookup.project, (working, reminded)))
         first, second = kept or (None, None)
         hidden, _ = self._read(hidden, working, working_mask, self.norms[0], first)
         return self._read(hidden, reminded, reminded_mask, self.norms[-1], second)
+
+    def _as_read(self, memory: Tensor) -> Tensor:
+        return F.layer_norm(memory, memory.shape[-1:]) if self.normed else memory
 
     def _read(
         self, hidden: Tensor, memory: Tensor, mask: Tensor, norm: nn.Module, projected: Projected | None
     ) -> tuple[Tensor, Tensor]:
         query = hidden if self.post_norm else norm(hidden)
-        found, weights = self.lookup(query, memory.to(hidden.dtype), mask, projected)
+        found, weights = self.lookup(query, memory, mask, projected)
         read = norm(hidden + found) if self.post_norm else hidden + found
         if self.gate is not None:
-            read = hidden + (read - hidden if self.post_norm else found) * self.gate.tanh()
+            pace = hidden.shape[-1] ** -0.5 if self.normed else 1.0
+            read = hidden + (read - hidden if self.post_norm else found) * (self.gate * pace).tanh()
         return torch.where(mask.any(dim=-1)[:, None, None], read, hidden), weights

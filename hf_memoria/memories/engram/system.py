@@ -61,7 +61,8 @@ class EngramSystem:
             num_memories=memory.num_memories,
             layers=reading_blocks(config) if memory.layers is None else memory.layers,
             cue_layer=memory.cue_layer,
-            gated=memory.gate == "tanh",
+            gated=memory.gate in ("tanh", "normed"),
+            normed=memory.gate == "normed",
             attention_dropout=_rate(config, spec.attention_dropout),
             output_dropout=_rate(config, spec.output_dropout),
         )

@@ -59,12 +59,12 @@ def test_heads_have_to_divide_the_hidden_size():
         MemoryAttention(8, 3)
 
 
-def reader(post_norm=False, gated=False):
+def reader(post_norm=False, **form):
     norms = tuple(torch.nn.LayerNorm(8) for _ in range(1 if post_norm else 2))
     for norm in norms:
         torch.nn.init.normal_(norm.weight)
         torch.nn.init.normal_(norm.bias)
-    return MemoryReader(MemoryAttention(8, 2), norms, post_norm=post_norm, gated=gated)
+    return MemoryReader(MemoryAttention(8, 2), norms, post_norm=post_norm, **form)
 
 
 @pytest.mark.parametrize("post_norm", [False, True])
@@ -93,8 +93,29 @@ def test_a_row_with_nothing_to_read_skips_norm_and_bias(post_norm):
 
 
 @pytest.mark.parametrize("post_norm", [False, True])
-def test_a_closed_gate_changes_nothing_and_opens_by_gradient(post_norm):
-    module, hidden = reader(post_norm, gated=True), torch.randn(1, 4, 8)
+def test_normed_reads_are_those_of_normed_memories_through_a_slower_gate(post_norm):
+    module, mask = reader(post_norm, gated=True, normed=True), torch.ones(1, 3).bool()
+    torch.nn.init.constant_(module.gate, 1.5)
+    hidden, working, reminded = torch.randn(1, 4, 8), torch.randn(1, 3, 8), torch.randn(1, 3, 8)
+    got, _ = module(hidden, working, mask, reminded, mask)
+    plain = reader(post_norm, gated=True)
+    plain.load_state_dict(module.state_dict())
+    torch.nn.init.constant_(plain.gate, 1.5 / 8**0.5)
+    normed = (torch.nn.functional.layer_norm(memory, (8,)) for memory in (working, reminded))
+    expected, _ = plain(hidden, next(normed), mask, next(normed), mask)
+    assert torch.allclose(got, expected, atol=1e-6)
+    larger, _ = module(hidden, 1000 * working, mask, 1000 * reminded, mask)
+    assert torch.allclose(got, larger, atol=1e-4)
+    kept = []
+    for _ in range(2):  # the second takes what the first has left
+        again, _ = module(hidden, working, mask, reminded, mask, kept)
+        assert torch.allclose(got, again, atol=1e-6)
+
+
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize("post_norm", [False, True])
+def test_a_closed_gate_changes_nothing_and_opens_by_gradient(post_norm, normed):
+    module, hidden = reader(post_norm, gated=True, normed=normed), torch.randn(1, 4, 8)
     mask = torch.ones(1, 2).bool()
     got, _ = module(hidden, torch.randn(1, 2, 8), mask, torch.randn(1, 2, 8), mask)
     assert torch.equal(got, hidden)
