@@ -7,6 +7,7 @@ ids of a window.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -24,6 +25,9 @@ SHARPNESS = 8.0
 
 SMALL = 1024
 """Engrams of a store that is read as a whole, and of a part of one that is not."""
+
+LARGE = 16 * SMALL
+"""Engrams of a store whose keys and values are made whole."""
 
 FORGETTING = 0.1
 """What a score loses with log(1 + age) at first, before the softplus."""
@@ -43,6 +47,23 @@ class WindowMix(nn.Module):
         with torch.no_grad():
             self.weight.fill_(0.5)
             self.weight[0] = 1.0
+
+
+def parts_of(windows: Windows | None, store: SearchedStore) -> Iterator[tuple[Tensor, Windows | None, SearchedStore]]:
+    """Go over a store, `SMALL` engrams at a time.
+
+    Args:
+        windows: those of the store, or None.
+        store: with M engrams.
+
+    Yields:
+        the columns of a part, int64 `[U]`, its windows, and the part.
+    """
+    rows, number = store.valid.shape
+    for start in range(0, number, SMALL):
+        place = torch.arange(start, min(start + SMALL, number), device=store.valid.device)
+        index = place.expand(rows, -1)
+        yield place, None if windows is None else windows.take(index), store.take(index, store.valid.gather(1, index))
 
 
 class EpisodicReader(nn.Module):
@@ -168,8 +189,24 @@ class EpisodicReader(nn.Module):
         return in_heads(sum(parts[1:], parts[0]), self.num_heads)
 
     def bank(self, windows: Windows | None, store: SearchedStore) -> Bank:
-        """Return keys and values of a store, `[B, H, M, d]`; `windows` are its own."""
-        return self.keys(windows, store), self.values(windows, store)
+        """Return keys and values of a store, `[B, H, M, d]`; `windows` are its own.
+
+        Those of a large store are made some engrams at a time where no gradient is wanted: whole, what they are made
+        of takes several times the room and the time.
+        """
+        number = store.valid.shape[1]
+        if torch.is_grad_enabled() or number <= LARGE or torch.compiler.is_compiling():
+            return self.keys(windows, store), self.values(windows, store)
+        whole: Bank | None = None
+        for place, own, part in parts_of(windows, store):
+            made = self.keys(own, part), self.values(own, part)
+            if whole is None:
+                empty = (one.new_empty(*one.shape[:2], number, one.shape[3]) for one in made)
+                whole = next(empty), next(empty)
+            for all_of, one in zip(whole, made, strict=True):
+                all_of.index_copy_(2, place, one)
+        assert whole is not None
+        return whole
 
     def forward(
         self, hidden: Tensor, store: SearchedStore, embed: nn.Module, bank: Bank | None = None, keep: bool = False
@@ -233,12 +270,8 @@ class EpisodicReader(nn.Module):
         """
         assert self.top_k is not None
         scores, columns = None, None
-        for start in range(0, store.valid.shape[1], SMALL):
-            place = torch.arange(start, min(start + SMALL, store.valid.shape[1]), device=query.device)
-            index = place.expand(len(query), -1)
-            part = store.take(index, store.valid.gather(1, index))
-            keys = self.keys(None if windows is None else windows.take(index), part)
-            found = self.scores(query, keys, part).masked_fill(~part.valid[:, None, None], -torch.inf)
+        for place, own, part in parts_of(windows, store):
+            found = self.scores(query, self.keys(own, part), part).masked_fill(~part.valid[:, None, None], -torch.inf)
             at = place.expand(found.shape)
             if scores is not None and columns is not None:
                 found, at = torch.cat([scores, found], dim=-1), torch.cat([columns, at], dim=-1)

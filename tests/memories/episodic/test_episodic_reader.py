@@ -135,3 +135,21 @@ def test_links_are_found_in_a_part_of_the_store():
 def test_widths_have_to_divide():
     with pytest.raises(ValueError, match=r"hidden_size must be a multiple of num_heads \(3\); got 8"):
         EpisodicReader(8, 8, 3)
+
+
+@pytest.mark.parametrize("form", ["plain", "hidden", "hidden-alone", "one"])
+def test_keys_and_values_of_a_large_store_are_made_in_parts(form, monkeypatch):
+    reader, embed = reader_of(**FORMS[form]), nn.Embedding(VOCABULARY, WIDTH)
+    state = random_state(FORMS[form].get("window", 3), ragged=True)
+    store = with_hidden(store_of(state, reader.value_ahead, "segment"), state.hidden)
+    with torch.no_grad():
+        windows = reader.windows(embed, store)
+        whole = reader.bank(windows, store)
+        for bound in ("SMALL", "LARGE"):
+            monkeypatch.setattr(f"hf_memoria.memories.episodic.reader.{bound}", 5)
+        made = []
+        monkeypatch.setattr(reader, "keys", lambda *args: made.append(1) or type(reader).keys(reader, *args))
+        parts = reader.bank(windows, store)
+    assert len(made) == -(-store.valid.shape[1] // 5)
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other)
