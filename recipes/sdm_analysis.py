@@ -1,6 +1,7 @@
 """Which inverse temperature does every attention head of a checkpoint have, and which would a memory choose?
 
-    python recipes/language_modeling.py && python recipes/sdm_analysis.py          # of the model trained there
+    python recipes/language_modeling.py --config recipes/configs/language_modeling/engram.yaml
+    python recipes/sdm_analysis.py                                                 # of the model trained there
     python recipes/sdm_analysis.py --model_name_or_path openai-community/gpt2 --text_file texts/*.txt
 
 Fits log attention = beta cos(query, key) over all pairs of the given texts, head by head, and holds beta against those

@@ -146,5 +146,8 @@ def _implementation(model: PreTrainedModel) -> str:
     found = model.config._attn_implementation
     if found not in (*SOFTMAX_ATTENTIONS, CAPTURE):
         known = ", ".join(SOFTMAX_ATTENTIONS)
-        raise ValueError(f"model must have a softmax attention, one of {known}; got {found!r}. Load it with 'eager'.")
+        raise ValueError(
+            f"model must have a softmax attention, one of {known}; got {found!r}. Load it with 'eager'; "
+            "a memory that shares the attention has none of these."
+        )
     return found

@@ -14,6 +14,11 @@ AT_FIRST = -3.0
 """Log of the attention a segment that is expected of every engram before anything is learned."""
 
 
+WEIGHT = 0.01
+"""Of its loss in the model's. Adam does not see it; clipping of the gradient's norm would otherwise leave the backbone
+next to nothing in the first steps."""
+
+
 class KeepScore(nn.Module):
     """Log of the attention that an engram will get a segment, linear in the embeddings of its window.
 

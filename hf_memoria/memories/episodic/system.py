@@ -16,7 +16,7 @@ from hf_memoria.memories.episodic.install import (
     install_episodic_memory,
     stored_layers,
 )
-from hf_memoria.memories.episodic.keep_score import KeepScore
+from hf_memoria.memories.episodic.keep_score import WEIGHT, KeepScore
 from hf_memoria.memories.episodic.reading import EpisodicReading
 from hf_memoria.memories.episodic.recall import EpisodicRecall
 from hf_memoria.memories.episodic.segment import reading_from, write
@@ -134,7 +134,7 @@ def num_layers(config: Any) -> int:
 def _with_keep_loss(
     model: Any, output: ModelOutput, reading: EpisodicReading, kwargs: dict[str, Any]
 ) -> dict[str, Tensor] | None:
-    """Add the loss of the keep score in training; return the parts of the loss by name."""
+    """Add the loss of the keep score in training, `WEIGHT` of it; return the parts of the loss by name, whole."""
     keep: KeepScore | None = getattr(model.base_model, "memory_keep", None)
     loss = output.get("loss")
     if keep is None or loss is None or not model.training or not loss.requires_grad:
@@ -145,5 +145,5 @@ def _with_keep_loss(
     paid = reading.paid()
     paid = paid if paid.shape[1] else paid.new_zeros(store.valid.shape)
     part = KeepScore.loss(score, paid, store.valid)
-    output["loss"] = loss + part * share_of_step(kwargs)
+    output["loss"] = loss + WEIGHT * part * share_of_step(kwargs)
     return {"task": loss, "keep": part}

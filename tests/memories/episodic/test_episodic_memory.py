@@ -26,6 +26,7 @@ import hf_memoria
 from hf_memoria import EpisodicMemoryConfig, EpisodicState, MemoriaCache, load_memory, save_memory, wrap
 from hf_memoria.cli import main as command_line
 from hf_memoria.hub.card import describe, make_card
+from hf_memoria.memories.episodic.keep_score import WEIGHT
 
 FORMS = {
     "ids": {},
@@ -257,7 +258,7 @@ def test_the_keep_score_learns_what_is_asked_for_and_touches_nothing_else():
     first, second = tiny_segments("GPT2", steps=2)
     output = model(**second, labels=second["input_ids"], memory=model(**first).memory)
     assert set(output.losses) == {"task", "keep"}
-    torch.testing.assert_close(output.loss, output.losses["task"] + output.losses["keep"])
+    torch.testing.assert_close(output.loss, output.losses["task"] + WEIGHT * output.losses["keep"])
     output.losses["keep"].backward()
     reached = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert reached == {"transformer.memory_keep.weight", "transformer.memory_keep.bias"}

@@ -8,6 +8,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import hf_memoria
 from hf_memoria import MemoriaCallback, segment_documents
+from hf_memoria.memories.episodic.keep_score import WEIGHT
 
 FORMS = {
     "ids": {"keep": "random"},
@@ -84,10 +85,8 @@ def test_trainer_logs_what_it_holds(tmp_path):
     assert logged(trainer, "memory/engrams")[:3] == [8.0, 16.0, 20.0]
     assert sum(logged(trainer, "memory/forgotten")) > 0
     assert {"memory/age", "memory/usage"} <= set(trainer.state.log_history[0])
-    total = [
-        sum(parts)
-        for parts in zip(logged(trainer, "memory/task_loss"), logged(trainer, "memory/keep_loss"), strict=True)
-    ]
+    parts = zip(logged(trainer, "memory/task_loss"), logged(trainer, "memory/keep_loss"), strict=True)
+    total = [task + WEIGHT * keep for task, keep in parts]
     torch.testing.assert_close(torch.tensor(logged(trainer)), torch.tensor(total), atol=1e-3, rtol=1e-3)
 
 
