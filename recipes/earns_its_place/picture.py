@@ -27,6 +27,7 @@ BOOKS = {
     "longer": "segments of 128",
     "none": "segments of 64",
     "episodic": "memory, separate read alone",
+    "engrams": "memory, engrams",
 }
 
 
