@@ -22,8 +22,8 @@ def plot_beta_histogram(betas: Dataset, path: str | Path | None = None, bins: in
 
     Args:
         betas: rows of `effective_betas` or `learned_betas`.
-        path: where to save it; the suffix says as what.
-        bins: of the histogram.
+        path: the file to save it to; the suffix sets the format.
+        bins: the bins of the histogram.
     """
     figure, axes = _figure(1)
     values = [beta for beta in betas["beta"] if beta is not None]
@@ -39,7 +39,7 @@ def plot_betas_by_layer(betas: Dataset, path: str | Path | None = None) -> Figur
 
     Args:
         betas: rows of `effective_betas` or `learned_betas`.
-        path: where to save it; the suffix says as what.
+        path: the file to save it to; the suffix sets the format.
     """
     figure, axes = _figure(1)
     rows = [(row["layer"], row["beta"]) for row in betas if row["beta"] is not None]
@@ -56,9 +56,9 @@ def plot_attention_against_cosine(points: AttentionPoints, path: str | Path | No
     """Draw log attention against the cosine of query and key, pair by pair, and the line that was fitted.
 
     Args:
-        points: of one head, from `attention_points`.
-        path: where to save it; the suffix says as what.
-        title: above it.
+        points: the points of one head, from `attention_points`.
+        path: the file to save it to; the suffix sets the format.
+        title: the title above it.
     """
     figure, axes = _figure(1)
     axes[0].scatter(points.cosine, points.log_attention, s=3, alpha=0.25, linewidths=0, rasterized=True)

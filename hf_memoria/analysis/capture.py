@@ -111,7 +111,7 @@ def capture_attention(model: PreTrainedModel, observe: Observer) -> Iterator[Non
 
     Args:
         model: any model of Transformers whose attention goes through its AttentionInterface.
-        observe: called once for every attention module and forward, with an `AttentionCall`.
+        observe: the function that is called once for every attention module and forward, with an `AttentionCall`.
 
     Raises:
         ValueError: the model's attention cannot be exchanged, or is not a softmax.

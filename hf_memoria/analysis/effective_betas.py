@@ -34,13 +34,13 @@ def effective_betas(
     sums are kept and no pairs. The model is as it was afterwards, its attention and training mode included.
 
     Args:
-        model: what to look at.
+        model: the model to analyse.
         texts: strings, token ids, or what the model is called with (`{"pixel_values": ...}`), without padding. Text
             longer than `max_length` is read in windows that do not overlap.
-        tokenizer: for strings.
+        tokenizer: the tokenizer for strings.
         max_length: tokens of a window; None: the positions that the model has, at most 1,024.
         num_patterns: m of the optimal betas: how many keys a query chooses from. The paper takes 1,024.
-        ddof: of the optimal betas, 0 or "paper"; see `fit_beta`.
+        ddof: the ddof of the optimal betas, 0 or "paper"; see `fit_beta`.
 
     Returns:
         One row for each layer and head: `layer` (of the attention modules, in the order of the model), `module` (its
@@ -114,13 +114,13 @@ def learned_betas(
     num_patterns: int = 1024,
     ddof: int | str = 0,
 ) -> Dataset:
-    """Hold betas that a model has learned as parameters (query-key normalisation) against the optimal ones.
+    """Compare betas that a model has learned as parameters (query-key normalisation) with the optimal ones.
 
     Args:
         betas: one a layer, or a row of heads for each layer.
         head_dim: n of the circles.
         num_patterns: m of the optimal betas.
-        ddof: of the optimal betas, 0 or "paper".
+        ddof: the ddof of the optimal betas, 0 or "paper".
 
     Returns:
         Rows as those of `effective_betas`, with `layer`, `head`, `beta`, `snr`, `capacity`, `critical`, `nearest` and

@@ -105,7 +105,7 @@ def _centred(numbers: Tensor, allowed: Tensor) -> Tensor:
 
 
 def _check_weights(call: AttentionCall, own: Tensor, weights: Tensor) -> None:
-    """Hold the softmax of the scores against what the model made of them; attention sinks may take a share."""
+    """Compare the softmax of the scores with what the model made of them; attention sinks may take a share."""
     own = own / own.sum(dim=-1, keepdim=True)
     tolerance = TOLERANCES[call.weights.dtype]
     if not torch.allclose(own, weights, atol=tolerance, rtol=tolerance):

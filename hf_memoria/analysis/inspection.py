@@ -18,8 +18,8 @@ def inspect_run(folder: str | Path, output: str | Path, run: str | None = None) 
     """Write tables, plots and a page of what a run's memory held; return the files.
 
     Args:
-        folder: of a run: traces themselves, a folder `traces`, or several runs with one each.
-        output: where to write to; see `inspect_traces`.
+        folder: the folder of a run: traces themselves, a folder `traces`, or several runs with one each.
+        output: the folder to write to; see `inspect_traces`.
         run: the one to read, where files of several lie together; see `read_traces`.
 
     Raises:
@@ -39,7 +39,7 @@ def inspect_traces(found: Mapping[str, Traces], output: str | Path) -> list[Path
 
     Args:
         found: traces by the name of the run.
-        output: where to write to.
+        output: the folder to write to.
 
     Raises:
         ImportError: without matplotlib or plotly; nothing is written then.

@@ -1,8 +1,8 @@
 """What Memoria's paper measures of a memory (section 5 and appendix), read from traces.
 
 Primacy and recency, temporal contiguity, the growing age of what is reminded and the autocorrelation of firing appear
-in a memory that is fed noise as well: they are properties of the mechanism. Hold them against the same measure with
-`retrieval="fifo"` or `"random"`, and against what a task gains.
+in a memory that is fed noise as well: they are properties of the mechanism. Compare them with the same measure with
+`retrieval="fifo"` or `"random"`, and with what a task gains.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def survivor_density(traces: Traces, bins: int = 10) -> pd.DataFrame:
     """Return when the engrams were made that are left at a document's end: primacy and recency.
 
     Args:
-        traces: of documents of at least `bins` segments that engrams can be made in; shorter ones are left out, and
-            those that are not recorded from their beginning.
+        traces: the traces of documents of at least `bins` segments that engrams can be made in; shorter ones are left
+            out, and those that are not recorded from their beginning.
         bins: parts that a document's time is cut into.
 
     Returns:
@@ -82,9 +82,9 @@ def firing_autocorrelation(traces: Traces, lags: int = 20, tier: str | None = No
     """Return how much being reminded now goes with being reminded some segments later.
 
     Args:
-        traces: to read.
+        traces: the traces to read.
         lags: the largest lag.
-        tier: only firings as short-term (until the engram is promoted) or as long-term memory; None is all.
+        tier: the tier whose firings count, short-term (until the engram is promoted) or long-term memory; None is all.
 
     Returns:
         `lag` and `autocorrelation`: of the series of 0 and 1 of each engram from the step after its creation to its
@@ -114,9 +114,9 @@ def cofire_graph(traces: Traces, lane: int, document: int, time: int | None = No
     """Return who had fired together after a step: engrams as nodes, counts as edges.
 
     Args:
-        traces: to read.
-        lane: of the run.
-        document: of the lane.
+        traces: the traces to read.
+        lane: the lane of the run.
+        document: the document of the lane.
         time: step of the document, counting from 0; None is its last.
 
     Returns:

@@ -24,10 +24,10 @@ def write_memory_page(traces: Traces, path: str | Path, *, documents: int = 8, t
     """Write a page with time on one axis and engrams on the other; a click on one shows where it comes from.
 
     Args:
-        traces: of a run.
-        path: of the page. It holds the text or the images of the segments: share it as you would share those.
-        documents: at most so many of them, those with the most segments.
-        title: of the page.
+        traces: the traces of a run.
+        path: the path of the page. It holds the text or the images of the segments: share it as you would share those.
+        documents: the number of documents shown at most, those with the most segments.
+        title: the title of the page.
 
     Raises:
         ImportError: without plotly.

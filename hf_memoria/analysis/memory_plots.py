@@ -30,9 +30,9 @@ def plot_memory_measures(traces: Mapping[str, Traces], path: str | Path | None =
     """Draw each measure for each of several runs: survival, when survivors were made, edges by lag, ages, firing.
 
     Args:
-        traces: by the name of the run; several, since these curves look much the same for noise. Runs whose memories
-            are called up in other ways (`retrieval="fifo"`, `"random"`) are what to hold one against.
-        path: where to save it; the suffix says as what.
+        traces: the traces by the name of the run; several, since these curves look much the same for noise. Runs whose
+            engrams are retrieved in other ways (`retrieval="fifo"`, `"random"`) are what to compare one with.
+        path: the file to save it to; the suffix sets the format.
     """
     figure = _figure((19, 8))
     panels = [figure.add_subplot(2, 4, place + 1) for place in range(7)]
@@ -57,10 +57,10 @@ def plot_lives(traces: Traces, lane: int, document: int, path: str | Path | None
     """Draw the lives of a document's engrams: a line each, its color the tier, a dot where it was reminded.
 
     Args:
-        traces: of a run.
-        lane: of the run.
-        document: of the lane.
-        path: where to save it; the suffix says as what.
+        traces: the traces of a run.
+        lane: the lane of the run.
+        document: the document of the lane.
+        path: the file to save it to; the suffix sets the format.
     """
     figure = _figure((11, 6))
     axes = figure.add_subplot()

@@ -44,14 +44,14 @@ def attention_points(
     """Collect the pairs of one head, and the fit that `effective_betas` would make of them all.
 
     Args:
-        model: as for `effective_betas`.
-        texts: as for `effective_betas`.
-        tokenizer: as for `effective_betas`.
-        max_length: as for `effective_betas`.
+        model: the model, as for `effective_betas`.
+        texts: the texts, as for `effective_betas`.
+        tokenizer: the tokenizer, as for `effective_betas`.
+        max_length: the tokens of a window, as for `effective_betas`.
         module: name of the attention module, as in the rows of `effective_betas`.
-        head: of that module.
-        max_points: of more pairs in a window so many, drawn at random, are kept.
-        seed: of what is drawn.
+        head: the head of that module.
+        max_points: the number of pairs to keep of a window that has more, drawn at random.
+        seed: the seed of the random draws.
 
     Raises:
         TypeError, ValueError: as for `effective_betas`, or `module` or `head` is not one of the model.

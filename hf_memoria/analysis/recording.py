@@ -38,10 +38,10 @@ class TraceRecorder:
 
     Args:
         model: a model with a memory that records events (engrams do), wrapped or not.
-        folder: to write to; it may hold no traces yet.
-        tokenizer: writes down the text of each segment; without one ids are written.
-        lanes: only this many rows of a batch are recorded; None is all.
-        most_bytes: recording ends, with a warning, when the files hold as much.
+        folder: the folder to write to; it may hold no traces yet.
+        tokenizer: the tokenizer that gives the text of each segment; without one ids are written.
+        lanes: the number of rows of a batch that are recorded; None is all.
+        most_bytes: the size of the files at which recording ends, with a warning.
         flush_every: steps after which a part is written.
         process: number of this process, if several write into the folder.
         resume: step from which traces that are there go on; None begins new ones.

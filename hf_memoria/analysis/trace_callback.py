@@ -23,8 +23,8 @@ class TraceCallback(TrainerCallback):
     refused.
 
     Args:
-        folder: to write to; None is `traces` in the output directory of the run.
-        **settings: see `TraceRecorder`: tokenizer, lanes, most_bytes, flush_every.
+        folder: the folder to write to; None is `traces` in the output directory of the run.
+        **settings: the settings of `TraceRecorder`: tokenizer, lanes, most_bytes, flush_every.
     """
 
     def __init__(self, folder: str | Path | None = None, **settings: Any) -> None:

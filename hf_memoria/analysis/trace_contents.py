@@ -16,10 +16,10 @@ def contents_of(
     """Return columns `text` and `image` of some rows of a batch; None where there is neither.
 
     Args:
-        inputs: of a forward.
-        name: of the model's main input.
-        tokenizer: to decode ids with; None writes the ids.
-        rows: which to return.
+        inputs: the inputs of a forward.
+        name: the name of the model's main input.
+        tokenizer: the tokenizer to decode ids with; None writes the ids.
+        rows: the rows to return.
     """
     nothing: list[Any] = [None] * len(rows)
     given = inputs.get(name)

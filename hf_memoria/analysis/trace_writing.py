@@ -28,9 +28,9 @@ class TraceWriter:
     """Appends to the traces of one process, up to a size.
 
     Args:
-        folder: of the traces.
-        settings: to write beside them.
-        most_bytes: nothing more is written once the process's files hold as much.
+        folder: the folder of the traces.
+        settings: the settings to write beside them.
+        most_bytes: the size of the process's files at which nothing more is written.
         process: number of this process among those that write here.
         resume: the step that the traces go on from; what is there of later steps goes. None begins new ones.
         run: name of the run, the same for all processes that write here; None is a new one, or that of the traces

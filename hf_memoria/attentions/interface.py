@@ -89,8 +89,8 @@ def install_attention(
 
     Args:
         base_model: the model without head.
-        spec: where its blocks are.
-        make_unit: makes an `AttentionUnit`.
+        spec: the spec of the backbone, which says where its blocks are.
+        make_unit: the function that makes an `AttentionUnit`.
         layers: blocks that get one, counted from 0; None is all of them.
 
     Raises:

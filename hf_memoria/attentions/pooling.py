@@ -23,15 +23,16 @@ class HopfieldPooling(nn.Module):
         output_size: E, width of what is retrieved; D by default.
         num_heads: heads.
         scaling: beta, the inverse temperature; 1 / sqrt(hidden_size) by default.
-        update_steps_max: how often the state is replaced by what it retrieves, before the pattern is read.
+        update_steps_max: the number of times that the state is replaced by what it retrieves, before the pattern is
+            read.
         normalize_stored_pattern: a layer norm before the projection to keys.
         normalize_state_pattern: a layer norm before the projection to queries.
         normalize_pattern_projection: a layer norm before the projection to values.
-        dropout: on the association, in training.
+        dropout: the dropout on the association, in training.
         input_bias: whether the projections have one.
         quantity: state patterns S, each of which retrieves a vector.
         trainable: whether the state patterns learn.
-        forgetting: gives D and D'; None is ordinary association.
+        forgetting: the forgetting, which gives D and D'; None is ordinary association.
 
     Raises:
         ValueError: if a size is not positive.
@@ -122,7 +123,7 @@ class AttentionPooling(nn.Module):
         input_size: D, width of an instance.
         hidden_size: width of the layers.
         num_layers: layers before the score.
-        forgetting: gives D and D'; None is ordinary softmax.
+        forgetting: the forgetting, which gives D and D'; None is ordinary softmax.
     """
 
     def __init__(

@@ -121,7 +121,7 @@ def run_segment(model: Any, stock_forward: Callable[..., Any], reading: Any, kwa
     Args:
         model: the model, with head or without.
         stock_forward: the forward of its stock class, bound.
-        reading: what the blocks read; any object with an attribute `final_hidden`.
+        reading: the object that the blocks read; any with an attribute `final_hidden`.
         kwargs: arguments of the forward.
 
     Returns:

@@ -28,8 +28,8 @@ def find_spec(model: Any, inputs: Mapping[str, Any]) -> BackboneSpec:
     """Return where things are in a model's blocks.
 
     Args:
-        model: of Transformers, with head or without.
-        inputs: of a forward, of one row or more and some positions.
+        model: a model of Transformers, with head or without.
+        inputs: the inputs of a forward, of one row or more and some positions.
 
     Raises:
         NotFoundError: saying what was tried.

@@ -31,7 +31,7 @@ def masks_by_layer(config: Any, make: Callable[[bool], Any]) -> Any:
     """Return a mask as a backbone with windows takes it from its caller: one, or a dict by type of layer.
 
     Args:
-        config: that of the backbone, which has a window and no `other_layer_types`.
+        config: the config of the backbone, which has a window and no `other_layer_types`.
         make: a function from whether a layer has the window to its mask.
     """
     types = getattr(config, "layer_types", None)

@@ -26,9 +26,9 @@ def warn_once(module: nn.Module, about: str, message: str, stacklevel: int = 2) 
 
     Args:
         module: the base model whose forward it is about.
-        about: what is warned of, a word.
+        about: the subject of the warning, a word.
         message: the warning.
-        stacklevel: as in `warnings.warn`, counted from the caller.
+        stacklevel: the stack level of `warnings.warn`, counted from the caller.
     """
     told = _told.setdefault(module, set())
     if about not in told:
@@ -52,7 +52,8 @@ def note_empty_start(base_model: Any, what: str) -> None:
 
     Args:
         base_model: the model without head.
-        what: what such forwards do and what becomes of it, in words that go on after "training forwards in a row".
+        what: the words that say what such forwards do and what becomes of it; they go on after "training forwards in a
+            row".
     """
     count = _empty_starts[base_model] = _empty_starts.get(base_model, 0) + 1
     if count == IN_A_ROW:

@@ -46,9 +46,9 @@ def watch(
     """Run a forward, and return what happened in the first run of a block.
 
     Args:
-        model: with head or without.
+        model: the model, with head or without.
         block: one of its blocks.
-        inputs: of the forward.
+        inputs: the inputs of the forward.
         nudged: a module, to whose first output of the forward a tensor of its shape is added, and the tensor.
     """
     seen, left = Watched(), [nudged] if nudged is not None else []

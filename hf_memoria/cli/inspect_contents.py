@@ -28,7 +28,7 @@ def decoder_for(tokenizer: str | None, path: Path) -> Decode | None:
 
     Args:
         tokenizer: folder or name on the Hub; None looks beside the file.
-        path: of a memory file, or its folder.
+        path: the path of a memory file, or its folder.
 
     Raises:
         ValueError: if one is named and cannot be had.

@@ -26,9 +26,9 @@ def inspect_traces(
     """Write plots, tables and pages; return what there is and what was written, under `path`, as plain JSON.
 
     Args:
-        folders: of traces, by the name of the run.
-        path: that was asked for.
-        output: where to write to.
+        folders: the folders of traces, by the name of the run.
+        path: the path that was asked for.
+        output: the folder to write to.
         row: a lane to be shown alone, or None.
         run: the one to be shown, where files of several lie together, or None.
     """

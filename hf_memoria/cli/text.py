@@ -23,9 +23,9 @@ def decode_text(content: bytes, name: str, encoding: str | None = None, remedy: 
 
     Args:
         content: the bytes.
-        name: of what they come from, for errors.
+        name: the name of what they come from, for errors.
         encoding: name of their encoding; None is UTF-8, or what a byte order mark says.
-        remedy: what to do about an error, without a full stop.
+        remedy: the advice for an error, without a full stop.
 
     Raises:
         ValueError: if they are not text in that encoding, with the first byte that is wrong; or if there is no such

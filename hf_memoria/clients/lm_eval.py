@@ -29,9 +29,9 @@ class MemoriaLM(HFLM):
     """As the harness's `hf`, for models with memory: loglikelihoods, rolling ones, and generation past the window.
 
     Args:
-        pretrained: as there; a checkpoint with memory, or a plain one together with `memory`.
+        pretrained: the checkpoint, as there; one with memory, or a plain one together with `memory`.
         memory: settings of a memory for a plain checkpoint, a mapping or its JSON.
-        kwargs: as there.
+        kwargs: the other arguments, as there.
 
     Raises:
         ValueError: if there is no memory, or the batch size is to be found out, for which the harness tries the

@@ -29,7 +29,7 @@ class MemoriaCache(DynamicCache):
     them are tokens of a row's unfinished segment.
 
     Args:
-        config: of the model, whose `memory` must not be None.
+        config: the config of the model, whose `memory` must not be None.
         memory: the state that the first segment starts from; None for new lanes. It is never changed.
 
     Attributes:
@@ -68,11 +68,12 @@ class MemoriaCache(DynamicCache):
 
     @torch.compiler.disable
     def start_from(self, given: Mapping[str, Any], starting_state: Callable[[Mapping[str, Any]], Any]) -> None:
-        """Take the state that a forward starts from; one that goes on has its own, which is held against the batch.
+        """Take the state that a forward starts from; one that goes on has its own, checked against the batch.
 
         Args:
-            given: what the forward was given of `memory`, `reset_memory` and `source`, each by its name or None.
-            starting_state: from these to the state.
+            given: the values of `memory`, `reset_memory` and `source` that the forward was given, each by its name or
+                None.
+            starting_state: the function from these to the state.
 
         Raises:
             ValueError: if it goes on and was given any of them all the same.
@@ -118,7 +119,7 @@ class MemoriaCache(DynamicCache):
 
         Args:
             coming: real positions of the chunk, bool `[B, T]`, on the CPU.
-            call_up: from a state to what a segment reads that starts from it.
+            call_up: the function from a state to what a segment reads that starts from it.
         """
         arriving = coming.any(dim=-1)
         if self.recall is None:

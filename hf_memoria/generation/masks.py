@@ -20,8 +20,8 @@ def segment_mask(config: Any, cache: MemoriaCache, coming: Tensor, like: Tensor)
     memory tokens, which are always seen: where that makes a difference the masks are made, by the tokens of a row.
 
     Args:
-        config: of the model.
-        cache: what the rows have read of their segments.
+        config: the config of the model.
+        cache: the cache, with what the rows have read of their segments.
         coming: real positions of the piece, bool `[B, T]`, on the CPU.
         like: a tensor of the device and the dtype of the model.
     """

@@ -99,10 +99,10 @@ class Reader:
     """What a generation starts from, and from that the memory of having read prompt and continuation.
 
     Args:
-        model: that generates.
+        model: the model that generates.
         input_ids: the prompt, `[B, T]`.
-        config: of the generation.
-        model_kwargs: of the generation.
+        config: the config of the generation.
+        model_kwargs: the model's arguments in the generation.
     """
 
     def __init__(self, model: Any, input_ids: Tensor, config: Any, model_kwargs: dict[str, Any]) -> None:

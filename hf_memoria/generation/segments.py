@@ -29,11 +29,11 @@ def read_in_segments(
     """Read a batch of tokens, each row beginning a new segment wherever its last one is full.
 
     Args:
-        model: with memory.
+        model: a model with memory.
         stock_forward: the backbone's forward, bound.
-        cache: where the rows are in their segments; it goes on.
+        cache: the cache, which says where the rows are in their segments; it goes on.
         like: the main input, `[B, T]` or `[B, T, D]`.
-        kwargs: of the forward.
+        kwargs: the arguments of the forward.
 
     Raises:
         ValueError: if something is asked for that several segments do not have.

@@ -31,7 +31,7 @@ def origin_of(model: Any, base_model: str | None = None) -> Origin:
     hands on what its own card says. Folders of this machine are never named.
 
     Args:
-        model: that has `name_or_path`.
+        model: the model, which has `name_or_path`.
         base_model: name on the Hub, if it is known better.
     """
     name = base_model or getattr(model, "name_or_path", "") or ""

@@ -39,19 +39,19 @@ def push_to_hub(
     """Push a model to the Hub with a card that says what it is, how to load it and what was measured.
 
     Args:
-        model: of this package.
+        model: a model of this package.
         repo_id: `user/name`; it is made if it is not there.
         processor: its tokenizer or image processor.
         memory: a state to push as `memory.safetensors`. It holds representations of the text that was read, the
             training text among it, and of an episodic memory the text itself, so it is only pushed if it is given
             here, and the card says what it holds.
-        results: of an evaluation: a recipe's `results.json` or what it holds, or Trainer's metrics.
+        results: the results of an evaluation: a recipe's `results.json` or what it holds, or Trainer's metrics.
         plot: a picture for the card.
         remote_code: whether it is to load where hf_memoria is not installed; see `export_remote_code`.
         base_model: name on the Hub of what it was made from, if the model does not know.
         license: its licence; else that of the base model, if its card can be read.
         private: whether a new repository is private.
-        token: for the Hub; else the one that is stored.
+        token: the token for the Hub; else the one that is stored.
         revision: branch to push to.
         create_pr: whether to open a pull request instead.
         commit_message: first line of the commit.

@@ -62,7 +62,7 @@ def export_remote_code(folder: str | Path) -> list[Path]:
     loaded so keeps the code with it; saving it where hf_memoria is installed gives a plain checkpoint.
 
     Args:
-        folder: that `save_pretrained` of a model of this package wrote.
+        folder: the folder that `save_pretrained` of a model of this package wrote.
 
     Returns:
         the files that were written.

@@ -30,7 +30,7 @@ def convert_reference_checkpoint(folder: str | Path) -> PreTrainedModel:
     has no counterpart: `reset_memory` tells where a row starts anew.
 
     Args:
-        folder: with config.json and model.safetensors or pytorch_model.bin.
+        folder: the folder with config.json and model.safetensors or pytorch_model.bin.
 
     Raises:
         FileNotFoundError: if one of the files is missing.

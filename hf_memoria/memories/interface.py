@@ -112,9 +112,10 @@ class Recall(Protocol[StateT, ReadingT]):
 
         Args:
             state: the state that the segments started from, B rows.
-            left: what `Reading.left` gave for the positions, `[B, N, ...]` by name; zeros where it gave nothing.
+            left: the values that `Reading.left` gave for the positions, `[B, N, ...]` by name; zeros where it gave
+                nothing.
             real: positions that count, bool `[B, N]`.
-            cached: by block, keys and values of prefix and segment, where `reads_cache`.
+            cached: the keys and values of prefix and segment, by block, where `reads_cache`.
         """
 
     def take(self, rows: Tensor) -> Self:

@@ -43,9 +43,9 @@ class MemoriaAuto:
         """Load a checkpoint.
 
         Args:
-            pretrained_model_name_or_path: as in Transformers.
-            args: as in Transformers.
-            kwargs: as in Transformers, and `memory` and `attention`, settings of this package.
+            pretrained_model_name_or_path: the name or path, as in Transformers.
+            args: the other arguments, as in Transformers.
+            kwargs: the keyword arguments, as in Transformers, and `memory` and `attention`, settings of this package.
 
         Returns:
             the model with memory, in evaluation mode.
@@ -71,7 +71,7 @@ class MemoriaAuto:
         """Build a model with random weights.
 
         Args:
-            config: of the plain model, or with memory.
+            config: the config of the plain model, or one with memory.
             kwargs: `memory` and `attention`, settings of this package.
 
         Raises:

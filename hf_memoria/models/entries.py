@@ -29,7 +29,7 @@ def spec_for(model: PreTrainedModel) -> BackboneSpec:
     """Return a proved entry of a model that nobody declared.
 
     Args:
-        model: of Transformers, with head or without. It runs a few forwards on random input.
+        model: a model of Transformers, with head or without. It runs a few forwards on random input.
 
     Raises:
         NotFoundError: saying what was tried, and what to do.
@@ -71,7 +71,7 @@ def try_out(model: Any) -> None:
     """Run a model with memory on two segments of random input.
 
     Args:
-        model: of a family that nobody declared.
+        model: a model of a family that nobody declared.
 
     Raises:
         NotFoundError: if it fails, or gives what is not finite.

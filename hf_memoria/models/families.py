@@ -66,7 +66,7 @@ def register_family(
     the Auto classes for that checkpoint alone.
 
     Args:
-        spec: where things are in the family's blocks.
+        spec: the spec of the family, which says where things are in its blocks.
         config_class: stock config class, or one with `MemoriaConfigMixin`.
         model_classes: stock model classes of that config, or ones with `MemoriaMixin`.
         module: name of the module that the classes belong to and where they are assigned to their names, `__name__` of
@@ -131,7 +131,7 @@ def config_with_memory(stock: type, module: str, mixin: type = MemoriaConfigMixi
     Args:
         stock: the class.
         module: name of the module that the new class belongs to.
-        mixin: what it gets before the stock class.
+        mixin: the base class that it gets before the stock one.
     """
     if issubclass(stock, MemoriaConfigMixin):
         return stock
@@ -152,7 +152,7 @@ def model_with_memory(stock: Any, config: type, module: str, **members: Any) -> 
         stock: the class.
         config: config class with memory.
         module: name of the module that the new class belongs to.
-        members: what else the new class has.
+        members: the other members of the new class.
     """
     if issubclass(stock, MemoriaMixin):
         return stock

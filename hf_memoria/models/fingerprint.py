@@ -18,7 +18,7 @@ def fingerprint_of(model: Any) -> str | None:
     Numbers count as bfloat16, so that a model loaded in half precision has the fingerprint of the one that was saved.
 
     Args:
-        model: with or without a head, or wrapped by PEFT, whose adapters count.
+        model: the model, with or without a head, or wrapped by PEFT, whose adapters count.
 
     Returns:
         16 hexadecimal digits, or None where parameters are not there to be read, as on the meta device.

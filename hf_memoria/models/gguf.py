@@ -13,8 +13,8 @@ def load_gguf(cls: Any, name: Any, *args: Any, **kwargs: Any) -> tuple[Any, dict
     Args:
         cls: class with memory, whose stock class reads the file.
         name: folder or name on the Hub.
-        args: more of `from_pretrained`.
-        kwargs: likewise, `gguf_file` among them.
+        args: the other arguments of `from_pretrained`.
+        kwargs: the keyword arguments of `from_pretrained`, `gguf_file` among them.
 
     Raises:
         ValueError: if a config or the loading's report is asked for, which are not passed on.

@@ -22,9 +22,9 @@ def check_length(model: Any, like: Tensor, kwargs: dict[str, Any], *, carried: b
     """Refuse what has no positions, or no place in training; warn of what is read as one segment though it is several.
 
     Args:
-        model: with memory.
+        model: a model with memory.
         like: the main input, `[B, T]`, `[B, T, D]`, or images.
-        kwargs: of the stock forward.
+        kwargs: the arguments of the stock forward.
         carried: whether somebody carries memory from forward to forward.
 
     Raises:

@@ -41,8 +41,8 @@ def save_memory(state: State, path: str | Path, config: PreTrainedConfig | PreTr
     would share that text.
 
     Args:
-        state: what `out.memory` of a forward holds.
-        path: of the file.
+        state: the state that `out.memory` of a forward holds.
+        path: the path of the file.
         config: the model that made it, so that loading can tell whether it fits, or its config, without which the
             file does not say which weights made it.
 
@@ -72,11 +72,11 @@ def load_memory(
     """Load a state that `save_memory` wrote.
 
     Args:
-        path: of the file.
-        model: that is to have it; the settings that the state was made with have to be the model's. Other weights are
-            a warning, unless it is a store of ids. A config is compared alike, but for weights, and the state keeps
-            the dtype that it was saved in. Without either nothing is compared.
-        device: to put it on; the model's by default.
+        path: the path of the file.
+        model: the model that is to have it; the settings that the state was made with have to be the model's. Other
+            weights are a warning, unless it is a store of ids. A config is compared alike, but for weights, and the
+            state keeps the dtype that it was saved in. Without either nothing is compared.
+        device: the device to put it on; the model's by default.
 
     Raises:
         FileNotFoundError: if there is no such file.

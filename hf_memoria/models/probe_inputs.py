@@ -17,7 +17,7 @@ def probe_inputs(model: Any) -> dict[str, Tensor]:
     """Return random token ids or random images, as a model's config has them.
 
     Args:
-        model: of Transformers, with head or without.
+        model: a model of Transformers, with head or without.
 
     Raises:
         NotFoundError: if it reads something else.

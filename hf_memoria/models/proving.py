@@ -42,9 +42,9 @@ def prove(model: Any, spec: BackboneSpec, inputs: Mapping[str, Any]) -> None:
     reaches what each block reads that is to read; and a causal model stays causal.
 
     Args:
-        model: of Transformers, with head or without.
+        model: a model of Transformers, with head or without.
         spec: the entry.
-        inputs: of a forward.
+        inputs: the inputs of a forward.
 
     Raises:
         NotFoundError: saying what does not hold.

@@ -71,7 +71,7 @@ def exponential_bounds(n: int, radius: int, max_distance: int | None = None) -> 
 
     Args:
         n: number of bits of an address, at least 1.
-        radius: of both circles, in bits, in 0..n; at least 2 unless `max_distance` is given.
+        radius: the radius of both circles, in bits, in 0..n; at least 2 unless `max_distance` is given.
         max_distance: last d_v, in bits, in 1..min(n, 2 radius), beyond which the intersection is empty; None:
             radius - 1, the distances that `fit_beta` fits.
 

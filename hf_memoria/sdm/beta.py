@@ -62,7 +62,7 @@ def fit_beta(n: int, radius: int, kind: str = "binary", ddof: int | str = 0) -> 
 
     Args:
         n: number of bits (or dimensions), at least 2.
-        radius: of the circles, in bits, in 2..n; also the number of points of the fit.
+        radius: the radius of the circles, in bits, in 2..n; also the number of points of the fit.
         kind: "binary", `circle_intersection`; "cap", `cap_intersection`.
         ddof: 0, ordinary least squares; "paper", the published values, which divide a covariance with N - 1 by a
             variance with N and so are N / (N - 1) times too large (25 % at radius 5).

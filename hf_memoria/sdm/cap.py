@@ -69,7 +69,7 @@ def cap_intersection(n: int, radius: int, cosine: float | Sequence[float] | Tens
     Args:
         n: dimensions of the space, at least 2.
         radius: opening of both caps as a Hamming distance, in 0..n: the angle arccos(1 - 2 radius / n).
-        cosine: between the two centres, in -1..1, a number or numbers of any shape.
+        cosine: the cosine between the two centres, in -1..1, a number or numbers of any shape.
 
     Returns:
         A float for one Python number, otherwise a float64 tensor of the shape of `cosine`; in 0..1, to better than

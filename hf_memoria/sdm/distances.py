@@ -38,7 +38,7 @@ def cosine_to_hamming(cosine: float | Sequence[float] | Tensor, n: int) -> int |
     rounding error of the cosine's own precision counts as that number, so `hamming_to_cosine` is undone exactly.
 
     Args:
-        cosine: in -1..1, a number or numbers of any shape.
+        cosine: the cosine, in -1..1, a number or numbers of any shape.
         n: number of bits, at least 1.
 
     Returns:
@@ -66,7 +66,7 @@ def hamming_to_cosine(distance: float | Sequence[float] | Tensor, n: int) -> flo
     """Cosine similarity of two vectors of -1 and 1 that differ in `distance` of n places: 1 - 2 d_v / n.
 
     Args:
-        distance: in bits, in 0..n, a number or numbers of any shape; need not be whole.
+        distance: the distance in bits, in 0..n, a number or numbers of any shape; need not be whole.
         n: number of bits, at least 1.
 
     Returns:

@@ -153,8 +153,8 @@ def expected_neurons(
 
     Args:
         n: number of bits of an address, at least 1.
-        radius: of both circles, in bits, in 0..n.
-        distance: between the two centres, in bits, in 0..n; one, or a sequence.
+        radius: the radius of both circles, in bits, in 0..n.
+        distance: the distance between the two centres, in bits, in 0..n; one, or a sequence.
         num_neurons: r, at least 1 and whole; None: one neuron at every address, 2**n.
 
     Returns:

@@ -49,7 +49,7 @@ def signal_to_noise(
 
     Args:
         n: number of bits of an address, at least 1.
-        radius: of both circles, in bits, in 0..n.
+        radius: the radius of both circles, in bits, in 0..n.
         distance: d_v, of the query from its pattern, in bits, in 0..n; one, or a sequence.
         num_patterns: m, at least 1.
         num_neurons: r; None: one at every address, 2**n.
@@ -105,7 +105,7 @@ def critical_distance(n: int, radius: int, num_patterns: int, num_neurons: float
 
     Args:
         n: number of bits of an address, at least 1.
-        radius: of both circles, in bits, in 0..n.
+        radius: the radius of both circles, in bits, in 0..n.
         num_patterns: m, at least 1.
         num_neurons: r; None: one at every address, 2**n.
 
@@ -155,7 +155,7 @@ def capacity(n: int, radius: int, num_neurons: float | None = None, retrieval_pr
 
     Args:
         n: number of bits of an address, at least 1.
-        radius: of the circles, in bits, in 0..n.
+        radius: the radius of the circles, in bits, in 0..n.
         num_neurons: r; None: one at every address, 2**n.
         retrieval_probability: P, in 0..1, exclusive.
 

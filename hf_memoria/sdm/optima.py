@@ -1,4 +1,4 @@
-"""The betas of the three optimal radii: what the beta of an attention head is held against."""
+"""The betas of the three optimal radii: what the beta of an attention head is compared with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def optimal_betas(
         n: number of bits (or dimensions; of a head, say), at least 2.
         num_patterns: m, at least 1.
         num_neurons: r; None: one at every address, 2**n.
-        kind: fit the intersection of circles ("binary") or of caps ("cap").
+        kind: the intersection to fit, of circles ("binary") or of caps ("cap").
         ddof: 0, ordinary least squares, or "paper", the published values.
 
     Returns:

@@ -35,7 +35,7 @@ def fraction_to_radius(n: int, fraction: float | Fraction) -> int:
 
     Args:
         n: number of bits of an address, at least 1.
-        fraction: in 0..1 (0 excluded); a float is taken for exactly the number that it is.
+        fraction: the fraction, in 0..1 (0 excluded); a float is taken for exactly the number that it is.
 
     Raises:
         TypeError: `n` is not whole or `fraction` not a number.

@@ -22,12 +22,12 @@ def log_weights(cosine: Tensor, n: int, radius: int, kind: str = "binary", smoot
     """Look up the natural logarithm of the intersection for cosines of any shape; -inf where it is empty.
 
     Args:
-        cosine: in -1..1.
+        cosine: the cosine, in -1..1.
         n: number of bits (or dimensions), at least 2.
-        radius: of both circles, in bits, in 0..n.
+        radius: the radius of both circles, in bits, in 0..n.
         kind: "binary", `log_circle_intersection` at the distance floor(n (1 - cos) / 2), addresses; "cap",
             `log_cap_intersection`, a fraction of the sphere.
-        smooth: make "binary" continuous, so that gradient flows. The circle intersection is a staircase,
+        smooth: whether "binary" is continuous, so that gradient flows. The circle intersection is a staircase,
             I(2k - 1) = I(2k); its logarithm is then linear between the middles 2k - 1/2 of the steps (and from 0), off
             by at most a quarter of the step's height at the whole distances. "cap" always has a gradient.
 

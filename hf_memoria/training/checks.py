@@ -41,10 +41,10 @@ def check_dataset(dataset: Any, rows: int, processes: int, name: str) -> LaneLay
     """Refuse a dataset that is not segmented into as many lanes as there are rows in a step; return its layout.
 
     Args:
-        dataset: what a dataloader reads.
+        dataset: the dataset that a dataloader reads.
         rows: rows of a batch of one process.
-        processes: how many there are.
-        name: of the argument that gave it, for the message.
+        processes: the number of processes.
+        name: the name of the argument that gave it, for the message.
 
     Raises:
         ValueError: naming what was expected and what came.

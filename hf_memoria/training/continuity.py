@@ -67,8 +67,9 @@ def torn_rows(before: Tensor, edges: Edges) -> Tensor:
     """Return which rows neither begin a document nor continue what comes before them, bool `[N]`.
 
     Args:
-        before: what comes after the row before each row in its lane, int64 `[N]`.
-        edges: of the rows.
+        before: the token id that comes after the row before each row in its lane, or a code such as `ENDED`, int64
+            `[N]`.
+        edges: the edges of the rows.
     """
     continues = torch.ones_like(edges.reset)
     if edges.first:
@@ -83,9 +84,9 @@ def check_rows(dataset: Any, layout: LaneLayout, name: str) -> None:
     Of a very large one the beginning is looked at, and no stream: `Continuity` sees what is read.
 
     Args:
-        dataset: what a dataloader reads.
+        dataset: the dataset that a dataloader reads.
         layout: its lanes.
-        name: of the argument that gave it, for the message.
+        name: the name of the argument that gave it, for the message.
 
     Raises:
         ValueError: naming the row, what was expected and what came.
@@ -136,7 +137,7 @@ class Continuity:
     the first, second, fourth, eighth ... batch, and when `confirm` asks for it.
 
     Args:
-        name: of the argument that gave the data, for the message.
+        name: the name of the argument that gave the data, for the message.
     """
 
     def __init__(self, name: str) -> None:
@@ -152,7 +153,7 @@ class Continuity:
         """Expect the first batch.
 
         Args:
-            after: what comes after the last row of each lane, of a checkpoint; None where reading begins.
+            after: the `after` of a checkpoint, for the last row of each lane; None where reading begins.
         """
         self._after = None if after is None else torch.tensor(after, dtype=torch.int64)
         self._goes_on = after is not None

@@ -78,7 +78,7 @@ def assign_lanes(tokens: np.ndarray, layout: LaneLayout) -> tuple[np.ndarray, ..
 
     Args:
         tokens: number of tokens of each document, int [documents]. Empty documents get no lane.
-        layout: how many lanes, of segments how long.
+        layout: the number of lanes, and the length of their segments.
 
     Returns:
         The indices of each lane's documents, in the order they are read.

@@ -135,7 +135,7 @@ def decoded(stored: dict[str, Any] | None, feature: Image, mode: str) -> Picture
     Args:
         stored: `bytes` and `path`, as `datasets` stores an image.
         feature: the column's feature; a mode that it names goes before `mode`.
-        mode: that is wanted.
+        mode: the mode that is wanted.
 
     Raises:
         ValueError: if it cannot be converted; what is not an image raises what its library raises.
@@ -180,7 +180,7 @@ def array_as_picture(array: np.ndarray, mode: str) -> np.ndarray | Picture:
 
     Args:
         array: `[H, W]`, `[H, W, C]` or `[C, H, W]`; integers are of 0 to 255, of uint16 up to 65535.
-        mode: that is wanted.
+        mode: the mode that is wanted.
 
     Raises:
         ValueError: if integers are beyond 8 bits and not of uint16, or there are not 2 or 3 axes.

@@ -25,9 +25,9 @@ def check_push(args: TrainingArguments, push_memory: bool, holds: str) -> None:
     """Refuse to push a memory unasked, or a part of it.
 
     Args:
-        args: of the Trainer.
+        args: the arguments of the Trainer.
         push_memory: whether it was asked for.
-        holds: what it gives away, see `MemorySystem.holds`.
+        holds: the content that it gives away, see `MemorySystem.holds`.
 
     Raises:
         ValueError: saying what to change.

@@ -36,10 +36,10 @@ def describe_run(
     """Return what has to be the same when a training is resumed, plain JSON.
 
     Args:
-        dataset: what the training's dataloader reads.
+        dataset: the dataset that the training's dataloader reads.
         layout: its lanes.
-        args: of the training.
-        config: of the model.
+        args: the arguments of the training.
+        config: the config of the model.
     """
     record = {
         "lanes": layout.lanes,
@@ -56,8 +56,9 @@ def check_same_run(saved: Mapping[str, Any] | None, here: Mapping[str, Any]) -> 
     """Refuse to resume a training with other data or another memory.
 
     Args:
-        saved: what the checkpoint says, or None for one of version 0.1, which says nothing.
-        here: what `describe_run` says now. What either does not know (a stream has no fingerprint) is not compared.
+        saved: the record of the checkpoint, or None for one of version 0.1, which has none.
+        here: the record that `describe_run` makes now. What either does not know (a stream has no fingerprint) is not
+            compared.
 
     Raises:
         ValueError: naming the first field that differs.

@@ -57,7 +57,7 @@ def segment_documents(
 
     Args:
         dataset: one document a row, in a "text" column, or in "input_ids" when `tokenizer` is None.
-        tokenizer: turns text into ids, with the special tokens that it adds by default. Its pad token fills up rows.
+        tokenizer: the tokenizer, which adds its special tokens by default. Its pad token fills up rows.
         segment_length: positions of every row.
         lanes: number of lanes.
         source_column: name of the column with the documents' own ids, integers of at least 1; None counts documents.

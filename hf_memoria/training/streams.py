@@ -41,8 +41,8 @@ class SegmentStream(torch.utils.data.IterableDataset):
     with streams by default, the first one reads for all.
 
     Args:
-        documents: with a column "input_ids".
-        layout: how many lanes, of segments how long.
+        documents: the documents, with a column "input_ids".
+        layout: the number of lanes, and the length of their segments.
         pad: id that fills up rows.
         source_column: column with the documents' own ids; None counts them.
 

@@ -47,10 +47,10 @@ def lwpf_attention(
         query: `[B, H, Q, d]`.
         key: `[B, G, K, d]`; H is a multiple of G, the number of key and value heads.
         value: `[B, G, K, e]`.
-        forgetting: gives D and D'.
-        mask: broadcastable to `[B, H, Q, K]`, as there.
-        causal: a query sees keys up to its own position; Q and K have to agree.
-        scaling: of the scores; 1 / sqrt(d) by default.
+        forgetting: the forgetting, which gives D and D'.
+        mask: the mask, broadcastable to `[B, H, Q, K]`, as there.
+        causal: whether a query sees keys up to its own position only; Q and K have to agree.
+        scaling: the factor of the scores; 1 / sqrt(d) by default.
         dropout: probability of dropping a weight.
     """
     if not has_fast_form(forgetting, mask):

@@ -23,7 +23,7 @@ class LwpfAttentionConfig(AttentionSettings):
         forgetting: D: `"relu"`, max(s, 0), or `"pfu"`, s above a threshold and `bias` below; D' says what is kept.
         mu: the threshold of `"pfu"`: `"median"` or `"mean"` of a row of scores over the keys that it may see (the
             median is the lower of two middle values), or a number.
-        bias: what stands for forgotten scores: `"mu"`, the threshold, or a number.
+        bias: the value that stands for forgotten scores: `"mu"`, the threshold, or a number.
         sigma: standard deviation of the noise on the threshold, in training.
         layers: blocks that attend so, counted from 0, the others as the backbone does; None is all of them.
 

@@ -42,9 +42,9 @@ class PFU(nn.Module):
     Args:
         mu: the threshold a: `"median"` or `"mean"` of each row of scores over the keys that the row may see (the
             median is the lower of two middle values), or a number for all rows.
-        bias: what stands for a forgotten score, b: `"mu"`, the threshold itself, or a number.
+        bias: the value b that stands for a forgotten score: `"mu"`, the threshold itself, or a number.
         sigma: standard deviation of the noise on the threshold, one draw a call, in training only.
-        threshold_gradient: let gradient flow through the threshold. Attention is then computed eagerly.
+        threshold_gradient: whether gradient flows through the threshold. Attention is then computed eagerly.
 
     Raises:
         TypeError: if an argument has the wrong type.

@@ -29,11 +29,11 @@ def lwpf_attention_naive(
         query: `[B, H, Q, d]`.
         key: `[B, G, K, d]`; H is a multiple of G, the number of key and value heads.
         value: `[B, G, K, e]`.
-        forgetting: gives D and D'; None is ordinary attention.
-        mask: broadcastable to `[B, H, Q, K]`: bool, true where attention is allowed, or floats that are added to D(s)
-            and forbid where they are the dtype's least number or minus infinity.
-        causal: a query sees keys up to its own position; Q and K have to agree.
-        scaling: of the scores; 1 / sqrt(d) by default.
+        forgetting: the forgetting, which gives D and D'; None is ordinary attention.
+        mask: the mask, broadcastable to `[B, H, Q, K]`: bool, true where attention is allowed, or floats that are
+            added to D(s) and forbid where they are the dtype's least number or minus infinity.
+        causal: whether a query sees keys up to its own position only; Q and K have to agree.
+        scaling: the factor of the scores; 1 / sqrt(d) by default.
         dropout: probability of dropping a weight.
     """
     key, value = repeat_heads(query, key), repeat_heads(query, value)

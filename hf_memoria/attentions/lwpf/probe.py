@@ -28,7 +28,7 @@ def kernels_work(device: torch.device, dtype: torch.dtype, head_size: int, causa
 
     Args:
         device: a CUDA device.
-        dtype: of the states.
+        dtype: the dtype of the states.
         head_size: their width.
         causal: whether queries see no later keys.
         masked: whether there is a mask besides.

@@ -45,7 +45,7 @@ class Rule:
         mu: the threshold, as `PFU` has it; None is zero, which costs nothing.
         bias: what stands for a forgotten score; None is the threshold.
         scaling: of the scores.
-        causal: a query sees keys up to its own position.
+        causal: whether a query sees keys up to its own position only.
         dropout: probability of dropping a weight.
     """
 
@@ -57,7 +57,7 @@ class Rule:
 
     @property
     def has_threshold(self) -> bool:
-        """Whether scores have to be held against something else than zero."""
+        """Whether scores have to be compared with something other than zero."""
         return self.mu is not None
 
     def flat(self) -> FlatRule:
@@ -165,8 +165,8 @@ class Masks:
 
     Args:
         allowed: bool `[B, 1 or H, 1 or Q, K]`, or None.
-        causal: a query sees keys up to its own position.
-        device: of the scores.
+        causal: whether a query sees keys up to its own position only.
+        device: the device of the scores.
     """
 
     def __init__(self, allowed: Tensor | None, causal: bool, device: torch.device) -> None:

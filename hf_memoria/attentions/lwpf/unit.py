@@ -15,7 +15,7 @@ class LwpfUnit(nn.Module):
     """Attention with partial forgetting.
 
     Args:
-        forgetting: gives D and D'.
+        forgetting: the forgetting, which gives D and D'.
     """
 
     def __init__(self, forgetting: ForgettingFunction) -> None:

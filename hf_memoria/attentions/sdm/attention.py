@@ -50,12 +50,13 @@ def sdm_attention(
         query: `[B, H, T, D]`.
         key: `[B, G, S, D]`, H a multiple of G: each key head serves H / G query heads in a row.
         value: `[B, G, S, E]`.
-        mask: broadcastable to `[B, H, T, S]`: bool, true where a query may see a key, or added to the logarithms.
+        mask: the mask, broadcastable to `[B, H, T, S]`: bool, true where a query may see a key, or added to the
+            logarithms.
         radius: d of the circles, in bits, in 2..n.
         n: dimensions of the circles' space; None: D.
         weighting: "softmax", "circle" or "cap".
-        beta: of "softmax", a number or one a head, `[H]`; None: that of `fit_beta(n, radius)`.
-        dropout: on the weights.
+        beta: the beta of "softmax", a number or one a head, `[H]`; None: that of `fit_beta(n, radius)`.
+        dropout: the dropout on the weights.
         training: whether dropout is on.
 
     Returns:
@@ -120,8 +121,8 @@ class SdmAttention(nn.Module):
         radius: d of the circles, in bits, in 2..n.
         n: dimensions of the circles' space; None: `head_dim`.
         weighting: "softmax", "circle" or "cap".
-        learn_beta: make beta a parameter, one a head (its logarithm, so that it stays positive), which starts as the
-            fitted one. Of "softmax" only.
+        learn_beta: whether beta is a parameter, one a head (its logarithm, so that it stays positive), which starts as
+            the fitted one. Of "softmax" only.
 
     Raises:
         TypeError: an argument is not whole.
@@ -181,14 +182,15 @@ class SdmAttention(nn.Module):
         """Read `value` `[B, G, S, E]`; query, key, mask and result are those of `sdm_attention`.
 
         Args:
-            query: as there.
-            key: as there.
-            value: as there.
-            mask: as there.
-            causal: a query sees keys up to its own position; as many queries as keys.
-            scaling: not used, since lengths do not count; here so that the call is that of every attention of a block.
-            dropout: on the weights, in training.
-            with_weights: return them, else None.
+            query: the query, as there.
+            key: the key, as there.
+            value: the value, as there.
+            mask: the mask, as there.
+            causal: whether a query sees keys up to its own position only; as many queries as keys.
+            scaling: a factor that is not used, since lengths do not count; here so that the call is that of every
+                attention of a block.
+            dropout: the dropout on the weights, in training.
+            with_weights: whether the weights are returned; else they are None.
         """
         if causal:
             mask = _and_causal(mask, query, key)

@@ -22,11 +22,12 @@ class SdmAttentionConfig(AttentionSettings):
 
     Args:
         n: dimensions of the space that the circles are in; None is that of a head.
-        radius: of the circles, in bits, or `"snr"`, `"capacity"`, `"critical"`: the radius that is best for that.
+        radius: the radius of the circles, in bits, or `"snr"`, `"capacity"`, `"critical"`: the radius that is best for
+            that.
         weighting: `"softmax"` of beta times the cosine, with the beta fitted to the circles; `"circle"` or `"cap"`,
             the intersection itself. Beyond twice the radius that is empty: a query with no key in reach reads zeros.
-        learn_beta: of `"softmax"`: a beta for each head, which starts as the fitted one and is trained.
-        num_patterns: how many keys a query chooses from, for the best radius.
+        learn_beta: whether each head of `"softmax"` has a beta that is trained, starting as the fitted one.
+        num_patterns: the number of keys that a query chooses from, for the best radius.
         layers: blocks that attend so, counted from 0, the others as the backbone does; None is all of them.
 
     Raises:

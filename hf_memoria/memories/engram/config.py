@@ -32,30 +32,30 @@ class EngramMemoryConfig(MemorySettings):
         num_memories: working-memory vectors that the abstractor makes of a segment, at most 65536; None keeps every
             position.
         stm_capacity: short-term engrams of a row before the oldest become long-term.
-        num_reminded_stm: short-term engrams called up for a segment; of more than there are, all are.
-        num_reminded_ltm: long-term engrams called up for a segment, likewise.
+        num_reminded_stm: short-term engrams retrieved for a segment; all of them if there are fewer.
+        num_reminded_ltm: long-term engrams retrieved for a segment, likewise.
         ltm_search_depth: steps of each walk on the co-fire graph, at most 1024.
-        initial_lifespan: steps that an engram lives if it is never reminded, at most 2^40; 1e9 is for good. Lifespans
+        initial_lifespan: steps that an engram lives if it is never retrieved, at most 2^40; 1e9 is for good. Lifespans
             are float32, and with more they would not stay finite.
-        lifespan_extend_scale: steps of life that a reminded engram earns on average, likewise.
+        lifespan_extend_scale: steps of life that a retrieved engram earns on average, likewise.
         ltm_capacity: long-term engrams of a row at most; None leaves it to their lifespans.
         layers: blocks that read memory, counted from 0; None is all of them (all after `cue_layer`).
         cue_layer: block of the same segment whose output makes the working memory, for backbones that are not causal;
             None takes the final hidden states of the previous segment.
         correlation: `"logsumexp"`, the paper's ranking, or `"mean_l2"`, that of memoria-pytorch 1.1.0.
-        retrieval: how engrams are called up: `"graph"`, the paper's way, or one to compare it with, which reads at
+        retrieval: the way engrams are retrieved: `"graph"`, the paper's way, or one to compare it with, which reads at
             most as many, `num_reminded_stm + num_reminded_ltm`. `"similarity"` searches all of long-term memory for
-            the engrams nearest to working memory, without the graph; `"random"` draws the short-term and the
-            long-term ones by lot, each among its tier; `"fifo"` takes the youngest of all. What a graph's walks find
-            may be fewer. Lots are mixed from what the state holds, so that resuming draws the same. Lifespans,
-            tiers and co-fire counts go on as ever.
+            the engrams nearest to working memory, without the graph; `"random"` draws the short-term and the long-term
+            ones at random, each among its tier; `"fifo"` takes the youngest of all. What a graph's walks find may be
+            fewer. Draws are mixed from what the state holds, so that resuming draws the same. Lifespans, tiers and
+            co-fire counts go on as ever.
         gate: `"tanh"` multiplies each read by tanh of a learned scalar that starts at zero, which Trainer's
             weight decay leaves alone; `"normed"` is the same for pretrained weights, with gradients of the size of
             theirs (see `MemoryReader`); None is the paper's form. `"auto"` becomes `"normed"` where memory is put on
             weights that were trained without it (`wrap`, `from_pretrained`), which would be of no use under reads of
             random weights, and None in a model from nothing; the model's config says which.
         segment_length: tokens of a segment; None is all the positions that the backbone has.
-        cofire_graph: how the co-fire graph is held: `"dense"` is a table of all pairs, `"sparse"` the events
+        cofire_graph: the form of the co-fire graph: `"dense"` is a table of all pairs, `"sparse"` the events
             themselves, `"auto"` chooses by the number of engrams. What is remembered is the same.
 
     Raises:

@@ -54,7 +54,7 @@ def events_of(before: EngramState, reading: Reading, after: EngramState, scale: 
 
     Args:
         before: the state that the segment started from, reset rows emptied.
-        reading: what it read.
+        reading: the reading of that segment.
         after: the state after it.
         scale: `lifespan_extend_scale`.
     """

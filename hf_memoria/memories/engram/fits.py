@@ -1,4 +1,4 @@
-"""Settings of an engram memory, held against the backbone that is to have it."""
+"""Settings of an engram memory, checked against the backbone that is to have it."""
 
 from __future__ import annotations
 

@@ -33,17 +33,17 @@ def install_engram_memory(
 
     Args:
         base_model: the model without head; it is changed in place.
-        spec: where things are in its blocks.
+        spec: the spec of the backbone, which says where things are in its blocks.
         hidden_size: D.
         intermediate_size: width inside the abstractor.
         num_heads: heads of the reads.
         num_memories: working-memory vectors a segment; None reads the cue itself, without an abstractor.
         layers: blocks that read, counted from 0, as far as they stand after `cue_layer`.
         cue_layer: block whose output is the cue; None takes the cue from the state.
-        gated: see `MemoryReader`.
-        normed: see `MemoryReader`.
-        attention_dropout: on the weights of the reads.
-        output_dropout: on their results.
+        gated: the `gated` of `MemoryReader`.
+        normed: the `normed` of `MemoryReader`.
+        attention_dropout: the dropout on the weights of the reads.
+        output_dropout: the dropout on their results.
 
     Raises:
         ValueError: if a path of the spec leads nowhere.

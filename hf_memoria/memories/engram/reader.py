@@ -20,8 +20,8 @@ class MemoryAttention(nn.Module):
     Args:
         hidden_size: D.
         num_heads: H; D must be a multiple of it.
-        attention_dropout: on the weights, in training.
-        output_dropout: on the result, in training.
+        attention_dropout: the dropout on the weights, in training.
+        output_dropout: the dropout on the result, in training.
     """
 
     def __init__(
@@ -73,11 +73,11 @@ class MemoryReader(nn.Module):
     Args:
         attention: A.
         norms: N1 and N2, or N alone for post-norm.
-        post_norm: which of the two forms.
-        gated: multiply what each read changes by tanh of a learned scalar that starts at zero, so that a pretrained
-            backbone starts out as itself, a post-norm one too.
-        normed: for gradients of the size of the backbone's own: W and R are layer-normed before A reads them, and the
-            scalar is divided by sqrt(D), for its gradient is a sum over D channels.
+        post_norm: whether the form is that of a post-norm backbone.
+        gated: whether what each read changes is multiplied by tanh of a learned scalar that starts at zero, so that a
+            pretrained backbone starts out as itself, a post-norm one too.
+        normed: whether W and R are layer-normed before A reads them, and the scalar is divided by sqrt(D), for its
+            gradient is a sum over D channels: gradients then are of the size of the backbone's own.
 
     Trainer's weight decay leaves norms and gate alone.
     """

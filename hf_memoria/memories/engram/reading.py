@@ -52,7 +52,7 @@ class Reading(LeavesHidden):
     kept: dict[int, list[Any]] | None = None
 
     def take_cue(self, cue: Tensor, cue_mask: Tensor) -> None:
-        """Make the working memory and call up what it reminds of.
+        """Make the working memory and retrieve engrams for it.
 
         In a block that runs again the working memory is computed once more and thrown away: a checkpoint has to save
         the same tensors both times, and blocks after it have read the first.

@@ -34,27 +34,28 @@ class EpisodicMemoryConfig(MemorySettings):
         share_attention: whether the own self-attention of blocks sees stored inputs of the block among its keys and
             values, in one softmax with the segment's.
         share_layers: blocks whose attention is shared; None is all of them.
-        content: what of a position is kept: `"ids"`, its id with those around it, `"hidden"`, the inputs of the
-            reading blocks, or both. Positions that come without ids keep their embeddings.
+        content: the part of a position that is kept: `"ids"`, its id with those around it, `"hidden"`, the inputs of
+            the reading blocks, or both. Positions that come without ids keep their embeddings.
         key_window: ids that a key is made of: that of its position and those before it.
-        value_ahead: how far a value's window reaches beyond its position, 0 or 1.
+        value_ahead: the number of positions that a value's window reaches beyond its own, 0 or 1.
         read_heads: heads of the separate read, each of the size of the backbone's; None is as many as the backbone
             has, and four at most: what a store costs to project grows with them.
         top_k: engrams that a head reads at a position, those of the highest scores; None reads all.
         capacity: engrams of a row at most; None keeps everything.
-        stm_capacity: so many of the youngest engrams stay whatever they are worth.
-        keep: what goes when a row is full: `"learned"`, what is expected to get the least attention,
+        stm_capacity: the number of the youngest engrams that stay whatever they are worth.
+        keep: the rule for what goes when a row is full: `"learned"`, what is expected to get the least attention,
             `"lifespan"`, what has the least life left (Memoria), `"fifo"`, the oldest, or `"random"`.
-        usage_decay: of the moving average of an engram's attention, where `keep` is `"learned"`.
+        usage_decay: the decay of the moving average of an engram's attention, where `keep` is `"learned"`.
         initial_lifespan: segments that an engram lives without attention, where `keep` is `"lifespan"`.
         lifespan_extend_scale: segments of life for one position's whole attention, likewise.
         association: `"spread"` reads a second time, from what is associated with what the first read found; None does
             not.
-        association_graph: what that is: `"segment"`, what stood in one segment with it, `"cofire"`, what fired with it
-            (the engrams that one segment read with large weights are wired together, as in Memoria), or `"both"`.
+        association_graph: the relation that counts as association: `"segment"`, what stood in one segment with it,
+            `"cofire"`, what fired with it (the engrams that one segment read with large weights are wired together, as
+            in Memoria), or `"both"`.
         association_links: engrams that an engram is wired to at most, the strongest; where the graph is not
             `"segment"`.
-        sink: so many of a document's first positions are always kept and read, where attention is shared.
+        sink: the number of a document's first positions that are always kept and read, where attention is shared.
         gate: `"tanh"` multiplies each separate read by tanh of a learned scalar that starts at zero, so that the
             backbone starts out as itself; None lets the read in from the start.
         segment_length: tokens of a segment; None is all the positions that the backbone has.

@@ -21,7 +21,7 @@ def weights_of_best(scores: Tensor, valid: Tensor, null: Tensor, top_k: int | No
     """Return softmax weights over the best engrams and nothing at all, without the latter, `[B, H, T, M]`.
 
     Args:
-        scores: of the engrams, `[B, H, T, M]`.
+        scores: the scores of the engrams, `[B, H, T, M]`.
         valid: engrams that may be read, bool `[B, M]`.
         null: score of nothing at all, `[H, 1, 1]`; the weights are of its dtype.
         top_k: engrams that a head reads at a position, and all that are as good as the last of them; None is all.

@@ -49,7 +49,7 @@ def id_windows_of(ids: Tensor, embed: Callable[[Tensor], Tensor]) -> Windows:
 
     Args:
         ids: int `[B, M, W + 1]`; `NO_ID` where there is none.
-        embed: gives ids int64 `[U]` their normed embeddings `[U, E]`.
+        embed: the function from ids int64 `[U]` to their normed embeddings `[U, E]`.
     """
     if torch.compiler.is_compiling():  # how many ids are different is not known then
         different, index = ids.flatten(), torch.arange(ids.numel(), device=ids.device).view(ids.shape)

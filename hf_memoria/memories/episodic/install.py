@@ -61,7 +61,7 @@ def install_episodic_memory(model: Any) -> None:
     """Give the reading blocks of a model a `memory` to search with.
 
     Args:
-        model: that was just built; its base model is changed in place.
+        model: the model that was just built; its base model is changed in place.
 
     Raises:
         ValueError: if a path of the family's entry leads nowhere.

@@ -68,9 +68,9 @@ class KeepScore(nn.Module):
         """Return the mean loss of the engrams that are there.
 
         Args:
-            score: of `forward`, `[B, M]`.
+            score: the score of `forward`, `[B, M]`.
             paid: attention that they got of this segment, `[B, M]`.
-            valid: which are there, bool `[B, M]`.
+            valid: the mask of those that are there, bool `[B, M]`.
         """
         each = score.clamp(max=MOST_EXPECTED).exp() - paid.to(score.dtype) * score
         return (each * valid).sum() / valid.sum().clamp(min=1)

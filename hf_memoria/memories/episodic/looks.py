@@ -58,7 +58,7 @@ class LookRecorder(HookHolder):
     block. What is recorded is the text itself.
 
     Args:
-        model: with an episodic memory that has a separate read.
+        model: a model with an episodic memory that has a separate read.
         most: engrams of a position at most.
 
     Attributes:
@@ -123,10 +123,10 @@ def write_looks_page(
     """Write a page with a line for each position: its token, and the engrams that it looked at, as text.
 
     Args:
-        looked: of one row and block, in the order of reading.
-        path: of the page, HTML without scripts. It holds text that was read.
-        word_of: from an id to its text, a tokenizer's `convert_ids_to_tokens` or `decode`.
-        title: of the page.
+        looked: the looks of one row and block, in the order of reading.
+        path: the path of the page, HTML without scripts. It holds text that was read.
+        word_of: the function from an id to its text, a tokenizer's `convert_ids_to_tokens` or `decode`.
+        title: the title of the page.
     """
     lines = [_line(one, word_of) for one in looked]
     body = PAGE.format(title=html.escape(title), lines="\n".join(lines))

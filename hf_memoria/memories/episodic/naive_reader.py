@@ -17,11 +17,11 @@ def read_naively(
     """Return the residual stream with what was read; equations in `EpisodicReader`.
 
     Args:
-        reader: whose parameters are used.
+        reader: the reader whose parameters are used.
         hidden: the residual stream, `[B, T, D]`.
-        state: what each row has read.
+        state: the state, with what each row has read.
         embed: the model's embeddings of ids.
-        graph: what the second read goes by, see `EpisodicMemoryConfig.association_graph`.
+        graph: the graph that the second read goes by, see `EpisodicMemoryConfig.association_graph`.
     """
     rows = []
     for row, stream in enumerate(hidden):

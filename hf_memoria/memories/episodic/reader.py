@@ -54,7 +54,7 @@ def parts_of(windows: Windows | None, store: SearchedStore) -> Iterator[tuple[Te
 
     Args:
         windows: those of the store, or None.
-        store: with M engrams.
+        store: the store with M engrams.
 
     Yields:
         the columns of a part, int64 `[U]`, its windows, and the part.
@@ -90,8 +90,8 @@ class EpisodicReader(nn.Module):
         has_ids: whether positions have ids at all; those of images have none.
         reads_hidden: whether stored hidden states are read.
         spreads: whether there is a second read, of what stood in one segment with what the first one found.
-        place: which of the stored layers is this block's.
-        gated: multiply the read by tanh of a learned scalar that starts at zero.
+        place: the place of this block among the stored layers.
+        gated: whether the read is multiplied by tanh of a learned scalar that starts at zero.
 
     Raises:
         ValueError: if D is no multiple of H and no `head_size` is given.
@@ -152,7 +152,7 @@ class EpisodicReader(nn.Module):
 
         Args:
             embed: the model's embeddings of ids.
-            store: what is searched.
+            store: the store that is searched.
         """
         if not (self.reads_tokens and self.has_ids):
             return None
@@ -215,7 +215,7 @@ class EpisodicReader(nn.Module):
 
         Args:
             hidden: the residual stream.
-            store: what is searched.
+            store: the store that is searched.
             embed: the model's embeddings of ids.
             bank: keys and values of the store, where a forward before has made them.
             keep: whether those of the whole store are wanted for later.
@@ -265,7 +265,7 @@ class EpisodicReader(nn.Module):
 
         Args:
             query: normed hidden states, `[B, T, D]`.
-            store: what is searched, some engrams at a time.
+            store: the store that is searched, some engrams at a time.
             windows: its own.
         """
         assert self.top_k is not None

@@ -19,7 +19,7 @@ def reading_from(
     """Return the reading of segments that start from `state`.
 
     Args:
-        model: with an episodic memory.
+        model: a model with an episodic memory.
         state: B rows.
         real: positions that are not padding, bool `[B, T]`.
         mask: the forward's own, `[B, T]` or, with a KV cache, longer to the left; None if all is real.
@@ -57,9 +57,9 @@ def write(
     """Return the state after segments.
 
     Args:
-        model: that read them.
-        state: that they started from, B rows.
-        left: what their positions left, see `EpisodicReading.left`.
+        model: the model that read them.
+        state: the state that they started from, B rows.
+        left: the values that their positions left, see `EpisodicReading.left`.
         real: positions that count, bool `[B, T]`.
         paid: attention that each engram got, float32 `[B, M]`.
     """

@@ -64,8 +64,8 @@ class SharingHooks(HookHolder):
         base_model: the model without head.
         block: one of its blocks.
         index: its number.
-        place: which of the stored layers is its own.
-        spec: where things are in a block.
+        place: the place of its own layer among the stored ones.
+        spec: the spec of the backbone, which says where things are in a block.
     """
 
     def __init__(self, base_model: Any, block: nn.Module, index: int, place: int, spec: BackboneSpec) -> None:
@@ -196,7 +196,7 @@ def share_attention(model: Any, layers: list[int], stored: list[int]) -> None:
     """Let the self-attention of some blocks see what is stored.
 
     Args:
-        model: that was just built.
+        model: the model that was just built.
         layers: numbers of the blocks.
         stored: numbers of those whose inputs are kept.
 

@@ -80,10 +80,10 @@ class SpreadRead(nn.Module):
         Args:
             query: normed hidden states, `[B, T, D]`.
             found: weights of the first read, `[B, H, T, M]`.
-            store: what is searched.
+            store: the store that is searched.
             bank: its keys and values for the first read.
             sharpness: tau of the first read, `[H, 1, 1]`.
-            weigh: from scores to weights, `[B, H, T, M]`.
+            weigh: the function from scores to weights, `[B, H, T, M]`.
         """
         keys = in_heads(self.key(merged(bank[0])), self.num_heads)
         values = in_heads(self.value(merged(bank[1])), self.num_heads)
@@ -98,7 +98,7 @@ class SpreadRead(nn.Module):
 
         Args:
             found: weights of the first read, mean over heads, `[B, T, M]`.
-            store: what was searched.
+            store: the store that was searched.
         """
         if not isinstance(store, LinkedStore):
             return in_segments(found, store)
@@ -120,7 +120,7 @@ def by_links(found: Tensor, store: LinkedStore) -> Tensor:
 
     Args:
         found: weights of the first read, `[B, T, M]`; 0 for engrams that may not be read.
-        store: what was searched.
+        store: the store that was searched.
     """
     rows, _, width = found.shape
     column, there = columns_of(store.partner, store.position, store.valid)

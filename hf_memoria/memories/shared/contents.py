@@ -61,9 +61,9 @@ def of_documents(state: Any, source: Any, kind: str, like: Tensor) -> Any:
     given by hand, for documents to be forgotten by it, and is refused there.
 
     Args:
-        state: of any kind, or None for no memory.
+        state: a state of any kind, or None for no memory.
         source: id of every row's document, an integer; or of each one's, an integer tensor `[B]`; or None.
-        kind: what the memory is called, for errors.
+        kind: the name of the memory, for errors.
         like: a batch of B rows, on the device of the state.
 
     Raises:
@@ -89,7 +89,7 @@ def row_sources(source: Any, batch_size: int, device: torch.device) -> Tensor:
     Args:
         source: an integer for all rows, or an integer tensor `[B]`.
         batch_size: B.
-        device: of the ids.
+        device: the device of the ids.
 
     Raises:
         TypeError: if it is neither.

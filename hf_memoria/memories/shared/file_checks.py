@@ -56,10 +56,11 @@ def check_finite(path: Path, name: str, value: Tensor, counts: Tensor | None = N
     """Refuse NaN and infinity.
 
     Args:
-        path: of the file.
-        name: of the tensor.
+        path: the path of the file.
+        name: the name of the tensor.
         value: floating point numbers `[B, ...]`.
-        counts: which of them mean something, a bool tensor whose axes are the first of those of `value`; None is all.
+        counts: the mask of the entries that mean something, a bool tensor whose axes are the first of those of
+            `value`; None is all.
 
     Raises:
         ValueError: naming file, tensor, the first such number and the rows that hold some.

@@ -34,9 +34,9 @@ def write_tensors(
     Args:
         tensors: those to write, on any device.
         path: the file.
-        file_format: what they are, and have to be.
+        file_format: the format that they are in, and have to be in.
         description: settings that they were made with, JSON values by field.
-        metadata: more for the header.
+        metadata: the other fields of the header.
 
     Raises:
         OSError: if it cannot be written; what stood under `path` before still does.
@@ -104,7 +104,7 @@ def read_tensors(
 
     Args:
         path: the file.
-        file_format: what it has to be.
+        file_format: the format that it has to be in.
 
     Returns:
         the tensors, the description, and the header.

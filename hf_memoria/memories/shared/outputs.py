@@ -53,7 +53,7 @@ def without_keys(output: Any, names: Collection[str]) -> Any:
     """Return an output whose values are tensors, for whoever gathers and stacks all of them.
 
     Args:
-        output: of a model with memory, an output or the tuple of one.
+        output: the output of a model with memory, or the tuple of one.
         names: keys that go; they stay attributes, so that `output.memory` is there for those who ask by name.
     """
     if not isinstance(output, ModelOutput):

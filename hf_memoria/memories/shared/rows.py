@@ -14,8 +14,8 @@ def row_index(rows: Any, batch_size: int, device: torch.device) -> Tensor:
 
     Args:
         rows: an integer, a slice, a sequence or a tensor of integers, or a bool mask.
-        batch_size: how many rows there are.
-        device: of the index.
+        batch_size: the number of rows.
+        device: the device of the index.
 
     Raises:
         TypeError: if `rows` are no integers.
@@ -50,10 +50,10 @@ def row_mask(name: str, mask: Any, batch_size: int, device: torch.device) -> Ten
     """Return a mask of rows, bool `[batch_size]`, on a device.
 
     Args:
-        name: what it is called, for errors.
+        name: the name of the mask, for errors.
         mask: whatever was given.
-        batch_size: how many rows there are.
-        device: of the mask.
+        batch_size: the number of rows.
+        device: the device of the mask.
 
     Raises:
         TypeError: if it is no bool tensor.
@@ -71,7 +71,7 @@ def listed_states(states: Iterable[Any], state_class: type) -> list[Any]:
     """Return states that are to be stacked, as a list.
 
     Args:
-        states: of a kind.
+        states: the states, all of one kind.
         state_class: class of the kind.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The state that a segment starts from, held against the batch and the model that it is for."""
+"""The state that a segment starts from, checked against the batch and the model that it is for."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def starting_state(
     """Return the state that a segment starts from: the one given, empty where `reset_memory` says so.
 
     Args:
-        memory: that was given.
+        memory: the memory that was given.
         reset_memory: bool `[B]`, or None.
-        state_class: what it has to be.
-        sizes: what its attributes have to be, by name.
-        like: of the device and dtype that it has to be of.
+        state_class: the class that it has to be of.
+        sizes: the values that its attributes have to have, by name.
+        like: a tensor of the device and dtype that it has to be of.
 
     Raises:
         TypeError: if `memory` is no state of the model's memory or `reset_memory` not a bool tensor.
@@ -44,7 +44,7 @@ def check_kind(state: Any, state_class: type, told: str) -> None:
     Args:
         state: whatever came.
         state_class: the class that it has to be of.
-        told: what has to be, with `{}` for the class.
+        told: the sentence that says what has to be, with `{}` for the class.
 
     Raises:
         TypeError: if it is something else.

@@ -25,21 +25,21 @@ class TokenMemoryConfig(MemorySettings):
         num_tokens: memory tokens of a row, at most 65536.
         encoder_layers: layers of the memory encoder, at most 1024; 0 for none.
         encoder_heads: heads of the memory encoder; None is as many as the backbone's.
-        encoder_dropout: in the memory encoder, in training.
-        recall_weight: of the recall loss: given the new memory tokens and a mask token at every position, the
-            backbone is to bring the segment back. By default 0.5, and 0 without a memory encoder.
-        recall_target: what it is to bring back: `"hidden"`, its own final hidden states (mean squared error, as in
-            the reference), or `"tokens"`, the tokens (cross-entropy; language models only).
-        memory_weight: of the memory loss: reading a segment in chunks is to give the memory of reading it whole, plus
-            VICReg's terms. By default 0.125, and 0 without a memory encoder, which it is about.
+        encoder_dropout: the dropout in the memory encoder, in training.
+        recall_weight: the weight of the recall loss: given the new memory tokens and a mask token at every position,
+            the backbone is to bring the segment back. By default 0.5, and 0 without a memory encoder.
+        recall_target: the target that it is to bring back: `"hidden"`, its own final hidden states (mean squared
+            error, as in the reference), or `"tokens"`, the tokens (cross-entropy; language models only).
+        memory_weight: the weight of the memory loss: reading a segment in chunks is to give the memory of reading it
+            whole, plus VICReg's terms. By default 0.125, and 0 without a memory encoder, which it is about.
         max_chunks: chunks of a segment at most, for the memory loss; from 2 to 1024.
         vicreg: whether the memory loss has VICReg's variance and covariance terms, which keep the memory tokens from
             becoming all the same.
-        variance_weight: of VICReg's variance term, inside the memory loss.
-        covariance_weight: of VICReg's covariance term, inside the memory loss.
+        variance_weight: the weight of VICReg's variance term, inside the memory loss.
+        covariance_weight: the weight of VICReg's covariance term, inside the memory loss.
         variance_target: standard deviation that the variance term asks for.
-        bptt_segments: how many segments before the present one the gradient of a training step reaches. They are read
-            once more, so a step costs as many forwards more. None goes back to the beginning of the document.
+        bptt_segments: the number of segments before the present one that the gradient of a training step reaches. They
+            are read once more, so a step costs as many forwards more. None goes back to the beginning of the document.
         segment_length: tokens of a segment; None is all the positions that the backbone has.
 
     Raises:

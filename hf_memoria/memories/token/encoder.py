@@ -25,7 +25,7 @@ class MemoryEncoderLayer(nn.Module):
     Args:
         hidden_size: D.
         num_heads: H; D must be a multiple of it.
-        dropout: on attention weights and on what each half adds, in training.
+        dropout: the dropout on attention weights and on what each half adds, in training.
     """
 
     def __init__(self, hidden_size: int, num_heads: int, dropout: float = 0.0) -> None:
@@ -72,7 +72,7 @@ class MemoryEncoder(nn.Module):
         hidden_size: D.
         num_layers: layers.
         num_heads: H; D must be a multiple of it.
-        dropout: see `MemoryEncoderLayer`.
+        dropout: the dropout of `MemoryEncoderLayer`.
 
     Raises:
         ValueError: if D is not a multiple of H.
@@ -118,7 +118,7 @@ class TokenMemory(nn.Module):
         num_tokens: M.
         encoder_layers: layers of the memory encoder; 0 leaves it out (recurrent memory transformer).
         encoder_heads: its heads.
-        dropout: of the encoder.
+        dropout: the dropout of the encoder.
         prompts: whether there are tokens to be filled in, which a recall loss needs.
     """
 

@@ -17,7 +17,7 @@ class TokenForward:
     """What the parts of a segment's reading share.
 
     Args:
-        model: with a token memory.
+        model: a model with a token memory.
         stock_forward: the backbone's forward, bound.
 
     Attributes:

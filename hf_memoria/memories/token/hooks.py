@@ -35,7 +35,7 @@ class TokenHooks(HookHolder):
 
     Args:
         base_model: the model without head.
-        spec: where its embeddings are.
+        spec: the spec of the backbone, which says where its embeddings are.
         causal: whether a position sees only what stands before it.
     """
 

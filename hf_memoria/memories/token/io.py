@@ -24,8 +24,8 @@ def save_tokens(state: TokenState, path: str | Path, description: Mapping[str, A
     """Write a state; the file appears under its name only when it is whole.
 
     Args:
-        state: to write; it may be on any device.
-        path: of the file.
+        state: the state to write; it may be on any device.
+        path: the path of the file.
         description: settings that the state was made with, JSON values by field.
 
     Raises:

@@ -26,9 +26,9 @@ class TokenLosses:
     """Losses of one segment.
 
     Args:
-        forward: that read it.
-        kwargs: of that.
-        reading: that the forward went with.
+        forward: the forward that read it.
+        kwargs: the arguments of that forward.
+        reading: the reading that the forward went with.
         real: positions that are not padding, bool `[B, T]`.
     """
 
@@ -42,7 +42,7 @@ class TokenLosses:
         """Add the weighted losses to the output's loss; return every part by name, unweighted and attached.
 
         Args:
-            output: of the forward.
+            output: the output of the forward.
             before: memory tokens that it began with, `[B, M, D]`.
             after: memory tokens that it led to.
         """

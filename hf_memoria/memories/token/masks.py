@@ -48,7 +48,7 @@ def masks_with_memory(
     """Return the masks of a forward with memory tokens in it, or `padding` where that says it all.
 
     Args:
-        config: that of the backbone.
+        config: the config of the backbone.
         causal: whether a position sees only what stands before it.
         reading: the memory tokens.
         like: a tensor of the rows, the positions with memory tokens among them, and the dtype of the embeddings.

@@ -76,7 +76,7 @@ def spread_losses(tokens: Tensor, counts: Tensor, target: float) -> tuple[Tensor
     Args:
         tokens: memory tokens; at least float32 is computed in.
         counts: rows that count, bool `[N]`.
-        target: of the standard deviations.
+        target: the target of the standard deviations.
     """
     samples = tokens.to(torch.promote_types(tokens.dtype, torch.float32)).flatten(0, 1)
     weight = counts.repeat_interleave(tokens.shape[1]).to(samples).unsqueeze(1)

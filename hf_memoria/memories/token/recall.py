@@ -68,10 +68,10 @@ class TokenRecall:
         """Write the segments.
 
         Args:
-            state: that they started from.
+            state: the state that they started from.
             left: their final hidden states, `[B, N, D]`, as `hidden`.
-            real: which positions count, bool `[B, N]`.
-            cached: by block, keys and values of the memory tokens and of those positions, where `reads_cache`.
+            real: the mask of the positions that count, bool `[B, N]`.
+            cached: the keys and values of the memory tokens and of those positions, by block, where `reads_cache`.
         """
         alive, memory = real.any(dim=-1), self.forward.memory
         if cached is None:

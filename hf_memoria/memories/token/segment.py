@@ -38,7 +38,7 @@ class TokenSegment:
     """Reads a segment, and the ones before it once more, into memory tokens.
 
     Args:
-        model: with a token memory.
+        model: a model with a token memory.
         stock_forward: the backbone's forward, bound.
     """
 

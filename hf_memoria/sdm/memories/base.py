@@ -67,7 +67,7 @@ class AssociativeMemory(ABC):
         Args:
             patterns: `[..., P, n]`.
             values: `[..., P, v]`, what to return for each; None: the pattern itself (auto-associative).
-            store: what to add to; None: an empty one.
+            store: the store to add to; None: an empty one.
 
         Raises:
             TypeError: an argument is not a tensor of real numbers.
@@ -100,10 +100,11 @@ class AssociativeMemory(ABC):
         """Read every query again and again, until it changes no more; then return its value.
 
         Args:
-            store: what `write` returned.
+            store: the store that `write` returned.
             queries: `[..., Q, n]`, near to what they are to find.
             max_steps: reads at most.
-            tolerance: what counts as no change of real vectors, relative to their length; bits must not change at all.
+            tolerance: the change of real vectors that counts as none, relative to their length; bits must not change
+                at all.
 
         Raises:
             TypeError, ValueError: `queries` or `max_steps` are not what the memory takes.

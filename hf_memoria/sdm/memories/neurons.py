@@ -19,7 +19,7 @@ class NeuronMemory(AssociativeMemory):
             cosine of at least 1 - 2 d / n with it.
         num_neurons: r. Addresses take r n numbers, and what a batch wrote as many again.
         binary: addresses of -1 and 1; otherwise uniform on the hypersphere.
-        seed: of the addresses.
+        seed: the seed of the addresses.
 
     Raises:
         TypeError: an argument is not whole.

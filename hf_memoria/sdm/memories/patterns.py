@@ -25,8 +25,8 @@ class PatternMemory(AssociativeMemory):
             that number is rounded up or down, at random with the right mean and, as neurons stay where they are,
             always alike for a pattern. (The paper's code draws again at every read.)
         binary: vectors of -1 and 1, compared by Hamming distance; otherwise real ones, by cosine.
-        kind: weigh by the intersection of circles ("binary") or of caps of the hypersphere ("cap").
-        seed: of the rounding.
+        kind: the intersection to weigh by, of circles ("binary") or of caps of the hypersphere ("cap").
+        seed: the seed of the rounding.
 
     Raises:
         TypeError: an argument is not whole.

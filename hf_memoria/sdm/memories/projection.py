@@ -29,8 +29,9 @@ class ProjectedMemory(AssociativeMemory, nn.Module):
         key_size: dimensions of the key space, at least 2: the n of the circles.
         radius: d of the circles there, in bits, in 2..key_size.
         weighting: "softmax" with the beta fitted to the circles; "binary" or "cap", the intersections themselves.
-        learn_beta: make beta a parameter (its logarithm, so that it stays positive), which starts as the fitted one.
-        seed: of the projection, which starts as a random one that keeps lengths.
+        learn_beta: whether beta is a parameter (its logarithm, so that it stays positive), which starts as the fitted
+            one.
+        seed: the seed of the projection, which starts as a random one that keeps lengths.
 
     Raises:
         TypeError: an argument is not whole.
@@ -99,13 +100,13 @@ def train_projection(
     """Learn to read patterns from disturbed ones: Adam on the squared error of a single read.
 
     Args:
-        memory: whose parameters are trained, in place.
+        memory: the memory whose parameters are trained, in place.
         patterns: `[P, n]`, all of them stored at every step.
-        perturb: makes queries `[Q, n]` of patterns `[Q, n]`.
-        steps: of the optimizer.
+        perturb: the function that makes queries `[Q, n]` of patterns `[Q, n]`.
+        steps: the steps of the optimizer.
         batch_size: Q, patterns drawn for a step.
-        learning_rate: of Adam.
-        seed: of what is drawn.
+        learning_rate: the learning rate of Adam.
+        seed: the seed of the random draws.
 
     Returns:
         The loss of every step.

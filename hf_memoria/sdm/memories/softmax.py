@@ -31,9 +31,9 @@ class SoftmaxMemory(AssociativeMemory):
         n: dimensions of patterns and queries, at least 2.
         radius: d of the circles that it stands for, in bits, in 2..n.
         binary: vectors of -1 and 1; otherwise real ones.
-        kind: fit the intersection of circles ("binary") or of caps ("cap").
+        kind: the intersection to fit, of circles ("binary") or of caps ("cap").
         ddof: 0, ordinary least squares, or "paper", the published betas.
-        beta: this one, and not a fitted one.
+        beta: the inverse temperature to use, in place of a fitted one.
 
     Raises:
         TypeError: an argument is not a number, or not a whole one.

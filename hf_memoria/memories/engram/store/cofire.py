@@ -81,7 +81,7 @@ class DenseGraph:
         Args:
             current: slots.
             allowed: slots that may be the answer, bool `[B, C]`.
-            recent: what fired since the graph was made.
+            recent: the firings since the graph was made.
         """
         mine, theirs = recent.factors(current, allowed)
         # max returns the first of equal values, which is the oldest engram.
@@ -93,7 +93,7 @@ class DenseGraph:
 
         Args:
             index: slots that stay, in their new order.
-            exists: which entries of `index` count.
+            exists: the mask of the entries of `index` that count.
             recent: events since the graph was made, `[B, R, F]`, -1 for nobody.
             capacity: slots of a row from now on.
         """

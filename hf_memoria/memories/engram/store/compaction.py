@@ -29,7 +29,7 @@ def with_room(state: EngramState, working: int, fired: int) -> EngramState:
     """Return an equal state, slots where they were, that a segment can be written into.
 
     Args:
-        state: to be written into.
+        state: the state to be written into.
         working: engrams that the segment adds to a row.
         fired: engrams that may fire in it.
     """
@@ -73,8 +73,8 @@ def compact(state: EngramState, segments: int | None = None, working: int = 0, f
     """Move the engrams of every row to its first slots, in order, and leave nothing of those that are forgotten.
 
     Args:
-        state: any; it stays as it is.
-        segments: for how many segments to leave room; None is a quarter of what there is.
+        state: any state; it stays as it is.
+        segments: the number of segments to leave room for; None is a quarter of what there is.
         working: engrams that a segment adds to a row.
         fired: engrams that may fire in one.
     """

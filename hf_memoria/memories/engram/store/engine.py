@@ -58,13 +58,13 @@ def memorize(
     Args:
         state: the memory before the segment, B rows.
         working: working memory of this segment, `[B, W, D]`; it is copied.
-        working_mask: which of its vectors are real, bool `[B, W]`.
-        reminded: what `remind` gave for this state and working memory.
-        weights: attention that each reminded engram got, `[B, K]`, mean over layers, heads and valid queries.
+        working_mask: the mask of its real vectors, bool `[B, W]`.
+        reminded: the result of `remind` for this state and working memory.
+        weights: attention that each retrieved engram got, `[B, K]`, mean over layers, heads and valid queries.
         cue: final hidden states of this segment, `[B, T, D]`.
-        cue_mask: which of its positions are real, bool `[B, T]`.
+        cue_mask: the mask of its real positions, bool `[B, T]`.
         initial_lifespan: lifespan of a new engram, in steps, at most 2^40.
-        lifespan_extend_scale: steps of life that reminded engrams earn on average, at most 2^40.
+        lifespan_extend_scale: steps of life that retrieved engrams earn on average, at most 2^40.
         stm_capacity: short-term engrams of a row before the oldest become long-term.
         ltm_capacity: long-term engrams of a row at most, or None.
         graph: form of the co-fire graph, `"dense"`, `"sparse"`, or `"auto"`, which chooses by the size of the store;

@@ -46,8 +46,8 @@ def save_engrams(state: EngramState, path: str | Path, description: Mapping[str,
     """Write a state; the file appears under its name only when it is whole.
 
     Args:
-        state: to write; it may be on any device.
-        path: of the file.
+        state: the state to write; it may be on any device.
+        path: the path of the file.
         description: settings that the state was made with, JSON values by field.
 
     Raises:

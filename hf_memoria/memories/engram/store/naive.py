@@ -96,7 +96,7 @@ def remind(
 ) -> list[int]:
     """The ids of the reminded engrams, short-term before long-term, each by falling correlation.
 
-    Without the graph: by correlation or by lot among each tier, or the youngest of all.
+    Without the graph: by correlation or at random among each tier, or the youngest of all.
     """
     short_term, long_term = row.of_kind(EngramKind.SHORT_TERM), row.of_kind(EngramKind.LONG_TERM)
     if len(working) == 0:

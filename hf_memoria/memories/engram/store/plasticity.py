@@ -23,8 +23,8 @@ def lifespan_credit(weights: Tensor, mask: Tensor, scale: float) -> Tensor:
     """Steps of life that each reminded engram earns, float32 `[B, K]`: w / sum(w) * n_reminded * scale.
 
     Args:
-        weights: attention that each reminded engram got, `[B, K]`, mean over layers, heads and queries.
-        mask: which entries are reminded engrams, bool `[B, K]`.
+        weights: attention that each retrieved engram got, `[B, K]`, mean over layers, heads and queries.
+        mask: the mask of the entries that are retrieved engrams, bool `[B, K]`.
         scale: `lifespan_extend_scale`.
     """
     weights = weights.to(torch.float32).masked_fill(~mask, 0.0)

@@ -11,7 +11,7 @@ from hf_memoria.memories.engram.store.room import Claim
 
 @dataclass(frozen=True)
 class Reminded:
-    """Engrams called up from a state: slots `index` `[B, K]`, `mask` `[B, K]`, vectors `data` `[B, K, D]`.
+    """Engrams retrieved from a state: slots `index` `[B, K]`, `mask` `[B, K]`, vectors `data` `[B, K, D]`.
 
     `origin` is the claim of that state, which no other state has that holds something else; None if they are of
     several.

@@ -1,4 +1,4 @@
-"""Reminding: which engrams a working memory calls up (Memoria section 3.2).
+"""Retrieval: which engrams a working memory retrieves (Memoria section 3.2).
 
 Everywhere `index` holds slots of the state and `mask` says which of them count; masked entries point at a legal
 slot and are never read as engrams. Equal scores and equal counts go to the oldest engram. No shape of
@@ -82,18 +82,18 @@ def remind(
     correlation_kind: str = "logsumexp",
     retrieval: str = "graph",
 ) -> Reminded:
-    """Call up the engrams that a working memory is nearest to: short-term by correlation, long-term by association.
+    """Retrieve the engrams that a working memory is nearest to: short-term by correlation, long-term by association.
 
     Args:
         state: B rows; it is read, never changed.
         working: working memory of this segment, `[B, W, D]`.
-        working_mask: which of its vectors are real, bool `[B, W]`; a row without any is reminded of nothing.
-        num_reminded_stm: short-term engrams to call up.
-        num_reminded_ltm: long-term engrams to call up.
+        working_mask: the mask of its real vectors, bool `[B, W]`; a row without any retrieves nothing.
+        num_reminded_stm: short-term engrams to retrieve.
+        num_reminded_ltm: long-term engrams to retrieve.
         ltm_search_depth: steps of each walk on the co-fire graph.
-        correlation_kind: see `similarity.correlation`.
-        retrieval: how engrams are found. `"graph"` is the paper's. The others read as many at most, and are there to
-            be compared with: `"similarity"` has no graph, and takes of all long-term engrams those with the highest
+        correlation_kind: the kind of correlation, see `similarity.correlation`.
+        retrieval: the way engrams are found. `"graph"` is the paper's. The others read as many at most, and are there
+            to be compared with: `"similarity"` has no graph, and takes of all long-term engrams those with the highest
             correlation; `"random"` draws the short-term and the long-term ones, each of their tier (see `lottery`);
             `"fifo"` takes the youngest of all, whatever their tier, youngest first.
 

@@ -17,7 +17,7 @@ def correlation(working: Tensor, working_mask: Tensor, engrams: Tensor, how: str
 
     Args:
         working: working memory, `[B, W, D]`.
-        working_mask: which of its vectors are real, bool `[B, W]`; a row without any gives -inf or what it may.
+        working_mask: the mask of its real vectors, bool `[B, W]`; a row without any gives -inf or what it may.
         engrams: `[B, M, D]`.
         how: `"logsumexp"`, log sum_w exp(-||w - m||^2): the ranking of Memoria's mean of exp(-||w - m||^2) without
             its underflow (two engrams that hold the same may differ in the last digit, as matrix products round);

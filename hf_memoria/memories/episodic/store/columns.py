@@ -11,8 +11,8 @@ def columns_of(places: Tensor, position: Tensor, there: Tensor) -> tuple[Tensor,
 
     Args:
         places: positions that are looked for, int64 `[B, K, N]`.
-        position: of the engrams, in rising order as far as they are there, int64 `[B, M]`.
-        there: which columns are engrams, the first ones of each row, bool `[B, M]`.
+        position: the positions of the engrams, in rising order as far as they are there, int64 `[B, M]`.
+        there: the mask of the columns that are engrams, the first ones of each row, bool `[B, M]`.
     """
     line = position.masked_fill(~there, torch.iinfo(torch.int64).max)
     wanted = places.flatten(1).contiguous()

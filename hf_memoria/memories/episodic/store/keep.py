@@ -2,7 +2,7 @@
 
 `learned`: what has got and is expected to get the least attention (the pilot of `recipes/earns_its_place`).
 `lifespan`: what has the least life left, and what has none (Memoria, Park & Bak, ICML 2024, section 3.5).
-`fifo`: the oldest. `random`: by lot, mixed from what the state holds, so that resuming draws the same.
+`fifo`: the oldest. `random`: a random draw, mixed from what the state holds, so that resuming draws the same.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def kept_engrams(state: EpisodicState, there: Tensor, policy: KeepPolicy) -> Ten
     """Return which engrams stay, bool `[B, M]`.
 
     Args:
-        state: after a segment, its engrams among the others, columns in the order of their positions.
-        there: which columns are engrams, bool `[B, M]`.
-        policy: what goes.
+        state: the state after a segment, its engrams among the others, columns in the order of their positions.
+        there: the mask of the columns that are engrams, bool `[B, M]`.
+        policy: the rule for what goes.
     """
     always = _protected(state, there, policy)
     if policy.keep == "lifespan":
@@ -87,8 +87,8 @@ def drawn(position: Tensor, positions: Tensor) -> Tensor:
     """Return lots in [0, 1), float64 `[B, M]`, that depend on nothing but an engram's position and the row's length.
 
     Args:
-        position: of the engrams, int64 `[B, M]`.
-        positions: that each row has read, int64 `[B]`.
+        position: the positions of the engrams, int64 `[B, M]`.
+        positions: the number of positions that each row has read, int64 `[B]`.
     """
     mixed = position * 0x2545F491 + positions.unsqueeze(1) * 0x9E3779B1 + 0x632BE5AB
     for shift, factor in ((15, 0x2C1B3C6D), (12, 0x297A2D39)):

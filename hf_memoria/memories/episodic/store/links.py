@@ -20,8 +20,8 @@ def link_what_fired(state: EpisodicState, attention: Tensor, alive: Tensor) -> E
     """Return it with stronger links between the engrams that fired together.
 
     Args:
-        state: that a segment started from.
-        attention: what the segment paid each engram, float32 `[B, M]`.
+        state: the state that a segment started from.
+        attention: the attention that the segment paid each engram, float32 `[B, M]`.
         alive: rows that read something, bool `[B]`.
     """
     if not state.num_links or not state.width:
@@ -42,7 +42,7 @@ def _wired(partner: Tensor, strength: Tensor, place: Tensor, fired: Tensor) -> t
 
     Args:
         partner: positions that they are linked to, int64 `[B, K, N]`.
-        strength: of these links, 0 where there is none, float32 `[B, K, N]`.
+        strength: the strength of these links, 0 where there is none, float32 `[B, K, N]`.
         place: their own positions, int64 `[B, K]`.
         fired: attention that they were paid, float32 `[B, K]`.
     """

@@ -48,9 +48,9 @@ class NaiveRow:
         """Write a segment.
 
         Args:
-            ids: of its real positions; none changes nothing.
-            attention: what they paid each engram.
-            policy: what goes when there are too many.
+            ids: the ids of its real positions; none changes nothing.
+            attention: the attention that they paid each engram.
+            policy: the rule for what goes when there are too many.
             scores: log of the attention expected of each new engram, for `learned`.
             source: id of the document; windows end where it changes.
         """

@@ -98,8 +98,8 @@ class EpisodicState(RowState):
             num_layers: L.
             window: W.
             num_links: N.
-            device: of the tensors.
-            dtype: of the vectors.
+            device: the device of the tensors.
+            dtype: the dtype of the vectors.
         """
         width = hidden_size if embedding_size is None else embedding_size
 

@@ -43,11 +43,12 @@ def write_segment(
     """Return the state after a segment; a row without a real position keeps its engrams as they were.
 
     Args:
-        state: that the segment started from.
-        segment: that was read.
-        attention: what its real positions paid each engram: the mean over blocks and heads, summed, float32 `[B, M]`.
-        policy: what goes when a row is full.
-        scorer: what tells the attention to be expected, where the policy asks for it.
+        state: the state that the segment started from.
+        segment: the segment that was read.
+        attention: the attention that its real positions paid each engram: the mean over blocks and heads, summed,
+            float32 `[B, M]`.
+        policy: the rule for what goes when a row is full.
+        scorer: the function that tells the attention to be expected, where the policy asks for it.
     """
     alive = segment.real.any(dim=1)
     used = link_what_fired(_after_use(state, attention, alive, policy), attention, alive)
