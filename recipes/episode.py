@@ -32,7 +32,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 
 from hf_memoria import EpisodicMemoryConfig, wrap
-from hf_memoria.memories.episodic.searched import Store
+from hf_memoria.memories.episodic.searched import SearchedStore
 from hf_memoria.memories.episodic.spread_read import SpreadRead
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "episode"
@@ -99,7 +99,7 @@ class Arguments(RunArguments):
 class ShuffledSpread(SpreadRead):
     """A second read by the same graph, but from other engrams than the first read found."""
 
-    def associated(self, found: Tensor, store: Store) -> Tensor:
+    def associated(self, found: Tensor, store: SearchedStore) -> Tensor:
         """As `SpreadRead.associated`, of weights that were dealt out anew by lot."""
         lots = torch.rand(store.valid.shape, device=found.device).masked_fill(~store.valid, 2.0)
         order = lots.argsort(dim=1).unsqueeze(1).expand_as(found)
