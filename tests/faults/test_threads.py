@@ -8,8 +8,8 @@ from in_threads import CASES, HEADS, KINDS, THREADS, attempt, in_threads, read_o
 from hf_memoria import LwpfAttentionConfig
 
 # What goes wrong with engrams goes wrong more seldom.
-SEGMENTS = {"engrams": 9, "tokens": 4, "rmt": 4, "episodic": 4}
-WITH_GRADIENTS = {"engrams": 5, "tokens": 3, "rmt": 4, "episodic": 3}
+SEGMENTS = {"engrams": 14, "tokens": 5, "rmt": 5, "episodic": 6}
+WITH_GRADIENTS = {"engrams": 7, "tokens": 4, "rmt": 6, "episodic": 4}
 POSITIONS = "max_position_embeddings"
 
 

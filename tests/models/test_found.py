@@ -6,8 +6,8 @@ import sys
 
 import pytest
 import torch
-import transformers
 from families import read_all, small_memory, states_equal
+from tiny_stock import tiny_stock
 from torch import nn
 
 import hf_memoria
@@ -15,17 +15,6 @@ from hf_memoria.backbones.tree import NotFoundError
 from hf_memoria.models.entries import spec_for
 from hf_memoria.models.found import entry_of, spec_of
 
-SIZES = {
-    "vocab_size": 61,
-    "hidden_size": 32,
-    "intermediate_size": 40,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 32,
-    "pad_token_id": 0,
-    "initializer_range": 0.2,
-}
 LLAMA_LIKE = {"blocks": "layers", "attention": "self_attn", "causal": True, "attention_dropout": "attention_dropout"}
 BERT_LIKE = {
     "causal": False,
@@ -91,13 +80,11 @@ FOUND = {
         },
     ),
 }
-"""By class: what its config needs beside `SIZES`, and the entry that is to be found."""
+"""By class: what its config needs beside the sizes of `tiny_stock`, and the entry that is to be found."""
 
 
 def stock_model(name, **changes):
-    torch.manual_seed(0)
-    cls = getattr(transformers, name)
-    return cls(cls.config_class(**{**SIZES, **FOUND.get(name, ({},))[0], **changes})).eval()
+    return tiny_stock(name, initializer_range=0.2, **{**FOUND.get(name, ({},))[0], **changes})
 
 
 def segments(steps=6):
