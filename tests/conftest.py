@@ -41,6 +41,14 @@ def pytest_collection_finish():
     # Every training ends with a collection of garbage, and what was imported until here is none.
     gc.collect()
     gc.freeze()
+    # Automatic collections go through all that Transformers has imported, again and again.
+    gc.set_threshold(20_000, 20, 50)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _frozen():
+    # What the tests before this file have imported is no garbage either.
+    gc.freeze()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client.manager import start_new_kernel
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,13 +17,24 @@ def images(notebook):
     return sum("image/png" in output.get("data", {}) for output in outputs)
 
 
-@pytest.fixture
-def environment(monkeypatch):
-    """What a kernel inherits: the small size, no network, one thread, and this copy of the package."""
+@pytest.fixture(scope="module")
+def kernel():
+    """One process for all, for imports take most of the time. It has no network, one thread, and this package."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     settings = {"HF_MEMORIA_NOTEBOOK_SIZE": "small", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
+    manager, _ = start_new_kernel(kernel_name="python3", env=os.environ | settings, cwd=str(ROOT / "notebooks"))
+    yield manager
+    manager.shutdown_kernel(now=True)
+
+
+def as_in_a_new_kernel(manager):
+    """Forget every name that notebooks have made."""
+    client = manager.blocking_client()
+    client.start_channels()
+    client.wait_for_ready()
+    told = client.execute_interactive("%reset -f")
+    client.stop_channels()
+    assert told["content"]["status"] == "ok"
 
 
 def test_there_are_notebooks():
@@ -30,16 +42,15 @@ def test_there_are_notebooks():
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs_at_a_small_size(path, environment):
+def test_it_runs_at_a_small_size(path, kernel):
     saved = nbformat.read(path, as_version=4)
     assert any("HF_MEMORIA_NOTEBOOK_SIZE" in cell.source for cell in saved.cells if cell.cell_type == "code")
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = []
-    NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": path.parent}}
-    ).execute()
+    as_in_a_new_kernel(kernel)
+    NotebookClient(notebook, km=kernel, timeout=300, resources={"metadata": {"path": path.parent}}).execute()
     assert images(notebook) == images(saved) > 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.masking_utils import (
     create_bidirectional_mask,
@@ -87,18 +88,23 @@ def _check_keeps(config: Any, cache: Any, columns: int) -> None:
 def _causal(
     config: Any, reading: TokenReading, like: Tensor, padding: Tensor | None, cache: Any, window: int | None
 ) -> Any:
-    memory, sees_all = reading.num_front + reading.cached, reading.sees_all
-    end = like.shape[1] + cached_length(cache) - reading.num_end
-
-    def also_sees(batch: Any, head: Any, query: Any, key: Any) -> Any:
-        return (key < memory) | (query >= memory) if sees_all else key < memory
+    memory, columns = reading.num_front + reading.cached, like.shape[1] + cached_length(cache)
+    # Columns of one block see one another; others see what stands before them, as the memory tokens in front do.
+    blocks = torch.full((1, columns), 0 if reading.sees_all else -1, device=like.device)
+    blocks[:, :memory] = 1
 
     def in_window(batch: Any, head: Any, query: Any, key: Any) -> Any:
-        return (key < memory) | (query >= end) | ((query - key).abs() < window)
+        return (key < memory) | (query >= columns - reading.num_end) | ((query - key).abs() < window)
+
+    def also_sees(batch: Any, head: Any, query: Any, key: Any) -> Any:
+        return (key < memory) | (query >= memory) if reading.sees_all else key < memory
 
     def make(windowed: bool) -> Any:
-        within = in_window if windowed else None
-        return create_causal_mask(config, like, padding, cache, or_mask_function=also_sees, and_mask_function=within)
+        if not windowed:  # without functions of our own, which Transformers runs position by position
+            return create_causal_mask(config, like, padding, cache, block_sequence_ids=blocks.expand(len(like), -1))
+        return create_causal_mask(
+            config, like, padding, cache, or_mask_function=also_sees, and_mask_function=in_window
+        )
 
     return make(False) if window is None else masks_by_layer(config, make)
 
