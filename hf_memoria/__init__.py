@@ -24,6 +24,7 @@ from hf_memoria.models import (
     load_memory,
     memory_modules,
     register_family,
+    save_adapter,
     save_memory,
     wrap,
 )
@@ -176,6 +177,7 @@ __all__ = [
     "push_to_hub",
     "register_family",
     "register_memory",
+    "save_adapter",
     "save_memory",
     "segment_documents",
     "segment_images",
