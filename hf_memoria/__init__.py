@@ -87,6 +87,7 @@ if TYPE_CHECKING:
         MemoriaCallback,
         MemoriaTrainerMixin,
         last_checkpoint,
+        parameter_groups,
         segment_documents,
         segment_images,
     )
@@ -99,6 +100,7 @@ _ON_DEMAND = {
         "MemoriaCallback",
         "MemoriaTrainerMixin",
         "last_checkpoint",
+        "parameter_groups",
         "segment_documents",
         "segment_images",
     ),
@@ -174,6 +176,7 @@ __all__ = [
     "last_checkpoint",
     "load_memory",
     "memory_modules",
+    "parameter_groups",
     "push_to_hub",
     "register_family",
     "register_memory",

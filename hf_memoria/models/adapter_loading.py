@@ -93,6 +93,20 @@ def load_with_base(
     return (model, {**info, "missing_keys": set()}) if told else model
 
 
+def loaded_from(name: Any, kwargs: dict[str, Any], loaded: Any) -> Any:
+    """Note in the config of a model that was just loaded what its name alone does not say of its checkpoint.
+
+    Args:
+        name: folder or name of the checkpoint.
+        kwargs: arguments of `from_pretrained`.
+        loaded: what it returned: the model, or a tuple that begins with it.
+    """
+    told = {key: kwargs[key] for key in ("gguf_file", "revision") if kwargs.get(key)}
+    if told:
+        (loaded[0] if isinstance(loaded, tuple) else loaded).config.base_checkpoint = {"name": str(name), **told}
+    return loaded
+
+
 def load_base(
     cls: Any,
     stock: Callable[..., Any],

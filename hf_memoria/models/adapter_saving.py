@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.utils import cached_file
+from transformers.utils.hub import extract_commit_hash
 
 from hf_memoria.backbones.ownership import ATTENTION, MEMORY, is_within, roots_of
 from hf_memoria.models.adapter_files import (
@@ -93,8 +96,16 @@ def base_of_model(
             "base_model must name the checkpoint that the backbone's weights lie in; the model was loaded from none. "
             "Save it whole with save_pretrained if there is none."
         )
-    hashed = getattr(model.config, "_commit_hash", None)
-    return BaseCheckpoint(told["name"], revision or told.get("revision", hashed), gguf_file or told.get("gguf_file"))
+    return BaseCheckpoint(told["name"], revision or told.get("revision"), gguf_file or told.get("gguf_file"))
+
+
+def _as_compared(base: BaseCheckpoint, model: Any, peft: bool) -> BaseCheckpoint:
+    """Return a checkpoint of which `model` was just loaded, with the commit that it is at, and its fingerprint."""
+    revision = base.revision
+    if not Path(base.name).exists():
+        path = cached_file(base.name, base.gguf_file or "config.json", revision=revision)
+        revision = extract_commit_hash(str(path), None) or revision
+    return replace(base, revision=revision, fingerprint=backbone_fingerprint_of(model), peft=peft)
 
 
 def write_adapter(model: Any, folder: Path, base: BaseCheckpoint, named: str) -> None:
@@ -120,8 +131,7 @@ def write_adapter(model: Any, folder: Path, base: BaseCheckpoint, named: str) ->
             edit_json(draft / PEFT_CONFIG, base_model_name_or_path=named, revision=None)
             held = set(peft_tensors(draft / PEFT_WEIGHTS))
         write_weights(_chosen(plain, reference, missing, held, base), draft)
-        mark = backbone_fingerprint_of(reference)
-        _write_configs(plain, draft, BaseCheckpoint(base.name, base.revision, base.gguf_file, mark, peft))
+        _write_configs(plain, draft, _as_compared(base, reference, peft))
         for path in sorted(draft.iterdir(), key=lambda path: path.name == "config.json"):  # last: it names the others
             os.replace(path, folder / path.name)
 

@@ -25,7 +25,7 @@ from hf_memoria.memories.shared.losses import with_zero_loss
 from hf_memoria.memories.shared.outputs import with_memory
 from hf_memoria.memories.shared.rows import row_mask
 from hf_memoria.memories.shared.starting_state import starting_state
-from hf_memoria.models.adapter_loading import base_of_checkpoint, given_later, load_with_base
+from hf_memoria.models.adapter_loading import base_of_checkpoint, given_later, load_with_base, loaded_from
 from hf_memoria.models.config import check_memory_fits
 from hf_memoria.models.copied import copied_as
 from hf_memoria.models.evaluations import tell_evaluation
@@ -45,12 +45,12 @@ def _from_pretrained(cls: Any, pretrained_model_name_or_path: Any, *args: Any, *
     name, stock = pretrained_model_name_or_path, super(MemoriaMixin, cls).from_pretrained
     if kwargs.get("gguf_file") is not None:
         gguf = copied_as(cls, *load_gguf(cls, name, *args, **kwargs))
-        gguf.config.base_checkpoint = {key: kwargs[key] for key in ("gguf_file", "revision") if kwargs.get(key)}
-        gguf.config.base_checkpoint["name"] = str(name)
-        return gguf
+        return loaded_from(name, kwargs, gguf)
     kwargs = close_for_loading(cls, name, kwargs)
     base = base_of_checkpoint(cls, name, kwargs)
-    return stock(name, *args, **kwargs) if base is None else load_with_base(cls, stock, name, base, kwargs)
+    if base is not None:
+        return load_with_base(cls, stock, name, base, kwargs)
+    return loaded_from(name, kwargs, stock(name, *args, **kwargs))
 
 
 class MemoriaMixin(NotCopied, AttendsByChoice):
