@@ -96,14 +96,15 @@ def card_data(model: Any, contents: CardContents) -> ModelCardData:
     """Return the card's metadata: `transformers` as the library, so that the Hub shows how to load it."""
     config = model.config
     kinds = [part.kind for part in (config.memory, config.attention) if part is not None]
-    licence: dict[str, Any] = {"license": contents.licence} if contents.licence else contents.origin.licence
+    more: dict[str, Any] = {"license": contents.licence} if contents.licence else dict(contents.origin.licence)
+    if contents.adapter:
+        more["base_model_relation"] = "adapter"
     return ModelCardData(
         library_name="transformers",
         pipeline_tag=TASKS.get(auto_class_of(type(model)).__name__),
         base_model=contents.origin.base_model,
-        **({"base_model_relation": "adapter"} if contents.adapter else {}),
         tags=["hf_memoria", "memory", *kinds, *(["custom_code"] if contents.brings_code else [])],
-        **licence,
+        **more,
     )
 
 

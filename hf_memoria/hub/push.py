@@ -71,21 +71,10 @@ def push_to_hub(
     """
     plain = inside(model) if adapter else model
     base = _base_on_hub(plain, base_model) if adapter else None
+    told = {"results": read_results(results), "plot": picture_name(plot), "licence": license, "adapter": adapter}
+    told |= {"memory_file": None if memory is None else MEMORY_FILE, "brings_code": remote_code}
+    card = make_card(plain, describe(plain, repo_id, base_model if base is None else base.name, **told))
     with tempfile.TemporaryDirectory() as folder:
-        card = make_card(
-            plain,
-            describe(
-                plain,
-                repo_id,
-                base_model if base is None else base.name,
-                results=read_results(results),
-                plot=picture_name(plot),
-                memory_file=None if memory is None else MEMORY_FILE,
-                brings_code=remote_code,
-                licence=license,
-                adapter=adapter,
-            ),
-        )
         _write_files(Path(folder), plain, processor, memory, plot)
         _write_weights(Path(folder), model, base, repo_id, remote_code)
         card.save(Path(folder) / "README.md")  # last: PEFT writes one too

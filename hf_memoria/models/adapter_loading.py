@@ -26,6 +26,11 @@ OVERRIDES = ("base_model", "base_revision")
 ENTRY = "backbone_entry"
 
 
+def leave_for_later(model: Any) -> None:
+    """Have the loading of a model that is being built not report as missing what is given afterwards."""
+    model._keys_to_ignore_on_load_missing = {*(model._keys_to_ignore_on_load_missing or ()), *given_later.get()}
+
+
 def base_of_checkpoint(cls: Any, name: Any, kwargs: dict[str, Any]) -> BaseCheckpoint | None:
     """Return where the backbone of a checkpoint lies, or None if it holds its backbone itself.
 
@@ -99,7 +104,7 @@ def loaded_from(name: Any, kwargs: dict[str, Any], loaded: Any) -> Any:
     Args:
         name: folder or name of the checkpoint.
         kwargs: arguments of `from_pretrained`.
-        loaded: what it returned: the model, or a tuple that begins with it.
+        loaded: the result of the call: the model, or a tuple that begins with it.
     """
     told = {key: kwargs[key] for key in ("gguf_file", "revision") if kwargs.get(key)}
     if told:

@@ -113,9 +113,9 @@ def write_adapter(model: Any, folder: Path, base: BaseCheckpoint, named: str) ->
 
     Args:
         model: the model, or a `PeftModel` of one.
-        folder: where to.
+        folder: the folder.
         base: checkpoint of its backbone.
-        named: how the folder will be called, which PEFT's file has to say.
+        named: the name that the folder will have, which PEFT's file has to say.
 
     Raises:
         ValueError: as `save_adapter`.
@@ -157,7 +157,7 @@ def _reference(model: Any, base: BaseCheckpoint) -> tuple[Any, set[str]]:
     """Return the model as its base checkpoint gives it, and names that this does not give."""
     config = copy.deepcopy(model.config)
     later = tuple(name for name in plain_tensors(model) if is_within(name, roots_of(model, MEMORY, ATTENTION)))
-    stock = super(MemoriaMixin, type(model)).from_pretrained  # type: ignore[misc]
+    stock = super(MemoriaMixin, type(model)).from_pretrained
     with torch.random.fork_rng(devices=[]):  # what is not given is drawn, and a training may go on after this
         loaded, info = load_base(type(model), stock, config, base, later, {"dtype": model.dtype})
     return loaded, set(info["missing_keys"])

@@ -25,7 +25,7 @@ from hf_memoria.memories.shared.losses import with_zero_loss
 from hf_memoria.memories.shared.outputs import with_memory
 from hf_memoria.memories.shared.rows import row_mask
 from hf_memoria.memories.shared.starting_state import starting_state
-from hf_memoria.models.adapter_loading import base_of_checkpoint, given_later, load_with_base, loaded_from
+from hf_memoria.models.adapter_loading import base_of_checkpoint, leave_for_later, load_with_base, loaded_from
 from hf_memoria.models.config import check_memory_fits
 from hf_memoria.models.copied import copied_as
 from hf_memoria.models.evaluations import tell_evaluation
@@ -90,7 +90,7 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
         self._reads_memory = self.config.memory is not None
         if not inner and (self._reads_memory or self.config.attention is not None):
             self._watch_calls()
-        self._keys_to_ignore_on_load_missing = {*(self._keys_to_ignore_on_load_missing or ()), *given_later.get()}
+        leave_for_later(self)
 
     def _watch_calls(self: Any) -> None:
         """Let hooks on the modules know which call is under way, and add the memory, whose hooks stand in between."""

@@ -72,12 +72,12 @@ def newest_alike(state: EngramState) -> tuple[Tensor, ...]:
     The mean cosine between two of them, lanes that have two, the mean square of a coordinate by vector, and vectors.
     """
     newest = state.valid & (state.age == 1)
-    data, count = state.data.float(), newest.sum(dim=-1)
-    towards = (F.normalize(data, dim=-1) * newest.unsqueeze(-1)).sum(dim=1)
+    vectors, count = state.data[newest].float(), newest.sum(dim=-1)  # these alone: a store may hold many engrams
+    towards = vectors.new_zeros(state.batch_size, state.hidden_size)
+    towards.index_add_(0, newest.nonzero()[:, 0], F.normalize(vectors, dim=-1))
     cosine = (towards.square().sum(dim=-1) - count) / (count * (count - 1)).clamp(min=1)
     paired = count > 1
-    square = data.square().mean(dim=-1)
-    return (cosine * paired).sum(), paired.sum(), (square * newest).sum(), newest.sum()
+    return (cosine * paired).sum(), paired.sum(), vectors.square().mean(dim=-1).sum(), count.sum()
 
 
 def newly_long_term(before: EngramState, after: EngramState) -> Tensor:
