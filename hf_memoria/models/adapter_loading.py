@@ -129,6 +129,9 @@ def load_base(
         base: checkpoint to load.
         later: names of parameters that are given afterwards.
         kwargs: the other arguments of `from_pretrained`.
+
+    Raises:
+        OSError: if the checkpoint is not there.
     """
     place = kwargs if base.revision is None else {**kwargs, "revision": base.revision}
     if base.gguf_file is not None:
@@ -141,6 +144,11 @@ def load_base(
     token = given_later.set(tuple(f"^{re.escape(name)}$" for name in later))
     try:
         model, info = stock(base.name, config=config, output_loading_info=True, **place)
+    except OSError as error:
+        raise OSError(
+            f"the base checkpoint {base.name!r} of the adapter could not be loaded: {error} Where it lies elsewhere, "
+            "say so with base_model=."
+        ) from error
     finally:
         given_later.reset(token)
     return model, info
