@@ -33,6 +33,10 @@ READING = """\
 `out = model(**inputs, memory=memory)` reads a segment, the first one with `memory=None`; `out.memory` goes into the
 next call. The model keeps nothing between calls by itself."""
 
+ADAPTER = """\
+This repository holds the weights of the memory, and what was trained beside them. Those of `{base}` are loaded from
+there; `base_model=` names another place."""
+
 INSTALLED = "With hf_memoria installed (`pip install hf-memoria`):"
 
 LOADING = """\
@@ -55,6 +59,7 @@ class CardContents:
         memory_file: name of the memory's file in the repository.
         brings_code: whether it loads where the package is not installed.
         licence: the model's own, in place of the base model's.
+        adapter: whether the repository holds no weights of the base model.
     """
 
     name: str
@@ -64,6 +69,7 @@ class CardContents:
     memory_file: str | None = None
     brings_code: bool = False
     licence: str | None = None
+    adapter: bool = False
 
 
 def make_card(model: PreTrainedModel, contents: CardContents) -> ModelCard:
@@ -90,13 +96,15 @@ def card_data(model: Any, contents: CardContents) -> ModelCardData:
     """Return the card's metadata: `transformers` as the library, so that the Hub shows how to load it."""
     config = model.config
     kinds = [part.kind for part in (config.memory, config.attention) if part is not None]
-    licence: dict[str, Any] = {"license": contents.licence} if contents.licence else contents.origin.licence
+    more: dict[str, Any] = {"license": contents.licence} if contents.licence else dict(contents.origin.licence)
+    if contents.adapter:
+        more["base_model_relation"] = "adapter"
     return ModelCardData(
         library_name="transformers",
         pipeline_tag=TASKS.get(auto_class_of(type(model)).__name__),
         base_model=contents.origin.base_model,
         tags=["hf_memoria", "memory", *kinds, *(["custom_code"] if contents.brings_code else [])],
-        **licence,
+        **more,
     )
 
 
@@ -119,6 +127,8 @@ def _how_to_load(model: Any, contents: CardContents) -> str:
         imports=f"import hf_memoria\n{_own_module(model.config)}", auto=auto, name=contents.name, trust=""
     )
     reading = [] if model.config.memory is None else [READING]
+    if contents.adapter:
+        reading.insert(0, ADAPTER.format(base=contents.origin.base_model))
     if not contents.brings_code:
         return "\n\n".join([INSTALLED, plain, *reading])
     trusting = LOADING.format(imports="", auto=auto, name=contents.name, trust=", trust_remote_code=True")

@@ -14,6 +14,8 @@ from transformers import PreTrainedModel
 from hf_memoria.hub.card import describe, make_card, picture_name
 from hf_memoria.hub.evaluation import read_results
 from hf_memoria.hub.remote_code import export_remote_code
+from hf_memoria.models.adapter_files import BaseCheckpoint
+from hf_memoria.models.adapter_saving import base_of_model, inside, write_adapter
 from hf_memoria.models.memory_files import save_memory
 
 MEMORY_FILE = "memory.safetensors"
@@ -27,6 +29,7 @@ def push_to_hub(
     memory: Any = None,
     results: Mapping[str, Any] | str | Path | None = None,
     plot: str | Path | None = None,
+    adapter: bool = False,
     remote_code: bool = False,
     base_model: str | None = None,
     license: str | None = None,
@@ -47,6 +50,8 @@ def push_to_hub(
             here, and the card says what it holds.
         results: the results of an evaluation: a recipe's `results.json` or what it holds, or Trainer's metrics.
         plot: a picture for the card.
+        adapter: whether the backbone's weights stay where they are, and only what the model has beside them is pushed;
+            see `save_adapter`. `base_model` or the model says where that is, on the Hub. A `PeftModel` may be given.
         remote_code: whether it is to load where hf_memoria is not installed; see `export_remote_code`.
         base_model: name on the Hub of what it was made from, if the model does not know.
         license: its licence; else that of the base model, if its card can be read.
@@ -60,25 +65,19 @@ def push_to_hub(
         the address of the commit.
 
     Raises:
-        TypeError, ValueError: if model, memory or results are not what they should be; then nothing is pushed.
+        TypeError, ValueError: if model, memory or results are not what they should be, or the base of an adapter lies
+            in a folder; then nothing is pushed.
         FileNotFoundError: if `results` or `plot` name no file.
     """
+    plain = inside(model) if adapter else model
+    base = _base_on_hub(plain, base_model) if adapter else None
+    told = {"results": read_results(results), "plot": picture_name(plot), "licence": license, "adapter": adapter}
+    told |= {"memory_file": None if memory is None else MEMORY_FILE, "brings_code": remote_code}
+    card = make_card(plain, describe(plain, repo_id, base_model if base is None else base.name, **told))
     with tempfile.TemporaryDirectory() as folder:
-        card = make_card(
-            model,
-            describe(
-                model,
-                repo_id,
-                base_model,
-                results=read_results(results),
-                plot=picture_name(plot),
-                memory_file=None if memory is None else MEMORY_FILE,
-                brings_code=remote_code,
-                licence=license,
-            ),
-        )
-        card.save(Path(folder) / "README.md")
-        _write_files(Path(folder), model, processor, memory, plot, remote_code)
+        _write_files(Path(folder), plain, processor, memory, plot)
+        _write_weights(Path(folder), model, base, repo_id, remote_code)
+        card.save(Path(folder) / "README.md")  # last: PEFT writes one too
         commit = {"commit_message": commit_message, "revision": revision, "create_pr": create_pr}
         return _upload(folder, repo_id, HfApi(token=token), private, commit)
 
@@ -90,13 +89,29 @@ def _upload(folder: str, repo_id: str, api: HfApi, private: bool | None, commit:
     return str(api.upload_folder(repo_id=found, folder_path=folder, **commit).commit_url)
 
 
-def _write_files(folder: Path, model: Any, processor: Any, memory: Any, plot: Any, remote_code: bool) -> None:
+def _base_on_hub(model: Any, name: str | None) -> BaseCheckpoint:
+    base = base_of_model(model, name)
+    if Path(base.name).exists():
+        raise ValueError(
+            f"base_model must name a checkpoint on the Hub, which everybody can load; got {base.name!r}, a folder of "
+            "this machine. Push that first."
+        )
+    return base
+
+
+def _write_files(folder: Path, model: Any, processor: Any, memory: Any, plot: Any) -> None:
     if memory is not None:
         save_memory(memory, folder / MEMORY_FILE, model)
     if plot is not None:
         shutil.copy(plot, folder)
-    model.save_pretrained(folder)
     if processor is not None:
         processor.save_pretrained(folder)
+
+
+def _write_weights(folder: Path, model: Any, base: BaseCheckpoint | None, name: str, remote_code: bool) -> None:
+    if base is None:
+        model.save_pretrained(folder)
+    else:
+        write_adapter(model, folder, base, named=name)
     if remote_code:
         export_remote_code(folder)

@@ -7,6 +7,7 @@ from hf_memoria.memories.engram.config import EngramMemoryConfig
 from hf_memoria.memories.episodic.config import EpisodicMemoryConfig
 from hf_memoria.memories.token.config import TokenMemoryConfig
 from hf_memoria.models import bert, gpt2, llama, roberta, vit
+from hf_memoria.models.adapter_saving import save_adapter
 from hf_memoria.models.adapters import memory_modules
 from hf_memoria.models.families import register_family
 from hf_memoria.models.found import offer_found_families
@@ -31,6 +32,7 @@ __all__ = [
     "memory_modules",
     "register_family",
     "roberta",
+    "save_adapter",
     "save_memory",
     "vit",
     "wrap",

@@ -24,10 +24,13 @@ def memory_modules(model: PreTrainedModel) -> list[str]:
 
     Warns:
         UserWarning: if the model was loaded from a checkpoint without memory. An adapter names the checkpoint that it
-            belongs to, and `AutoPeftModel` would load that one, without memory.
+            belongs to, and `AutoPeftModel` would load that one, without memory. `save_adapter` saves both.
 
     Examples:
-        >>> get_peft_model(model, LoraConfig(target_modules="all-linear", modules_to_save=memory_modules(model)))
+        >>> lora = LoraConfig(
+        ...     task_type="CAUSAL_LM", target_modules="all-linear", modules_to_save=memory_modules(model)
+        ... )
+        >>> get_peft_model(model, lora)
     """
     if not isinstance(model, MemoriaMixin):
         raise TypeError(f"model must be a model of hf_memoria; got {type(model).__name__}. See hf_memoria.wrap.")
@@ -47,8 +50,9 @@ def _warn_of_plain_checkpoint(model: PreTrainedModel) -> None:
     if not found.get("memory"):
         warnings.warn(
             f"model was loaded from {model.name_or_path!r}, which has no memory, and an adapter would name it as the "
-            "checkpoint that it belongs to: AutoPeftModel would load it without memory. First save the model with its "
-            "memory, model.save_pretrained(folder), and load it from there.",
+            "checkpoint that it belongs to: AutoPeftModel would load it without memory. Save it with "
+            "hf_memoria.save_adapter(model, folder), which keeps both, or first save the model with its memory, "
+            "model.save_pretrained(folder), and load it from there.",
             stacklevel=3,
         )
 

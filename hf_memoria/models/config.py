@@ -32,6 +32,8 @@ class MemoriaConfigMixin(KeepsOwnCode, AttentionChoice):
     Attributes:
         backbone_type: `model_type` of the backbone, whose plain checkpoints load as well.
         memory: settings of the memory, or None for the backbone as it is.
+        base_checkpoint: where the backbone's weights lie, in the config.json of an adapter and of a model that was
+            loaded from one; a checkpoint that is saved whole does not say it. See `save_adapter`.
     """
 
     backbone_type: ClassVar[str]
@@ -40,6 +42,7 @@ class MemoriaConfigMixin(KeepsOwnCode, AttentionChoice):
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "losses", "memory"]
 
     memory: MemorySettings | None = None
+    base_checkpoint: dict[str, Any] | None = None
 
     @property
     def backbone_spec(self) -> BackboneSpec:
@@ -73,6 +76,7 @@ class MemoriaConfigMixin(KeepsOwnCode, AttentionChoice):
         """Return plain JSON, the memory's fields among it."""
         output = super().to_dict()
         output["memory"] = None if self.memory is None else self.memory.to_dict()
+        output.pop("base_checkpoint", None)
         return output
 
     @classmethod

@@ -26,6 +26,7 @@ def copied_as(cls: Any, model: PreTrainedModel, chosen: Mapping[str, Any]) -> Pr
     """
     chosen = {**chosen, "memory": close_for_copy(model, chosen["memory"])}
     config = cls.config_class(**cls.config_class.adopt(without_gguf(model.config.to_dict())) | chosen)
+    config.base_checkpoint = getattr(model.config, "base_checkpoint", None)
     if chosen["attention"] is None and model.config._attn_implementation not in ATTENTION_KINDS:
         config._attn_implementation = model.config._attn_implementation
     wrapped: PreTrainedModel = cls(config).to(device=model.device, dtype=model.dtype)

@@ -25,6 +25,7 @@ from hf_memoria.memories.shared.losses import with_zero_loss
 from hf_memoria.memories.shared.outputs import with_memory
 from hf_memoria.memories.shared.rows import row_mask
 from hf_memoria.memories.shared.starting_state import starting_state
+from hf_memoria.models.adapter_loading import base_of_checkpoint, leave_for_later, load_with_base, loaded_from
 from hf_memoria.models.config import check_memory_fits
 from hf_memoria.models.copied import copied_as
 from hf_memoria.models.evaluations import tell_evaluation
@@ -37,12 +38,19 @@ OWN_ARGUMENTS = ("memory", "reset_memory", "source")
 
 
 def _from_pretrained(cls: Any, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-    """As the stock method; a `gguf_file` is read by the stock class, for Transformers knows no other in it."""
-    if kwargs.get("gguf_file") is None:
-        kwargs = close_for_loading(cls, pretrained_model_name_or_path, kwargs)
-        return super(MemoriaMixin, cls).from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-    model, chosen = load_gguf(cls, pretrained_model_name_or_path, *args, **kwargs)
-    return copied_as(cls, model, chosen)
+    """As the stock method; a folder of `save_adapter` names the checkpoint that is loaded with it.
+
+    A `gguf_file` is read by the stock class, for Transformers knows no other in it.
+    """
+    name, stock = pretrained_model_name_or_path, super(MemoriaMixin, cls).from_pretrained
+    if kwargs.get("gguf_file") is not None:
+        gguf = copied_as(cls, *load_gguf(cls, name, *args, **kwargs))
+        return loaded_from(name, kwargs, gguf)
+    kwargs = close_for_loading(cls, name, kwargs)
+    base = base_of_checkpoint(cls, name, kwargs)
+    if base is not None:
+        return load_with_base(cls, stock, name, base, kwargs)
+    return loaded_from(name, kwargs, stock(name, *args, **kwargs))
 
 
 class MemoriaMixin(NotCopied, AttendsByChoice):
@@ -82,6 +90,7 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
         self._reads_memory = self.config.memory is not None
         if not inner and (self._reads_memory or self.config.attention is not None):
             self._watch_calls()
+        leave_for_later(self)
 
     def _watch_calls(self: Any) -> None:
         """Let hooks on the modules know which call is under way, and add the memory, whose hooks stand in between."""

@@ -3,6 +3,7 @@
 from hf_memoria.training.callback import MemoriaCallback
 from hf_memoria.training.checkpoints import last_checkpoint
 from hf_memoria.training.images import ImageSegments, segment_images
+from hf_memoria.training.parameter_groups import parameter_groups
 from hf_memoria.training.segments import segment_documents
 from hf_memoria.training.streams import SegmentStream
 from hf_memoria.training.trainer import MemoriaTrainerMixin
@@ -13,6 +14,7 @@ __all__ = [
     "MemoriaTrainerMixin",
     "SegmentStream",
     "last_checkpoint",
+    "parameter_groups",
     "segment_documents",
     "segment_images",
 ]

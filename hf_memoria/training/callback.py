@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 from transformers.trainer_callback import ExportableState
 
 from hf_memoria.memories.interface import State, Statistics, system_of
+from hf_memoria.memories.shared.gates import mean_openness
 from hf_memoria.training.checkpoints import load_lanes, save_lanes
 from hf_memoria.training.checks import check_dataset, check_resumable, check_trained, check_training_arguments
 from hf_memoria.training.continuity import UNKNOWN, check_rows
@@ -29,8 +30,10 @@ class MemoriaCallback(TrainerCallback, ExportableState):
     `train_sampling_strategy="sequential"`. Evaluation starts empty and leaves the training memory as it was. The
     evaluation loss becomes the mean over targets. With each log come, for the console and for every reporter, in
     whatever order callbacks are listed: of engrams `memory/short_term` and `memory/long_term` (engrams a lane),
-    `memory/lifespan` and `memory/age` (means), and `memory/forgotten` and `memory/promoted` (since the last log); of
-    memory tokens their variance between slots and between rows, `memory/slot_variance` and `memory/row_variance`, and
+    `memory/lifespan` and `memory/age` (means), `memory/forgotten` and `memory/promoted` (since the last log), and of
+    the vectors that each lane made last `memory/working_cosine`, the mean over pairs (1: all are alike), and
+    `memory/working_rms`; of what has gates `memory/gate`, the mean size of what they multiply reads by; of memory
+    tokens their variance between slots and between rows, `memory/slot_variance` and `memory/row_variance`, and
     the parts of the loss since the last log by name, as `memory/recall_loss`.
 
     Trainer's pushes to the Hub get a card that says what the model is (with `MemoriaTrainerMixin` the last push too).
@@ -202,8 +205,9 @@ class MemoriaCallback(TrainerCallback, ExportableState):
     def _read_statistics(self, state: State) -> dict[str, float]:
         if self._statistics is None:
             return {}
-        sums = self._statistics.sums(state)
-        return self._statistics.logged(reduce(sums, "sum") if sums.numel() else sums)
+        sums, open_by = self._statistics.sums(state), mean_openness(self._lanes.model)
+        logged = self._statistics.logged(reduce(sums, "sum") if sums.numel() else sums)
+        return logged if open_by is None else {**logged, "memory/gate": open_by}
 
     def _exact_loss(self, metrics: dict[str, Any]) -> dict[str, float]:
         # Every evaluation reports its run time under the prefix of its loss; without one there is nothing to read.

@@ -100,6 +100,11 @@ class LaneMemory:
         self._may_begin = False
         self._model: Any = None
 
+    @property
+    def model(self) -> Any:
+        """The model with memory that it was attached to last, or None."""
+        return self._model
+
     def listen(self, model: nn.Module) -> None:
         """Attach whenever the model with memory inside `model` is put into evaluation mode.
 

@@ -65,6 +65,57 @@ for wrong in ({"memory": "none"}, {"results": work / "none.json"}, {"plot": work
 """
 )
 
+PUSH_ADAPTERS = (
+    PREPARE
+    + """
+import warnings
+from families import stock_class, stock_config
+from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+@torch.no_grad()
+def answer(model):
+    first, second = tiny_segments("GPT2", steps=2)
+    return model(**second, memory=model.eval()(**first).memory).logits
+
+stock_class("GPT2", "ForCausalLM")(stock_config("GPT2")).push_to_hub("user/backbone")
+model = hf_memoria.MemoriaAutoModelForCausalLM.from_pretrained("user/backbone", memory=small_memory())
+for name, parameter in model.named_parameters():
+    if "memory" in name or "abstractor" in name:
+        torch.nn.init.normal_(parameter, std=0.3)
+hf_memoria.push_to_hub(model, "user/adapter", processor=tokenizer, adapter=True, remote_code=True)
+assert torch.equal(answer(AutoModelForCausalLM.from_pretrained("user/adapter")), answer(model))
+torch.save(answer(model), work / "logits.pt")
+lora = LoraConfig(
+    task_type="CAUSAL_LM", target_modules=["c_attn"], fan_in_fan_out=True, init_lora_weights=False,
+    modules_to_save=hf_memoria.memory_modules(AutoModelForCausalLM.from_pretrained("user/adapter")))
+adapted = get_peft_model(AutoModelForCausalLM.from_pretrained("user/adapter"), lora)
+hf_memoria.push_to_hub(adapted, "user/lora", adapter=True)
+for auto in (AutoModelForCausalLM, AutoPeftModelForCausalLM):
+    assert torch.equal(answer(auto.from_pretrained("user/lora")), answer(adapted))
+assert not torch.equal(answer(adapted), answer(model))
+AutoModelForCausalLM.from_pretrained("user/backbone").save_pretrained(work / "local")
+try:
+    local = hf_memoria.MemoriaAutoModelForCausalLM.from_pretrained(work / "local", memory=small_memory())
+    hf_memoria.push_to_hub(local, "user/wrong", adapter=True)
+except ValueError as error:
+    print(error)
+"""
+)
+
+ADAPTER_ELSEWHERE = """
+import sys
+sys.path.insert(0, TESTS)
+import torch, transformers
+model = transformers.AutoModelForCausalLM.from_pretrained("user/adapter", trust_remote_code=True).eval()
+generator = torch.Generator().manual_seed(0)
+first, second = (torch.randint(2, 60, (2, 9), generator=generator) for _ in range(2))
+with torch.no_grad():
+    found = model(second, memory=model(first).memory).logits
+print(torch.equal(found, torch.load(sys.argv[1] + "/logits.pt")))
+"""
+ADAPTER_ELSEWHERE = f"TESTS = {str(ROOT / 'tests')!r}\n{ADAPTER_ELSEWHERE}"
+
 ELSEWHERE = """
 import sys
 sys.path.insert(0, TESTS)
@@ -169,6 +220,26 @@ def test_it_loads_from_the_hub_where_the_package_is_not_and_is_pushed_from_there
     printed = run_without_the_package(ELSEWHERE, tmp_path, work, **online(hub, tmp_path))
     assert printed.split() == ["transformers_modules", "1", "MemoriaGPT2ForSequenceClassification"]
     assert "memoria_remote.py" in hub.repositories["user/again"]
+
+
+def test_adapters_name_their_base_and_load_by_the_auto_classes_there_and_elsewhere(tmp_path):
+    with running_hub() as hub:
+        printed = run(PUSH_ADAPTERS, tmp_path, PYTHONPATH=str(ROOT), **online(hub, tmp_path))
+        elsewhere = run_without_the_package(ADAPTER_ELSEWHERE, tmp_path, tmp_path, **online(hub, tmp_path))
+    assert "base_model must name a checkpoint on the Hub, which everybody can load; got" in printed
+    assert elsewhere.strip() == "True"
+    files = hub.repositories["user/adapter"]
+    assert {"memory_adapter.safetensors", "config.json", "tokenizer.json", "README.md"} <= set(files)
+    assert "model.safetensors" not in files
+    data, body = card(hub, "user/adapter")
+    assert (data["base_model"], data["base_model_relation"]) == ("user/backbone", "adapter")
+    assert "Those of `user/backbone` are loaded from" in body
+    base = json.loads(files["config.json"])["base_checkpoint"]
+    assert base.keys() == {"name", "revision", "fingerprint"}
+    assert base["name"] == "user/backbone"
+    assert json.loads(hub.repositories["user/lora"]["adapter_config.json"])["base_model_name_or_path"] == "user/lora"
+    assert str(tmp_path) not in str(hub.repositories["user/lora"])
+    assert "user/wrong" not in hub.repositories
 
 
 TRAIN = (

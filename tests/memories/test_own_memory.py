@@ -343,7 +343,9 @@ def test_peft_trains_its_parameters():
 
     model = tiny_model()
     first, second = tiny_segments("GPT2", steps=2)
-    adapters = LoraConfig(target_modules=["c_attn"], modules_to_save=hf_memoria.memory_modules(model))
+    adapters = LoraConfig(
+        task_type="CAUSAL_LM", target_modules=["c_attn"], modules_to_save=hf_memoria.memory_modules(model)
+    )
     adapted = get_peft_model(model, adapters)
     adapted(**second, labels=second["input_ids"], memory=adapted(**first).memory).loss.backward()
     trained = [parameter for name, parameter in adapted.named_parameters() if "modules_to_save" in name]

@@ -1,14 +1,15 @@
 """Checkpoints in a GGUF file, the form in which many small pretrained models are handed on."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from hf_memoria import EpisodicMemoryConfig, MemoriaLlamaForCausalLM, wrap
+from hf_memoria import EpisodicMemoryConfig, MemoriaLlamaForCausalLM, save_adapter, wrap
 from hf_memoria.cli import main as command_line
 
 gguf = pytest.importorskip("gguf", reason="gguf is not installed")
@@ -73,6 +74,18 @@ def test_it_is_the_stock_model_until_something_is_remembered(folder, tmp_path, w
     again = MemoriaLlamaForCausalLM.from_pretrained(tmp_path).eval()
     assert torch.equal(again(segment()).logits, output.logits)
     again.save_pretrained(tmp_path / "again")
+
+
+def test_an_adapter_of_one_names_the_file(folder, tmp_path):
+    model = MemoriaLlamaForCausalLM.from_pretrained(folder, gguf_file="tiny.gguf", memory=MEMORY).eval()
+    save_adapter(model, tmp_path / "adapter")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "adapter")
+    state = model(segment()).memory
+    assert again.config.memory == model.config.memory
+    assert torch.equal(again(segment(), memory=state).logits, model(segment(), memory=state).logits)
+    save_adapter(again, tmp_path / "again")
+    config = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert (config["base_checkpoint"]["name"], config["base_checkpoint"]["gguf_file"]) == (str(folder), "tiny.gguf")
 
 
 def test_convert_reads_one(folder, tmp_path, capsys):

@@ -1,16 +1,28 @@
 """Adapters on the backbone, the memory in full: what is trained, saved, loaded, merged and resumed."""
 
 import itertools
+import os
+import subprocess
+import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from families import CASES, answer, memoria_class, read_all, small_memory, tiny_model, tiny_segments
+from pages import ROOT, block_with
 from peft import AutoPeftModelForCausalLM, LNTuningConfig, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from tiny_stock import tiny_stock
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, TrainerCallback
 
-from hf_memoria import EngramMemoryConfig, MemoriaGPT2ForCausalLM, memory_modules
+from hf_memoria import (
+    EngramMemoryConfig,
+    MemoriaAutoModelForCausalLM,
+    MemoriaGPT2ForCausalLM,
+    memory_modules,
+    save_adapter,
+)
 
 LORA = {"target_modules": "all-linear", "r": 4, "task_type": "CAUSAL_LM"}
 
@@ -191,7 +203,9 @@ def test_an_adapter_of_a_checkpoint_without_memory_is_told_of(base, tmp_path):
     config = GPT2Config(vocab_size=61, n_positions=16, n_embd=32, n_layer=2, n_head=4)
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "plain")
     model = MemoriaGPT2ForCausalLM.from_pretrained(tmp_path / "plain", memory=EngramMemoryConfig(num_memories=3))
-    with pytest.warns(UserWarning, match="AutoPeftModel would load it without memory. First save the model"):
+    with pytest.warns(
+        UserWarning, match="AutoPeftModel would load it without memory. Save it with hf_memoria.save_adapter"
+    ):
         assert memory_modules(model) == ["abstractor", "memory"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -207,6 +221,63 @@ def test_a_model_without_memory_has_none_to_train(new_model):
         memory_modules(new_model(without_memory=True))
     with pytest.raises(TypeError, match="model must be a model of hf_memoria; got Linear"):
         memory_modules(torch.nn.Linear(2, 2))
+
+
+ELSEWHERE = """
+import sys
+import torch
+import hf_memoria
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoModelForCausalLM
+
+segment = torch.arange(1, 13)[None]
+for folder in ("lora", "both", "memory"):
+    auto = AutoModelForCausalLM if folder == "memory" else AutoPeftModelForCausalLM
+    model = auto.from_pretrained(f"{sys.argv[1]}/{folder}").eval()
+    with torch.no_grad():
+        logits = model(segment, memory=model(segment).memory).logits
+    print(type(model).__name__, torch.equal(logits, torch.load(f"{sys.argv[1]}/{folder}.pt")))
+"""
+
+
+def test_the_documented_line_makes_what_a_new_process_loads(tmp_path):
+    tiny_stock("Qwen3ForCausalLM", head_dim=8).save_pretrained(tmp_path / "stock")
+    memory = EngramMemoryConfig(num_memories=3)
+    model = MemoriaAutoModelForCausalLM.from_pretrained(tmp_path / "stock", memory=memory)
+    model.save_pretrained(tmp_path / "base")
+    names = {"get_peft_model": get_peft_model, "LoraConfig": LoraConfig, "memory_modules": memory_modules}
+    segment = torch.arange(1, 13)[None]
+
+    def keep(name, model, save):
+        torch.manual_seed(1)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.1) if parameter.requires_grad else None
+        save(tmp_path / name)
+        with torch.no_grad():
+            torch.save(model.eval()(segment, memory=model(segment).memory).logits, tmp_path / f"{name}.pt")
+
+    line = block_with("get_peft_model(")
+    for name, given in (("lora", AutoModelForCausalLM.from_pretrained(tmp_path / "base")), ("both", model)):
+        names["model"] = given
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*which has no memory")
+            exec(compile(line, "adapters.md", "exec"), names)
+        adapted = names["model"]
+        keep(name, adapted, adapted.save_pretrained if name == "lora" else partial(save_adapter, adapted))
+    alone = MemoriaAutoModelForCausalLM.from_pretrained(tmp_path / "stock", memory=memory).requires_grad_(False)
+    for name, parameter in alone.named_parameters():
+        parameter.requires_grad_("memory" in name or "abstractor" in name)
+    keep("memory", alone, partial(save_adapter, alone))
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", ELSEWHERE, str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split("\n") == [
+        "PeftModelForCausalLM True",
+        "PeftModelForCausalLM True",
+        "MemoriaQwen3ForCausalLM True",
+        "",
+    ]
 
 
 @pytest.mark.matrix("PEFT")

@@ -105,6 +105,13 @@ class MemoryReader(nn.Module):
         if self.gate is not None:
             nn.init.zeros_(self.gate)
 
+    def openness(self) -> Tensor | None:
+        """Return what the gate multiplies reads by, `[1]`, or None without a gate."""
+        if self.gate is None:
+            return None
+        pace = self.lookup.query.in_features**-0.5 if self.normed else 1.0
+        return (self.gate * pace).tanh()
+
     def forward(
         self,
         hidden: Tensor,
@@ -135,7 +142,7 @@ class MemoryReader(nn.Module):
         query = hidden if self.post_norm else norm(hidden)
         found, weights = self.lookup(query, memory, mask, projected)
         read = norm(hidden + found) if self.post_norm else hidden + found
-        if self.gate is not None:
-            pace = hidden.shape[-1] ** -0.5 if self.normed else 1.0
-            read = hidden + (read - hidden if self.post_norm else found) * (self.gate * pace).tanh()
+        factor = self.openness()
+        if factor is not None:
+            read = hidden + (read - hidden if self.post_norm else found) * factor
         return torch.where(mask.any(dim=-1)[:, None, None], read, hidden), weights

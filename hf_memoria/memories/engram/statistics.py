@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from hf_memoria.memories.engram.store import EngramKind, EngramState
 
@@ -30,7 +31,10 @@ class EngramStatistics:
         self._promoted = self._promoted + newly_long_term(before, after).sum()
 
     def sums(self, state: EngramState) -> Tensor:
-        """Return lanes, engrams by tier, their lifespans and ages, and what was counted since the last call, `[7]`."""
+        """Return sums over the lanes, `[11]`.
+
+        Lanes, engrams by tier, their lifespans and ages, what was counted since the last call, and `newest_alike`.
+        """
         alive = state.valid
         values = (
             state.batch_size,
@@ -40,14 +44,16 @@ class EngramStatistics:
             state.age[alive].sum(),
             self._forgotten,
             self._promoted,
+            *newest_alike(state),
         )
         self._forgotten = self._promoted = 0
         return torch.stack([torch.as_tensor(value, device=alive.device).to(torch.float64) for value in values])
 
     def logged(self, totals: Tensor) -> dict[str, float]:
         """Return numbers by their names in the log."""
-        lanes, short_term, long_term, lifespan, age, forgotten, promoted = totals.tolist()
+        lanes, short_term, long_term, lifespan, age, forgotten, promoted, *alike = totals.tolist()
         engrams = max(short_term + long_term, 1)
+        cosine, paired, square, newest = alike
         return {
             "memory/short_term": short_term / lanes,
             "memory/long_term": long_term / lanes,
@@ -55,7 +61,23 @@ class EngramStatistics:
             "memory/age": age / engrams,
             "memory/forgotten": forgotten,
             "memory/promoted": promoted,
+            **({"memory/working_cosine": cosine / paired} if paired else {}),
+            **({"memory/working_rms": (square / newest) ** 0.5} if newest else {}),
         }
+
+
+def newest_alike(state: EngramState) -> tuple[Tensor, ...]:
+    """Return how alike the vectors are that each lane made of its last segment, sums over lanes.
+
+    The mean cosine between two of them, lanes that have two, the mean square of a coordinate by vector, and vectors.
+    """
+    newest = state.valid & (state.age == 1)
+    vectors, count = state.data[newest].float(), newest.sum(dim=-1)  # these alone: a store may hold many engrams
+    towards = vectors.new_zeros(state.batch_size, state.hidden_size)
+    towards.index_add_(0, newest.nonzero()[:, 0], F.normalize(vectors, dim=-1))
+    cosine = (towards.square().sum(dim=-1) - count) / (count * (count - 1)).clamp(min=1)
+    paired = count > 1
+    return (cosine * paired).sum(), paired.sum(), vectors.square().mean(dim=-1).sum(), count.sum()
 
 
 def newly_long_term(before: EngramState, after: EngramState) -> Tensor:

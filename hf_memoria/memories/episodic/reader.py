@@ -138,6 +138,10 @@ class EpisodicReader(nn.Module):
         self.reset_memory_parameters()
         leave_undecayed(self)
 
+    def openness(self) -> Tensor | None:
+        """Return what the gate multiplies reads by, `[1]`, or None without a gate."""
+        return None if self.gate is None else self.gate.tanh()
+
     def reset_memory_parameters(self) -> None:
         """Initialise what the scores are made with, and close the gate."""
         with torch.no_grad():
@@ -237,8 +241,9 @@ class EpisodicReader(nn.Module):
         if self.spread is not None:
             again, second = self.spread(query, weights, store, bank, self.log_sharpness.exp(), weigh)
             read, weights = read + again, weights + second
-        if self.gate is not None:
-            read = read * self.gate.tanh()
+        factor = self.openness()
+        if factor is not None:
+            read = read * factor
         into = torch.where(whole.valid.any(dim=-1)[:, None, None], hidden + read, hidden)
         if columns is not None:
             return SearchRead(into, weights, columns.index, None)

@@ -54,7 +54,7 @@ def write_tensors(
         **metadata,
     }
     _check_writable(held, path, file_format, header)
-    _write(held, path, header)
+    write_whole(held, path, header)
 
 
 def _check_writable(
@@ -70,7 +70,17 @@ def _check_writable(
         ) from error
 
 
-def _write(held: dict[str, Tensor], path: Path, header: dict[str, str]) -> None:
+def write_whole(held: dict[str, Tensor], path: Path, header: dict[str, str]) -> None:
+    """Write tensors of the CPU to a safetensors file, which appears under its name only when it is whole.
+
+    Args:
+        held: the tensors by name, contiguous and without shared memory.
+        path: the file.
+        header: its metadata.
+
+    Raises:
+        OSError: if it cannot be written; what stood under `path` before still does.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)

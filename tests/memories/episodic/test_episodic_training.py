@@ -95,7 +95,9 @@ def test_peft_trains_its_parameters():
 
     model = episodic("shared")
     segments = [with_targets("GPT2", "ForCausalLM", inputs) for inputs in tiny_segments("GPT2", steps=3)]
-    adapters = LoraConfig(target_modules=["c_attn"], modules_to_save=hf_memoria.memory_modules(model))
+    adapters = LoraConfig(
+        task_type="CAUSAL_LM", target_modules=["c_attn"], modules_to_save=hf_memoria.memory_modules(model)
+    )
     adapted = get_peft_model(model, adapters).train()
     memory = adapted(**segments[0]).memory
     memory = adapted(**segments[1], memory=memory).memory

@@ -1,0 +1,34 @@
+"""How far the gates of a memory are open."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class Gated(Protocol):
+    """A module whose reads are multiplied by a learned factor."""
+
+    def openness(self) -> Tensor | None:
+        """Return the factor, one number, or None if it has no gate."""
+
+
+@torch.no_grad()
+def mean_openness(model: nn.Module) -> float | None:
+    """Return the mean of the absolute factors of a model's gates, or None if it has none.
+
+    Args:
+        model: the model; of modules that PEFT trains a copy of, the copy counts.
+    """
+    gated = [module for name, module in model.named_modules() if _counts(name, module)]
+    factors = [factor for module in gated if (factor := module.openness()) is not None]
+    if not factors:
+        return None
+    return torch.stack([factor.reshape(()).float().abs().to(factors[0].device) for factor in factors]).mean().item()
+
+
+def _counts(name: str, module: nn.Module) -> bool:
+    return isinstance(module, Gated) and "original_module" not in name.split(".")
