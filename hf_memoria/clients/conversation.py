@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hf_memoria.generation.cache import MemoriaCache
 from hf_memoria.memories.interface import State
+from hf_memoria.memories.shared.contents import NO_SOURCE
 
 Message = Mapping[str, Any]
 """A `role` and a `content`, as chat templates take them."""
@@ -64,14 +65,25 @@ def turn_ids(tokenizer: Any, messages: Sequence[Message], *, first: bool) -> Ten
     _check(tokenizer, messages)
     if first:
         return torch.tensor([_encoded(tokenizer, _rendered(tokenizer, messages, prompt=True))])
-    closing = closing_ids(tokenizer)
-    following = _after_answer(tokenizer, _new(messages), prompt=True)
-    if following[: len(closing)] != closing:
-        raise ValueError(
-            "the chat template must end an answer alike whatever follows, to be read turn by turn; got "
-            f"{tokenizer.decode(following)!r} where {tokenizer.decode(closing)!r} had to come first."
-        )
-    return torch.tensor([following[len(closing) :]])
+    return torch.tensor([_without_preamble(tokenizer, _new(messages))])
+
+
+def preamble_length(tokenizer: Any, messages: Sequence[Message]) -> int:
+    """Return how many ids of a first turn stand before its first message that is not the system's.
+
+    They are the system prompt and what else the chat template puts at the beginning: 0 where nothing does, or where the
+    template writes the system prompt into a message of the user.
+
+    Args:
+        tokenizer: the tokenizer, with a chat template.
+        messages: the conversation.
+
+    Raises:
+        TypeError, ValueError: as `turn_ids`.
+    """
+    ids = turn_ids(tokenizer, messages, first=True)[0].tolist()
+    rest = _without_preamble(tokenizer, _without_system(messages))
+    return len(ids) - len(rest) if ids[len(ids) - len(rest) :] == rest else 0
 
 
 def closing_ids(tokenizer: Any) -> list[int]:
@@ -107,7 +119,8 @@ def answer(
         memory: the state to start from, one row; None for an empty one.
         first: whether the memory has read nothing of the conversation; None if that is so when `memory` is None.
         streamer: a streamer of Transformers that gets the tokens as they are made.
-        source: id of the document that the turn becomes, for memories that keep sources; None for none.
+        source: id of the document that the turn becomes, for memories that keep sources; None for none. The system
+            prompt belongs to no document then, so that it stays when the first turn is forgotten.
         generation: the arguments of `generate()`. A stopping criterion may end the answer at any token.
 
     Raises:
@@ -116,9 +129,13 @@ def answer(
             asked for.
     """
     _check_model(model)
-    ids = turn_ids(tokenizer, messages, first=memory is None if first is None else first).to(model.device)
-    closing = closing_ids(tokenizer)
+    first = memory is None if first is None else first
+    ids = turn_ids(tokenizer, messages, first=first).to(model.device)
+    prompt_tokens, closing = ids.shape[1], closing_ids(tokenizer)
     settings = _settings(model, tokenizer, closing, generation)
+    before = preamble_length(tokenizer, messages) if first and source is not None else 0
+    if before:
+        memory, ids = _read(model, ids[:, :before], memory), ids[:, before:]
     cache = MemoriaCache(model.config, model.starting_state(memory, None, ids, source))
     said = model.generate(
         input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache, streamer=streamer, **settings
@@ -129,7 +146,15 @@ def answer(
     with torch.no_grad():
         model(torch.tensor([rest], device=model.device), past_key_values=cache)
     text = tokenizer.decode(said[:-1] if ended else said, skip_special_tokens=True)
-    return Answer(text, cache.finished_memory(), ids.shape[1], len(said), ended)
+    return Answer(text, cache.finished_memory(), prompt_tokens, len(said), ended)
+
+
+@torch.no_grad()
+def _read(model: Any, ids: Tensor, memory: State | None) -> State:
+    """Return the memory after ids that belong to no document."""
+    cache = MemoriaCache(model.config, model.starting_state(memory, None, ids, NO_SOURCE))
+    model(ids, past_key_values=cache)
+    return cache.finished_memory()
 
 
 def _settings(model: Any, tokenizer: Any, closing: list[int], given: dict[str, Any]) -> dict[str, Any]:
@@ -153,12 +178,26 @@ def _settings(model: Any, tokenizer: Any, closing: list[int], given: dict[str, A
 
 def _new(messages: Sequence[Message]) -> list[Message]:
     answers = [i for i, message in enumerate(messages) if message["role"] == ASSISTANT]
-    new = list(messages[answers[-1] + 1 :] if answers else messages)
-    while not answers and new and new[0]["role"] == "system":
-        new.pop(0)
-    if not new:
+    return list(messages[answers[-1] + 1 :]) if answers else _without_system(messages)
+
+
+def _without_system(messages: Sequence[Message]) -> list[Message]:
+    first = next((i for i, message in enumerate(messages) if message["role"] != "system"), None)
+    if first is None:
         raise ValueError("messages must hold one that is not the system's; got nothing else.")
-    return new
+    return list(messages[first:])
+
+
+def _without_preamble(tokenizer: Any, messages: list[Message]) -> list[int]:
+    """Return the ids of messages that follow an answer, and of the beginning of the next."""
+    closing = closing_ids(tokenizer)
+    following = _after_answer(tokenizer, messages, prompt=True)
+    if following[: len(closing)] != closing:
+        raise ValueError(
+            "the chat template must end an answer alike whatever follows, to be read turn by turn; got "
+            f"{tokenizer.decode(following)!r} where {tokenizer.decode(closing)!r} had to come first."
+        )
+    return following[len(closing) :]
 
 
 def _after_answer(tokenizer: Any, messages: list[Message], prompt: bool) -> list[int]:

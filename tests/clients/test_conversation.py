@@ -6,7 +6,7 @@ from chats import CHAT_TEMPLATE, chat_model, chat_tokenizer
 from families import states_equal
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from hf_memoria.clients.conversation import answer, closing_ids, turn_ids
+from hf_memoria.clients.conversation import answer, closing_ids, preamble_length, turn_ids
 from hf_memoria.generation.cache import MemoriaCache
 from hf_memoria.memories.interface import SYSTEMS
 
@@ -54,7 +54,7 @@ def test_what_is_new_is_what_stands_behind_the_last_answer():
     system = {"role": "system", "content": "be terse"}
     assert turn_ids(tokenizer, [system, SECOND], first=False).equal(alone)  # known since the first turn
     assert turn_ids(tokenizer, [system, *said("b", *FIRST)], first=False).equal(alone)
-    told = turn_ids(tokenizer, said("b", *FIRST)[:-1] + [system, SECOND], first=False)
+    told = turn_ids(tokenizer, [*said("b", *FIRST)[:-1], system, SECOND], first=False)
     assert "be terse" in tokenizer.decode(told[0])  # new where it stands
 
 
@@ -99,10 +99,27 @@ def test_the_memory_is_that_of_having_read_turn_answer_and_end(kind):
 
 def test_a_turn_is_a_document_that_can_be_forgotten():
     model, tokenizer = chat_model("episodic", **BIG), chat_tokenizer()
-    memory = answer(model, tokenizer, FIRST, None, source=1, max_new_tokens=3).memory
-    memory = answer(model, tokenizer, [SECOND], memory, source=2, max_new_tokens=3).memory
-    assert set(memory.sources(0)) == {1, 2}
-    assert tokenizer.decode(memory.forget(1).text_ids(0)).startswith("<s>user\nwho is tom?<e>\n<s>assistant\n")
+    one = answer(model, tokenizer, FIRST, None, source=1, max_new_tokens=3)
+    two = answer(model, tokenizer, [SECOND], one.memory, source=2, max_new_tokens=3)
+    memory = two.memory
+    told = [*said(one.text, *FIRST), {"role": "assistant", "content": two.text}]
+    assert tokenizer.decode(memory.text_ids(0)) == whole(tokenizer, told)
+    system = "<s>system\nbe kind<e>\n"
+    assert memory.sources(0)[0] == len(tokenizer(system, add_special_tokens=False)["input_ids"])
+    assert set(memory.sources(0)) == {0, 1, 2}
+    left = tokenizer.decode(memory.forget(1).text_ids(0))
+    assert left.startswith(f"{system}<s>user\nwho is tom?<e>\n<s>assistant\n")
+    assert memory.forget(2).text_ids(0) == one.memory.text_ids(0)
+
+
+def test_a_preamble_is_what_stands_before_the_first_message():
+    tokenizer = chat_tokenizer()
+    system = {"role": "system", "content": "be terse"}
+    for messages in ([system, SECOND], [system, *said("b", *FIRST)]):
+        assert preamble_length(tokenizer, messages) == len("<s>system\nbe terse<e>\n") - 4
+    assert preamble_length(chat_tokenizer(WITH_FINAL_END), FIRST) == 0
+    in_the_message = [{"role": "system", "content": "be terse"}, *said("b", *FIRST)]
+    assert preamble_length(chat_tokenizer(INSTRUCT), in_the_message) == 0
 
 
 def test_an_answer_that_is_stopped_is_closed():
