@@ -71,8 +71,8 @@ def turn_ids(tokenizer: Any, messages: Sequence[Message], *, first: bool) -> Ten
 def preamble_length(tokenizer: Any, messages: Sequence[Message]) -> int:
     """Return how many ids of a first turn stand before its first message that is not the system's.
 
-    They are the system prompt and what else the chat template puts at the beginning: 0 where nothing does, or where the
-    template writes the system prompt into a message of the user.
+    They are the system prompt and what else the chat template puts at the beginning. There are none where it puts
+    nothing there, or writes the system prompt into a message of the user.
 
     Args:
         tokenizer: the tokenizer, with a chat template.
