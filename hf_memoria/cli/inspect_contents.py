@@ -85,7 +85,7 @@ def contents_as_text(contents: list[dict[str, Any]]) -> list[str]:
         for passage in of_row.get("passages", ()):
             if passage["text"] is not None:
                 place = f"row {of_row['row']}, source {_named(passage['source'])}, position {passage['position']}"
-                lines.append(f"{place}: {_shown(passage['text'], whole=len(contents) == 1)}")
+                lines.append(f"{place}: {shown(passage['text'], whole=len(contents) == 1)}")
     if any(passage["text"] is None for of_row in contents for passage in of_row.get("passages", ())):
         lines.append(ASK)
     return lines
@@ -95,7 +95,8 @@ def _named(source: int) -> str:
     return "none" if source == NO_SOURCE else str(source)
 
 
-def _shown(text: str, whole: bool) -> str:
+def shown(text: str, whole: bool) -> str:
+    """Return a text as one line, cut short unless it is to be whole."""
     # As JSON, so that a line stays a line, and nothing in the text tells the terminal what to do.
     told = json.dumps(text if whole else text[:SHOWN], ensure_ascii=False)
     return told if whole or len(text) <= SHOWN else f"{told} and {len(text) - SHOWN} characters more"
