@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from contextlib import contextmanager
@@ -33,7 +34,8 @@ def serving(folder, model=None, *, resident=100, workers=3, most_tokens=40, **li
     model = model or model_of()
     turns = Turns(model, chat_tokenizer(), Memories(folder, model, resident), workers, most_tokens)
     server = server_for(create_app(NAME, turns, Limits(**limits)), "127.0.0.1", 0)
-    server.config.log_config = None
+    for log in ("uvicorn.access", "uvicorn.error"):
+        logging.getLogger(log).setLevel(logging.ERROR)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_until_complete, args=(server.serve(),))
     thread.start()
