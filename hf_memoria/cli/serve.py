@@ -8,12 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from hf_memoria.cli.command import Command, finding, settings_of_words
 from hf_memoria.memories.kinds import DEFAULT_KIND
-from hf_memoria.models import MemoriaMixin
-from hf_memoria.models.auto import MemoriaAutoModelForCausalLM
+from hf_memoria.models import MemoriaMixin, wrap
 
 EXAMPLES = """\
   hf-memoria serve out/model
@@ -24,6 +23,9 @@ EXAMPLES = """\
 
 KEY = "HF_MEMORIA_API_KEY"
 """Environment variable of the key that clients have to bring; words of a command line are seen by everybody."""
+
+MEMORY_SEED = 0
+"""Of weights that are new, so that memories fit the next time too."""
 
 MEGABYTE = 2**20
 
@@ -79,12 +81,17 @@ def _load(args: argparse.Namespace) -> tuple[Any, Any]:
     if args.gguf_file is not None:
         given["gguf_file"] = args.gguf_file
     settings = settings_of_words(args.memory, "--memory")
-    chosen = {} if settings is None else {"memory": {"kind": DEFAULT_KIND, **settings}}
     with finding("MODEL", args.model):
-        model = MemoriaAutoModelForCausalLM.from_pretrained(args.model, **given, **chosen).to(args.device).eval()
+        model = AutoModelForCausalLM.from_pretrained(args.model, **given)
+    if settings is not None:
+        set_seed(MEMORY_SEED)
+        model = wrap(model, memory={"kind": DEFAULT_KIND, **settings})
     if not isinstance(model, MemoriaMixin) or model.config.memory is None:
         raise ValueError(f"MODEL must have a memory; {args.model} has none. Give it one: --memory kind=episodic ...")
-    return model, AutoTokenizer.from_pretrained(args.model, **given)
+    tokenizer = AutoTokenizer.from_pretrained(args.model, **given)
+    if tokenizer.chat_template is None:
+        raise ValueError(f"MODEL must have a chat template; the tokenizer in {args.model} has none.")
+    return model.to(args.device).eval(), tokenizer
 
 
 COMMAND = Command("serve", "answer by OpenAI's interface, with a memory for each user", EXAMPLES, add_arguments, run)

@@ -42,8 +42,8 @@ def create_app(name: str, turns: Turns, limits: Limits | None = None) -> FastAPI
 
     Args:
         name: name of the model.
-        turns: what answers; closed with its memories when the app ends.
-        limits: what is let through.
+        turns: the turns; closed with their memories when the app ends.
+        limits: the limits of what is let through.
     """
     limits = limits or Limits()
 

@@ -21,7 +21,7 @@ class RequestError(Exception):
     """What a client is told.
 
     Args:
-        message: what is wrong, what was expected and what to do.
+        message: the text: what is wrong, what was expected and what to do.
         param: the field of the request.
         code: a word for programs.
         status: the HTTP status.

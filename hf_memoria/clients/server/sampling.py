@@ -23,8 +23,8 @@ class GumbelNoise(LogitsProcessor):
     """Adds noise to scores, so that a greedy choice is a sample of their softmax.
 
     Args:
-        seed: where its random numbers begin; None begins anywhere.
-        device: where the scores are.
+        seed: the start of its random numbers; None starts anywhere.
+        device: the device of the scores.
     """
 
     def __init__(self, seed: int | None, device: torch.device | str) -> None:
@@ -47,10 +47,10 @@ def sampling_of(
 
     Args:
         config: the model's generation config, which says what a request leaves open.
-        temperature: that of the request; 0 takes the likeliest token.
+        temperature: the request's; 0 takes the likeliest token.
         top_p: share of probability that is drawn from.
-        seed: where random numbers begin.
-        device: where the scores are.
+        seed: the start of the random numbers.
+        device: the device of the scores.
     """
     if temperature == 0 or (temperature is None and not config.do_sample):
         return LogitsProcessorList()

@@ -73,7 +73,7 @@ class Turns:
     Args:
         model: the model, in evaluation mode.
         tokenizer: its tokenizer, with a chat template.
-        memories: what its users' memories are kept by.
+        memories: the memories of its users.
         workers: turns that are answered at a time, each in a thread.
         most_tokens: tokens of an answer at most.
 
