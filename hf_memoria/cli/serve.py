@@ -82,7 +82,7 @@ def _load(args: argparse.Namespace) -> tuple[Any, Any]:
         given["gguf_file"] = args.gguf_file
     settings = settings_of_words(args.memory, "--memory")
     with finding("MODEL", args.model):
-        model = AutoModelForCausalLM.from_pretrained(args.model, **given)
+        model: Any = AutoModelForCausalLM.from_pretrained(args.model, **given)
     if settings is not None:
         set_seed(MEMORY_SEED)
         model = wrap(model, memory={"kind": DEFAULT_KIND, **settings})
