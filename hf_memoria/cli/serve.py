@@ -86,12 +86,13 @@ def _load(args: argparse.Namespace) -> tuple[Any, Any]:
     if settings is not None:
         set_seed(MEMORY_SEED)
         model = wrap(model, memory={"kind": DEFAULT_KIND, **settings})
+    model = model.to(args.device).eval()
     if not isinstance(model, MemoriaMixin) or model.config.memory is None:
         raise ValueError(f"MODEL must have a memory; {args.model} has none. Give it one: --memory kind=episodic ...")
     tokenizer = AutoTokenizer.from_pretrained(args.model, **given)
     if tokenizer.chat_template is None:
         raise ValueError(f"MODEL must have a chat template; the tokenizer in {args.model} has none.")
-    return model.to(args.device).eval(), tokenizer
+    return model, tokenizer
 
 
 COMMAND = Command("serve", "answer by OpenAI's interface, with a memory for each user", EXAMPLES, add_arguments, run)
