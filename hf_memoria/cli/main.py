@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Sequence
 
 import hf_memoria
-from hf_memoria.cli import chat, convert, doctor, generate, inspect, train
+from hf_memoria.cli import chat, convert, doctor, generate, inspect, serve, train
 from hf_memoria.cli import eval as evaluation
 from hf_memoria.cli.command import Command
 
@@ -18,6 +18,7 @@ COMMANDS = (
     train.COMMAND,
     generate.COMMAND,
     chat.COMMAND,
+    serve.COMMAND,
     inspect.COMMAND,
     convert.COMMAND,
     evaluation.COMMAND,
