@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from hf_memoria.backbones.spec import BackboneSpec
+from hf_memoria.long_inputs import LongOutput, read_long
 from hf_memoria.memoria_pytorch.convert import convert_reference_checkpoint
 from hf_memoria.memories import register_memory
 from hf_memoria.memories.engram.store import EngramState
@@ -123,6 +124,7 @@ __all__ = [
     "EngramState",
     "EpisodicMemoryConfig",
     "EpisodicState",
+    "LongOutput",
     "LwpfAttentionConfig",
     "MemoriaAutoModel",
     "MemoriaAutoModelForCausalLM",
@@ -174,6 +176,7 @@ __all__ = [
     "load_memory",
     "memory_modules",
     "push_to_hub",
+    "read_long",
     "register_family",
     "register_memory",
     "save_memory",
