@@ -47,7 +47,7 @@ class ReadsLong:
         memory: the state that every document starts from, of one row; None starts empty.
         return_memory: whether answers are dicts of `answer` and `memory`, the state after the document.
         segment_length: tokens of a segment; None is the model's.
-        reduce: how segments become one answer; see `read_long`.
+        reduce: the rule by which segments become one answer; see `read_long`.
         source: id of the documents, an integer.
     """
 

@@ -5,6 +5,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcde", "##x", "##y", "anna", "lives", "in", "paris", "now")
+LENGTH = 8
 TEXT = "anna lives in paris axy bxy now c "
 
 

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 from families import tiny_model
-from long_texts import TEXT, by_hand, make_tokenizer
+from long_texts import LENGTH, TEXT, by_hand, make_tokenizer
 from PIL import Image
 from transformers import BertConfig, BertForSequenceClassification, ViTImageProcessor, pipeline
 
 from hf_memoria import read_long
 from hf_memoria.long_inputs import LongTextClassificationPipeline
 
-LENGTH = 8
 SHORT = "anna lives now"
 LONG = TEXT * 3
 LABELS = {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC"}

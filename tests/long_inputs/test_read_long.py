@@ -6,12 +6,11 @@ from itertools import chain
 import pytest
 import torch
 from families import SMALL, tiny_model, tiny_segments
-from long_texts import TEXT, by_hand, cut, documents, make_tokenizer
+from long_texts import LENGTH, TEXT, by_hand, cut, documents, make_tokenizer
 from transformers import BertForSequenceClassification, ViTImageProcessor
 
 from hf_memoria import read_long, wrap
 
-LENGTH = 8
 LENGTHS = (5, 19, 16, 8)
 KINDS = list(SMALL)
 PAIRS = [("GPT2", "engram"), ("Llama", "episodic"), ("Bert", "episodic"), ("Llama", "token"), ("Bert", "engram")]
