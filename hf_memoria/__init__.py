@@ -14,6 +14,7 @@ from hf_memoria.memories import register_memory
 from hf_memoria.memories.engram.store import EngramState
 from hf_memoria.memories.engram.store.native import use_native_kernels
 from hf_memoria.memories.episodic.store import EpisodicState
+from hf_memoria.memories.shared.joining import join_memories
 from hf_memoria.memories.token import TokenState
 from hf_memoria.models import (
     EngramMemoryConfig,
@@ -172,6 +173,7 @@ __all__ = [
     "TokenState",
     "convert_reference_checkpoint",
     "export_remote_code",
+    "join_memories",
     "last_checkpoint",
     "load_memory",
     "memory_modules",

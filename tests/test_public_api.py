@@ -64,6 +64,7 @@ PUBLIC = {
     "TokenState",
     "convert_reference_checkpoint",
     "export_remote_code",
+    "join_memories",
     "last_checkpoint",
     "load_memory",
     "memory_modules",

@@ -10,11 +10,19 @@ import traceback
 from collections.abc import Sequence
 
 import hf_memoria
-from hf_memoria.cli import convert, doctor, generate, inspect, train
+from hf_memoria.cli import convert, doctor, generate, inspect, join, train
 from hf_memoria.cli import eval as evaluation
 from hf_memoria.cli.command import Command
 
-COMMANDS = (train.COMMAND, generate.COMMAND, inspect.COMMAND, convert.COMMAND, evaluation.COMMAND, doctor.COMMAND)
+COMMANDS = (
+    train.COMMAND,
+    generate.COMMAND,
+    inspect.COMMAND,
+    join.COMMAND,
+    convert.COMMAND,
+    evaluation.COMMAND,
+    doctor.COMMAND,
+)
 
 FAILED = 1
 INTERRUPTED = 130

@@ -44,9 +44,9 @@ def read_long(
         processor: the tokenizer of texts, or the image processor.
         memory: the state that the documents start from, a row for each; None starts empty.
         segment_length: tokens of a segment, special tokens included; None is the model's `config.segment_length`.
-        reduce: the rule by which segments become one answer: `"last"`, that of the last one, `"mean"` or `"max"`. None is `"last"`
-            for a classifier with memory, which has read the others, `"mean"` for one without and for embeddings.
-            Embeddings are of all tokens alike, those of `"last"` of the last segment's.
+        reduce: the rule by which segments become one answer: `"last"`, that of the last one, `"mean"` or `"max"`. None
+            is `"last"` for a classifier with memory, which has read the others, `"mean"` for one without and for
+            embeddings. Embeddings are of all tokens alike, those of `"last"` of the last segment's.
         batch_size: documents that are read at once; None is all.
         source: ids of the documents, an integer or one for each; see `MemoriaMixin`.
         return_token_states: whether the final hidden states of all tokens are kept, of a model without a head.
