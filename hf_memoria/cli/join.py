@@ -14,9 +14,8 @@ from hf_memoria.models.memory_files import BOOKKEEPING, WEIGHTS
 
 EXAMPLES = """\
   hf-memoria join louvre.safetensors orsay.safetensors -o paris.safetensors
-  hf-memoria join a.safetensors b.safetensors -o both.safetensors --source-offset 0 100   # both have a document 1
-  hf-memoria generate out/model --memory paris.safetensors --prompt "Where is the Mona Lisa?"
-"""
+  hf-memoria join a.safetensors b.safetensors -o both.safetensors --source-offsets 0 100   # both have a document 1
+  hf-memoria generate out/model --memory paris.safetensors --prompt-file question.txt"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", type=Path, metavar="FILE", nargs="+", help=told)
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", required=True, help="the file to write")
     told = "a number for each file, which is added to the ids of its documents"
-    parser.add_argument("--source-offset", type=int, nargs="+", metavar="N", help=told)
+    parser.add_argument("--source-offsets", type=int, nargs="+", metavar="N", help=told)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
         raise FileExistsError(f"--output must be a file that is not there yet; {args.output} is.")
     found = [read_state(path) for path in args.paths]
     description = joined_description(args.paths, found)
-    joined = join_memories([state for state, _ in found], args.source_offset)
+    joined = join_memories([state for state, _ in found], args.source_offsets)
     write_state(joined, args.output, description)
     rows = "1 row" if joined.batch_size == 1 else f"{joined.batch_size} rows"
     print(f"{len(found)} memories in {args.output}, {rows}; hf-memoria inspect shows what they hold")

@@ -77,7 +77,7 @@ def test_documents_of_one_id_are_told_apart(capsys, files):
     status, _, err = call(capsys, "join", *files[:2], "-o", files[2])
     assert status == 1
     assert "both hold 1 in row 0" in err
-    assert call(capsys, "join", *files[:2], "--source-offset", 0, 100, "-o", files[2])[0] == 0
+    assert call(capsys, "join", *files[:2], "--source-offsets", 0, 100, "-o", files[2])[0] == 0
     assert load_memory(files[2]).sources(0) == {1: 18, 101: 18}
 
 
