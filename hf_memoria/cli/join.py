@@ -47,7 +47,7 @@ def joined_description(paths: list[Path], found: list[tuple[State, dict[str, Any
 
     Args:
         paths: the files.
-        found: what each of them holds, and the settings that it was made with.
+        found: the state that each of them holds, and the settings that it was made with.
 
     Raises:
         ValueError: if settings differ, or weights do where vectors mean something only to those.
