@@ -8,11 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from hf_memoria.backbones.spec import BackboneSpec
+from hf_memoria.long_inputs import LongOutput, read_long
 from hf_memoria.memoria_pytorch.convert import convert_reference_checkpoint
 from hf_memoria.memories import register_memory
 from hf_memoria.memories.engram.store import EngramState
 from hf_memoria.memories.engram.store.native import use_native_kernels
 from hf_memoria.memories.episodic.store import EpisodicState
+from hf_memoria.memories.shared.joining import join_memories
 from hf_memoria.memories.token import TokenState
 from hf_memoria.models import (
     EngramMemoryConfig,
@@ -126,6 +128,7 @@ __all__ = [
     "EngramState",
     "EpisodicMemoryConfig",
     "EpisodicState",
+    "LongOutput",
     "LwpfAttentionConfig",
     "MemoriaAutoModel",
     "MemoriaAutoModelForCausalLM",
@@ -173,11 +176,13 @@ __all__ = [
     "TokenState",
     "convert_reference_checkpoint",
     "export_remote_code",
+    "join_memories",
     "last_checkpoint",
     "load_memory",
     "memory_modules",
     "parameter_groups",
     "push_to_hub",
+    "read_long",
     "register_family",
     "register_memory",
     "save_adapter",

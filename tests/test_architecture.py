@@ -19,6 +19,7 @@ LAYERS = (
     "attentions",
     "generation",
     "models",
+    "long_inputs",
     "memoria_pytorch",
     "hub",
     "training",

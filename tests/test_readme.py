@@ -17,7 +17,7 @@ from hf_memoria import segment_documents
 
 HAVE_LISTS = (
     *("backbones", "shared", "engram", "store", "token", "attentions", "lwpf", "generation"),
-    *("models", "memoria_pytorch", "hub", "training", "compatibility", "cli"),
+    *("models", "long_inputs", "memoria_pytorch", "hub", "training", "compatibility", "cli"),
 )
 """Folders whose files the page on architecture lists one by one."""
 

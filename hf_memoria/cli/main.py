@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Sequence
 
 import hf_memoria
-from hf_memoria.cli import chat, convert, doctor, generate, inspect, serve, train
+from hf_memoria.cli import chat, convert, doctor, generate, inspect, join, serve, train
 from hf_memoria.cli import eval as evaluation
 from hf_memoria.cli.command import Command
 
@@ -20,6 +20,7 @@ COMMANDS = (
     chat.COMMAND,
     serve.COMMAND,
     inspect.COMMAND,
+    join.COMMAND,
     convert.COMMAND,
     evaluation.COMMAND,
     doctor.COMMAND,

@@ -191,6 +191,9 @@ class MemorySystem(Protocol[StateT, ReadingT]):
     def recall(self, model: Any, stock_forward: Forward, state: StateT) -> Recall[StateT, ReadingT]:
         """Return what a segment that starts from `state` reads while it is read in pieces."""
 
+    def join(self, states: Sequence[StateT]) -> StateT:
+        """Return what all of these have read, row by row; a ValueError if they or this kind cannot be joined."""
+
     def write_file(self, state: StateT, path: str | Path, description: Mapping[str, Any] | None) -> None:
         """Write a state and the settings that it was made with; see `write_tensors` for what is raised."""
 
@@ -247,10 +250,7 @@ def register_memory(system: SystemT) -> SystemT:
     Calling it again for the same class changes nothing, nor does the copy of it that a checkpoint brings along.
 
     Args:
-        system: the kind of memory.
-
-    Returns:
-        the same.
+        system: the kind of memory, which is returned.
 
     Raises:
         TypeError: if its `settings_class` is no `MemorySettings`.

@@ -55,7 +55,7 @@ def _check_positions(model: Any, length: int, kwargs: dict[str, Any]) -> None:
     reads_on = (
         "past_key_values=MemoriaCache(model.config) reads any number of tokens in segments."
         if _takes_cache(model)
-        else "Pass segments one after another, each with memory=output.memory of the one before."
+        else f"Pass segments one after another, each with memory=output.memory of the one before.{_does_it(model)}"
     )
     raise ValueError(f"a row must have at most the backbone's {positions} positions; got {length}. {reads_on}")
 
@@ -78,6 +78,11 @@ def _takes_cache(model: Any) -> bool:
     return causal and (model.base_model is model or isinstance(model, GenerationMixin))
 
 
+def _does_it(model: Any) -> str:
+    """Return what reads all of a document in one call, where a head gives an answer for it."""
+    return "" if model.get_output_embeddings() is not None else " hf_memoria.read_long(model, ...) does it."
+
+
 def _warn_of_several(model: Any, length: int) -> None:
     if torch.compiler.is_compiling() or not model.config.backbone_spec.is_causal(model.config):
         return
@@ -92,5 +97,6 @@ def _warn_of_several(model: Any, length: int) -> None:
         "model(..., past_key_values=MemoriaCache(model.config)) reads them in segments, as generate() does."
         if _takes_cache(model)
         else f"Pass segments of {segment} tokens one after another, each with memory=output.memory of the one before."
+        + _does_it(model)
     )
     warn_once(model.base_model, "long", told + how, stacklevel=4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,6 +31,7 @@ from hf_memoria.memories.engram.segment import end_segment, prepare_reading
 from hf_memoria.memories.engram.statistics import EngramStatistics
 from hf_memoria.memories.engram.store import EngramState
 from hf_memoria.memories.engram.store.io import FORMAT, load_engrams, save_engrams
+from hf_memoria.memories.engram.store.joining import join_engrams
 from hf_memoria.memories.engram.summary import summary_of
 from hf_memoria.memories.interface import Forward
 from hf_memoria.memories.shared.masks import token_mask
@@ -98,6 +99,10 @@ class EngramSystem:
     def recall(self, model: Any, stock_forward: Forward, state: EngramState) -> EngramRecall:
         """As `MemorySystem.recall`."""
         return EngramRecall.begin(state, getattr(model.base_model, "abstractor", None), model.config.memory)
+
+    def join(self, states: Sequence[EngramState]) -> EngramState:
+        """As `MemorySystem.join`."""
+        return join_engrams(states)
 
     def write_file(self, state: EngramState, path: str | Path, description: Mapping[str, Any] | None) -> None:
         """As `MemorySystem.write_file`."""

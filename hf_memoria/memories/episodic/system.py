@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -23,6 +24,7 @@ from hf_memoria.memories.episodic.segment import reading_from, write
 from hf_memoria.memories.episodic.sharing import check_can_share
 from hf_memoria.memories.episodic.statistics import EpisodicStatistics
 from hf_memoria.memories.episodic.store import EpisodicState
+from hf_memoria.memories.episodic.store.joining import join_episodes
 from hf_memoria.memories.episodic.summary import summary_of
 from hf_memoria.memories.interface import Forward
 from hf_memoria.memories.shared.losses import share_of_step
@@ -92,6 +94,10 @@ class EpisodicSystem(SegmentMemory[EpisodicState]):
     def recall(self, model: Any, stock_forward: Forward, state: EpisodicState) -> Any:
         """As `MemorySystem.recall`."""
         return EpisodicRecall.begin(model, state)
+
+    def join(self, states: Sequence[EpisodicState]) -> EpisodicState:
+        """As `MemorySystem.join`."""
+        return join_episodes(states)
 
     def new_statistics(self) -> EpisodicStatistics:
         """As `MemorySystem.new_statistics`."""

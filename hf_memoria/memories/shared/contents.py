@@ -31,6 +31,14 @@ class KeepsSources(Protocol):
         """Return it without anything of a document."""
 
 
+@runtime_checkable
+class MovesSources(Protocol):
+    """A state whose documents can be given other ids."""
+
+    def move_sources(self, by: int) -> Self:
+        """Return it with `by` added to the id of each document; `NO_SOURCE` stays."""
+
+
 @dataclass(frozen=True)
 class Passage:
     """Positions that stood side by side in one document.

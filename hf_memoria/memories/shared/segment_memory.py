@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -111,6 +111,13 @@ class SegmentMemory(Generic[RowStateT]):
     def recall(self, model: Any, stock_forward: Forward, state: RowStateT) -> StateRecall[RowStateT]:
         """Return what a segment that starts from `state` reads while it is read in pieces."""
         return StateRecall(self, model, state)
+
+    def join(self, states: Sequence[RowStateT]) -> RowStateT:
+        """Refuse it: what several memories of a kind are together, only the kind knows."""
+        raise ValueError(
+            f"states must be of a kind that can be joined; {self.settings_class.kind!r} cannot: its class "
+            f"{type(self).__name__} defines no join(states)."
+        )
 
     def write_file(self, state: RowStateT, path: str | Path, description: Mapping[str, Any] | None) -> None:
         """Write a state and the settings that it was made with, if `read_file` would accept it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -82,6 +82,14 @@ class TokenSystem:
     def recall(self, model: Any, stock_forward: Forward, state: TokenState) -> TokenRecall:
         """As `MemorySystem.recall`."""
         return TokenRecall.begin(model, stock_forward, state)
+
+    def join(self, states: Sequence[TokenState]) -> TokenState:
+        """Refuse it: what a segment sees is a fixed number of tokens, which were rewritten for one text."""
+        raise ValueError(
+            "states must be of a kind that can be joined; 'token' cannot: a model sees its one fixed number of memory "
+            "tokens, which were rewritten for one text, and no weights have learned to read two texts' at once. Read "
+            "one text after the other, with memory=."
+        )
 
     def write_file(self, state: TokenState, path: str | Path, description: Mapping[str, Any] | None) -> None:
         """As `MemorySystem.write_file`."""

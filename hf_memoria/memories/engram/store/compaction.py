@@ -38,7 +38,7 @@ def with_room(state: EngramState, working: int, fired: int) -> EngramState:
     if room.segments >= 1 and room.slots >= working and wide_enough:
         return _with_own_buffer(state)
     segments = segments_ahead(state.capacity, working)
-    state = _with_form(state, form_for(state.room.graph, state.capacity, state.graph.form))
+    state = with_form(state, form_for(state.room.graph, state.capacity, state.graph.form))
     if room.slots < working:
         state = state.pad(whole_blocks(state.capacity + segments * working), 0)
     else:
@@ -85,7 +85,7 @@ def compact(state: EngramState, segments: int | None = None, working: int = 0, f
     capacity = whole_blocks(most + segments * working) if segments else most
     moved = {name: _moved(getattr(state, name), index, exists, capacity) for name in SLOT_FIELDS}
     form = form_for(state.room.graph, capacity, state.graph.form)
-    graph = _compact_graph(_with_form(state, form).graph, index, exists, state.recent, capacity)
+    graph = _compact_graph(with_form(state, form).graph, index, exists, state.recent, capacity)
     recent = torch.full((state.batch_size, segments, fired), -1, dtype=torch.int32, device=index.device)
     room = replace(state.room, segments=segments, slots=capacity - most)
     return replace(state, **moved, recent=recent, graph=graph, used=exists.sum(dim=1), room=room, claim=Claim())
@@ -127,7 +127,8 @@ def form_for(wanted: str, capacity: int, present: str) -> str:
     return DenseGraph.form if capacity <= bound else EventGraph.form
 
 
-def _with_form(state: EngramState, form: str) -> EngramState:
+def with_form(state: EngramState, form: str) -> EngramState:
+    """Return the state with another form of graph; one that has no recent events says the same."""
     if state.graph.form == form:
         return state
     graph: CofireGraph

@@ -1,7 +1,6 @@
 """What an episodic memory holds of each row: the ids that were read, and what they have been worth.
 
-Axes: B rows (lanes), M engrams of the longest row, L layers, W ids of a window, D hidden size, E width of embeddings,
-N links of an engram.
+Axes: B rows, M engrams of the longest row, L layers, W ids of a window, D hidden size, E width of embeddings, N links.
 """
 
 from __future__ import annotations
@@ -200,6 +199,11 @@ class EpisodicState(RowState):
         reads_it = (self.document == source).unsqueeze(1)
         left = self.keep_where(self.valid & (self.source != source))
         return replace(left, tail=left.tail.masked_fill(reads_it, NO_ID))
+
+    def move_sources(self, by: int) -> Self:
+        """Return it with `by` added to the id of each document, 0 staying 0."""
+        source, document = (ids + by * (ids != 0) for ids in (self.source, self.document))
+        return replace(self, source=source, document=document)
 
     def keep_where(self, kept: Tensor) -> Self:
         """Return it with the engrams where bool `kept` `[B, M]` is true, in their order."""
