@@ -45,7 +45,9 @@ def push_to_hub(
         memory: a state to push as `memory.safetensors`. It holds representations of the text that was read, the
             training text among it, and of an episodic memory the text itself, so it is only pushed if it is given
             here, and the card says what it holds.
-        results: the results of an evaluation: a recipe's `results.json` or what it holds, or Trainer's metrics.
+        results: the results of an evaluation: a recipe's `results.json` or what it holds, or Trainer's metrics. The
+            card shows them, and its metadata has them for the Hub, of the dataset that `dataset` in them names: an id
+            on the Hub, or a mapping with `type` and `name`.
         plot: a picture for the card.
         remote_code: whether it is to load where hf_memoria is not installed; see `export_remote_code`.
         base_model: name on the Hub of what it was made from, if the model does not know.
