@@ -1,16 +1,19 @@
 """`compute_metrics` over documents: a Trainer says what a loop over whole documents says."""
 
 import math
+from pathlib import Path
 
 import evaluate
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from transformers import EvalPrediction
 
 from hf_memoria import EpisodicMemoryConfig, MemoriaLlamaConfig, MemoriaLlamaForCausalLM, TokenMemoryConfig
 from hf_memoria.metrics import load_metric
 from hf_memoria.training import DocumentMetrics, without_memory
+from hf_memoria.training.pushing import write_for_push
 
 SEGMENT = 8
 
@@ -93,6 +96,24 @@ def test_perplexity_with_and_without_memory_is_that_of_a_loop(
         np.testing.assert_allclose(losses, expected, atol=1e-4)
     gain = load_metric("memory_gain").compute(losses=own, memory_off=metrics.documents)
     assert gain["memory_off_minus_memory"] == pytest.approx(perplexity(off) - perplexity(own), rel=1e-3)
+
+
+def test_a_push_carries_the_results_of_every_dataset(new_model, segments, evaluation_segments, new_trainer):
+    metrics, model = DocumentMetrics(), new_model()
+    trainer = new_trainer(model, segments, label_names=metrics.label_names, max_steps=1)
+    trainer.compute_metrics, trainer.preprocess_logits_for_metrics = metrics, metrics.losses_of
+    trainer.evaluate(evaluation_segments)
+    trainer.train()
+    found = trainer.evaluate({"memory": evaluation_segments, "memory_off": without_memory(evaluation_segments)})
+    write_for_push(trainer.args, trainer.state, model, None, "deepmind/pg19")
+    data = ModelCard.load(Path(trainer.args.output_dir) / "README.md").data
+    told = {one.metric_name: (one.metric_type, one.metric_value, one.metric_args) for one in data.eval_results}
+    for case, words in (("memory", "memory on"), ("memory_off", "memory off")):
+        error = {"standard_error": found[f"eval_{case}_perplexity_error"]}
+        assert told[f"perplexity, {words}"] == ("perplexity", found[f"eval_{case}_perplexity"], error)
+        assert told[f"loss, {words}"] == ("loss", found[f"eval_{case}_loss"], None)
+    assert {one.dataset_type for one in data.eval_results} == {"deepmind/pg19"}
+    assert len(told) == len(data.eval_results) == 6
 
 
 def test_batch_by_batch_it_is_the_same(new_model, evaluation_segments, evaluated):
