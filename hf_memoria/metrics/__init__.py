@@ -39,7 +39,8 @@ def load_metric(name: str, config_name: str | None = None, **settings: Any) -> A
 
     Args:
         name: one of `METRICS`.
-        config_name: the case that `memory_gain` compares with, `"memory_off"` (the default), `"shuffled"` or another name.
+        config_name: the case that `memory_gain` compares with, `"memory_off"` (the default), `"shuffled"` or another
+            name.
         settings: more arguments of `evaluate.load`.
 
     Raises:
