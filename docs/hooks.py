@@ -36,6 +36,8 @@ API = (
     "hf_memoria.memories.episodic.looks",
     "hf_memoria.attentions",
     "hf_memoria.sdm",
+    "hf_memoria.training",
+    "hf_memoria.metrics",
     "hf_memoria.analysis",
 )
 """Modules with an API page each. A name that several of them offer is described where it comes first."""

@@ -36,7 +36,7 @@ from common.report import (
     versions,
     write_json,
 )
-from common.tokenizer import encode_documents, scored_bytes, train_tokenizer
+from common.tokenizer import encode_documents, train_tokenizer
 from common.training import BACKBONES, adamw, train_on_lanes
 from datasets import Dataset
 from transformers import (
@@ -50,6 +50,7 @@ from transformers import (
 from hf_memoria import segment_documents, wrap
 from hf_memoria.memories import MemorySettings
 from hf_memoria.models.config import memory_config_from
+from hf_memoria.training import scored_bytes
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "language_modeling"
 
@@ -173,7 +174,8 @@ def run(
     }
     with timed(seconds, "evaluate"):
         scores, sliding = evaluate(models, validation["input_ids"], args)
-    cases = summarise_cases(scores, scored_bytes(validation, tokenizer), args.segment_length)
+    num_bytes = scored_bytes(validation["text"], tokenizer, validation["input_ids"])
+    cases = summarise_cases(scores, num_bytes, args.segment_length)
     print(f"\nValidation on {len(validation)} documents; ± is the standard error over documents")
     print(format_table(cases))
     if sliding:

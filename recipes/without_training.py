@@ -35,6 +35,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from hf_memoria import EpisodicMemoryConfig, wrap
+from hf_memoria.metrics import load_metric
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "without_training"
 
@@ -160,11 +161,11 @@ def read_books(model: PreTrainedModel, arm: Arm, documents: list[list[int]], arg
         for document in tqdm(documents, desc=arm.label, unit="document"):
             loss, held = read_in_segments(model, torch.tensor([document]), args.segment_length)
             losses.append(loss)
-    by_document = np.array([loss.mean() for loss in losses])
-    mean = float(np.concatenate(losses).mean())
     seconds = time.process_time() - started
-    measured = {"perplexity": float(np.exp(mean)), "loss": mean, "bytes": float(held), "seconds": round(seconds, 1)}
-    return {**measured, "by_document": by_document.tolist(), "curves": {}}
+    by_document = np.array([loss.mean() for loss in losses])
+    found = load_metric("document_perplexity").compute(losses=losses)
+    measured = {"perplexity": found["perplexity"], "loss": found["nats_per_token"], "bytes": float(held)}
+    return {**measured, "seconds": round(seconds, 1), "by_document": by_document.tolist(), "curves": {}}
 
 
 def read_in_segments(model: PreTrainedModel, ids: Tensor, length: int) -> tuple[np.ndarray, int]:

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "hf_memoria"
 
 LAYERS = (
     "sdm",
+    "metrics",
     "backbones",
     "memories",
     "attentions",

@@ -217,6 +217,8 @@ def imported_alone():
         "early = [name for name in ('datasets', 'hf_memoria.training', 'hf_memoria.hub') if name in sys.modules]\n"
         "assert set(hf_memoria.__all__) <= set(dir(hf_memoria))\n"
         "assert all(getattr(hf_memoria, name) for name in hf_memoria.__all__)\n"
+        "import hf_memoria.metrics\n"
+        "early += ['evaluate'] if 'evaluate' in sys.modules else []\n"
         "names = sorted(name for name in sys.modules if name.startswith('hf_memoria.'))\n"
         "c = transformers.AutoConfig.for_model('memoria-gpt2', n_layer=1, n_embd=8, n_head=2, vocab_size=9,"
         " bos_token_id=0, eos_token_id=0)\n"

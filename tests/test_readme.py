@@ -17,7 +17,7 @@ from hf_memoria import segment_documents
 
 HAVE_LISTS = (
     *("backbones", "shared", "engram", "store", "token", "attentions", "lwpf", "generation"),
-    *("models", "long_inputs", "memoria_pytorch", "hub", "training", "compatibility", "cli"),
+    *("models", "long_inputs", "memoria_pytorch", "hub", "training", "metrics", "compatibility", "cli"),
 )
 """Folders whose files the page on architecture lists one by one."""
 
@@ -61,6 +61,25 @@ def test_the_loop_over_segments_runs(build, tmp_path, monkeypatch):
     assert names["memory"].batch_size == 4
     assert int(names["memory"].num_short_term.sum()) > 0
     assert (tmp_path / "memory.safetensors").is_file()
+
+
+def test_the_evaluations_run(build, tmp_path, monkeypatch):
+    import evaluate
+
+    monkeypatch.chdir(tmp_path)
+    for cache in ("HF_METRICS_CACHE", "HF_MODULES_CACHE"):
+        monkeypatch.setattr(evaluate.config, cache, tmp_path / cache)
+    documents = torch.randint(1, 60, (6, 40))
+    books = segment_documents(Dataset.from_dict({"input_ids": documents.tolist()}), segment_length=16, lanes=4)
+    model = build()
+    names = {"model": model, "books": books, "documents": documents}
+    exec(compile(block_with("DocumentMetrics()"), "evaluating.md", "exec"), names)
+    under_trainer = names["found"]
+    exec(compile(block_with("evaluate.combine("), "evaluating.md", "exec"), names)
+    found = names["found"]
+    assert found["perplexity"] == pytest.approx(under_trainer["eval_memory_perplexity"], rel=1e-5)
+    assert found["memory_off_perplexity"] == pytest.approx(under_trainer["eval_memory_off_perplexity"], rel=1e-5)
+    assert abs(found["shuffled_minus_memory"]) > 0
 
 
 def test_the_family_of_a_users_own_runs(tmp_path):

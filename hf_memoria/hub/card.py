@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
 from hf_memoria.hub.evaluation import evaluation_table
+from hf_memoria.hub.model_index import eval_results
 from hf_memoria.hub.origin import Origin, origin_of
 from hf_memoria.memories.interface import system_of
 from hf_memoria.models.families import auto_class_of
@@ -54,7 +55,7 @@ class CardContents:
     Attributes:
         name: of the repository, `user/name`.
         origin: the base model and its licence.
-        results: what `evaluation_table` reads.
+        results: what `evaluation_table` and `eval_results` read.
         plot: name of a picture in the repository.
         memory_file: name of the memory's file in the repository.
         brings_code: whether it loads where the package is not installed.
@@ -93,15 +94,19 @@ def make_card(model: PreTrainedModel, contents: CardContents) -> ModelCard:
 
 
 def card_data(model: Any, contents: CardContents) -> ModelCardData:
-    """Return the card's metadata: `transformers` as the library, so that the Hub shows how to load it."""
+    """Return the card's metadata: `transformers` as the library, so that the Hub shows how to load it, and results."""
     config = model.config
     kinds = [part.kind for part in (config.memory, config.attention) if part is not None]
     more: dict[str, Any] = {"license": contents.licence} if contents.licence else dict(contents.origin.licence)
     if contents.adapter:
         more["base_model_relation"] = "adapter"
+    task = TASKS.get(auto_class_of(type(model)).__name__)
+    measured = [] if contents.results is None or task is None else eval_results(contents.results, task)
     return ModelCardData(
         library_name="transformers",
-        pipeline_tag=TASKS.get(auto_class_of(type(model)).__name__),
+        pipeline_tag=task,
+        model_name=contents.name.rpartition("/")[2] if measured else None,
+        eval_results=measured or None,
         base_model=contents.origin.base_model,
         tags=["hf_memoria", "memory", *kinds, *(["custom_code"] if contents.brings_code else [])],
         **more,

@@ -17,6 +17,9 @@ CASES = {
 }
 """How recipes call the cases that they compare."""
 
+TIMES = ("_runtime", "_per_second", "_time")
+"""How Trainer's metrics end that are times."""
+
 TABLES = ("cases", "summary")
 """Where results.json has numbers, by case and measure."""
 
@@ -87,10 +90,14 @@ def _estimate(value: float, error: float | None) -> str:
     return f"{value:.{decimals}f} ± {error:.{decimals}f}"
 
 
+def is_measure(name: str, value: Any) -> bool:
+    """Return whether one of Trainer's metrics says how good a model is, and not how long that took."""
+    return name.startswith("eval_") and isinstance(value, float) and not name.endswith(TIMES)
+
+
 def _metrics_table(metrics: Mapping[str, Any]) -> str | None:
     """Return Trainer's metrics of an evaluation."""
-    found = {name: value for name, value in metrics.items() if name.startswith("eval_") and isinstance(value, float)}
-    told = {name: value for name, value in found.items() if not name.endswith(("_runtime", "_per_second"))}
+    told = {name: value for name, value in metrics.items() if is_measure(name, value)}
     if not told:
         return None
     lines = [_line([name.removeprefix("eval_"), f"{value:.4g}"]) for name, value in told.items()]

@@ -48,7 +48,9 @@ def push_to_hub(
         memory: a state to push as `memory.safetensors`. It holds representations of the text that was read, the
             training text among it, and of an episodic memory the text itself, so it is only pushed if it is given
             here, and the card says what it holds.
-        results: the results of an evaluation: a recipe's `results.json` or what it holds, or Trainer's metrics.
+        results: the results of an evaluation: a recipe's `results.json` or what it holds, or Trainer's metrics. The
+            card shows them, and its metadata has them for the Hub, of the dataset that `dataset` in them names: an id
+            on the Hub, or a mapping with `type` and `name`.
         plot: a picture for the card.
         adapter: whether the backbone's weights stay where they are, and only what the model has beside them is pushed;
             see `save_adapter`. `base_model` or the model says where that is, on the Hub. A `PeftModel` may be given.

@@ -17,6 +17,8 @@ def gauss_legendre(order: int) -> tuple[Tensor, Tensor]:
 
     Newton's method on the Legendre polynomial, from its asymptotic zeros.
     """
+    # Not numpy.polynomial.legendre.leggauss: it is tested up to degree 100, and at our 384 its weights are off by up
+    # to 4e-10 of their value, these by 3e-12 (compared with 80-bit arithmetic).
     x = -((torch.arange(order, dtype=torch.float64) + 0.75) * math.pi / (order + 0.5)).cos()
     for _ in range(6):
         before, value = torch.ones_like(x), x

@@ -42,14 +42,15 @@ class MemoriaCallback(TrainerCallback, ExportableState):
     Args:
         push_memory: whether pushes carry the memory: `memory.safetensors`, and all of it in pushed checkpoints. It
             holds representations of the training text, and of an episodic memory the text itself.
+        evaluated_on: id on the Hub of the dataset that is evaluated on, for the card's results.
 
     Attributes:
         checkpoint: folder that training resumes from, if it is not where it was saved; `MemoriaTrainerMixin` sets it.
     """
 
-    def __init__(self, push_memory: bool = False) -> None:
+    def __init__(self, push_memory: bool = False, evaluated_on: str | None = None) -> None:
         self.checkpoint: str | None = None
-        self.push_memory = push_memory
+        self.push_memory, self.evaluated_on = push_memory, evaluated_on
         self._lanes = LaneMemory()
         self._statistics: Statistics | None = None
         self._evaluation_loss = EvaluationLoss()
@@ -177,7 +178,7 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         folder = _checkpoint_folder(args, state)
         if self.push_memory and folder.is_dir():
             self._save_into(folder, args)  # on_save comes after the push
-        write_for_push(args, state, model, self._lanes.training if self.push_memory else None)
+        write_for_push(args, state, model, self._lanes.training if self.push_memory else None, self.evaluated_on)
 
     def on_log(
         self,

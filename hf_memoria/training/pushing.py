@@ -46,25 +46,36 @@ def check_push(args: TrainingArguments, push_memory: bool, holds: str) -> None:
         )
 
 
-def write_for_push(args: TrainingArguments, state: TrainerState, model: PreTrainedModel, memory: State | None) -> None:
+def write_for_push(
+    args: TrainingArguments,
+    state: TrainerState,
+    model: PreTrainedModel,
+    memory: State | None,
+    evaluated_on: str | None = None,
+) -> None:
     """Put a card into the folder that Trainer is about to push, and a state, if one is given."""
     folder = Path(str(args.output_dir))
     if memory is not None:
         save_memory(memory, folder / MEMORY_FILE, model)
-    write_card(args, state, model, folder / "README.md")
+    write_card(args, state, model, folder / "README.md", evaluated_on)
 
 
-def write_card(args: TrainingArguments, state: TrainerState, model: PreTrainedModel, path: Path) -> None:
+def write_card(
+    args: TrainingArguments, state: TrainerState, model: PreTrainedModel, path: Path, evaluated_on: str | None = None
+) -> None:
     """Write the card of a run; what Trainer's own card says of the training is kept."""
     folder = path.parent
     kept = _procedure(path)
     name = args.hub_model_id or folder.absolute().name
     files = {name for name in (MEMORY_FILE, "results.png") if (folder / name).is_file()}
     results = folder / "results.json"
+    found = read_results(results) if results.is_file() else _last_metrics(state)
+    if found is not None and evaluated_on is not None:
+        found = {"dataset": evaluated_on, **found}
     contents = describe(
         model,
         name,
-        results=read_results(results) if results.is_file() else _last_metrics(state),
+        results=found,
         plot="results.png" if "results.png" in files else None,
         memory_file=MEMORY_FILE if MEMORY_FILE in files else None,
     )
@@ -79,5 +90,7 @@ def _procedure(path: Path) -> str:
 
 
 def _last_metrics(state: TrainerState) -> dict[str, Any] | None:
+    """Return the metrics of the last evaluation: of several datasets, each has an entry at its step."""
     evaluations = [entry for entry in state.log_history if any(name.startswith("eval_") for name in entry)]
-    return dict(evaluations[-1]) if evaluations else None
+    last = [entry for entry in evaluations if entry.get("step") == evaluations[-1].get("step")]
+    return {name: value for entry in last for name, value in entry.items()} or None

@@ -31,4 +31,6 @@ class MemoriaTrainerMixin:
         super().create_model_card(*args, **kwargs)  # type: ignore[misc]
         if self.is_world_process_zero():
             model: Any = find_memory_model(self.model)
-            write_card(self.args, self.state, model, Path(self.args.output_dir) / "README.md")
+            callbacks = [one for one in self.callback_handler.callbacks if isinstance(one, MemoriaCallback)]
+            named = callbacks[0].evaluated_on if callbacks else None
+            write_card(self.args, self.state, model, Path(self.args.output_dir) / "README.md", named)

@@ -2,6 +2,10 @@
 
 Floating point operations of the forward pass, two for each multiplication and addition. T tokens in a segment, D
 hidden size, W working-memory vectors, K reminded engrams, M engrams or memory tokens held.
+
+Formulas and not `torch.utils.flop_counter`, with which the tests compare them: the stride is chosen for the mean of M
+over an evaluation, which no single forward has, and the counter leaves out what is no matrix product, as a walk on the
+co-fire graph. `earns_its_place`, which compares whole forwards, counts with it.
 """
 
 from torch import nn

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from hf_memoria import segment_documents
+from hf_memoria.metrics import load_metric
 
 TELL, FIRST_KEY = 0, 1
 IGNORED = -100
@@ -176,20 +177,17 @@ def accuracy_by_lag(
     """
     model.eval()
     generator = torch.Generator().manual_seed(TEST_SEED)
-    hits, asked_at, losses = [], [], []
+    answered, losses = load_metric("lag_accuracy"), []
     for start in range(0, documents, batch_size):
         ids, lag = task.draw(min(batch_size, documents - start), generator)
         answers = ids.roll(-1, dims=1)
         for logits, place in read(model, ids, task.segment_length):
             asked = lag[:, place] > 0
             found, wanted = logits[asked], answers[:, place][asked]
-            hits.append((found.argmax(-1) == wanted).double())
-            asked_at.append(lag[:, place][asked])
+            answered.add_batch(predictions=found.argmax(-1), references=wanted, lags=lag[:, place][asked])
             losses.append(F.cross_entropy(found, wanted, reduction="none"))
-    hit, at = torch.cat(hits), torch.cat(asked_at)
-    every = range(1, task.lags + 1) if lags is None else lags
-    by_lag = {f"lag_{lag}": float(hit[at == lag].mean()) for lag in every}
-    return {"accuracy": float(hit.mean()), "loss": float(torch.cat(losses).mean()), **by_lag}
+    accuracies = answered.compute(at=range(1, task.lags + 1) if lags is None else lags)
+    return {**accuracies, "loss": float(torch.cat(losses).mean())}
 
 
 def read(model: PreTrainedModel, ids: Tensor, segment_length: int) -> Iterator[tuple[Tensor, slice]]:

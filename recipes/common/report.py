@@ -11,10 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import evaluate
 import numpy as np
 import torch
 
-from .statistics import Estimate, bits_per_byte, mean_and_spread, perplexity, perplexity_difference
+from hf_memoria.metrics import load_metric
+
+from .statistics import Estimate, mean_and_spread
 
 REFERENCE = "memory"
 # Case: what it is in words. The order is that of the tables and of the plot.
@@ -34,22 +37,27 @@ def summarise_cases(
 
     A case that could not be measured is None.
     """
-    reference = _totals(scores[REFERENCE])
-    tokens = np.array([len(document) for document in scores[REFERENCE]], dtype=np.float64)
+    own = scores[REFERENCE]
+    bits = evaluate.combine([load_metric("document_perplexity"), load_metric("bits_per_byte")])
     cases: dict[str, Any] = {}
     for case, documents in scores.items():
         if documents is None:
             cases[case] = None
             continue
-        nll = _totals(documents)
+        found = bits.compute(losses=documents, num_bytes=num_bytes)
+        gain = load_metric("memory_gain", case).compute(losses=own, **{case: documents})
         cases[case] = {
-            "perplexity": asdict(perplexity(nll, tokens)),
-            "bits_per_byte": asdict(bits_per_byte(nll, num_bytes)),
-            "perplexity_minus_memory": asdict(perplexity_difference(nll, reference, tokens)),
-            "nll_per_document": nll.tolist(),
+            "perplexity": _estimate(found, "perplexity"),
+            "bits_per_byte": _estimate(found, "bits_per_byte"),
+            "perplexity_minus_memory": _estimate(gain, f"{case}_minus_memory"),
+            "nll_per_document": [float(document.sum()) for document in documents],
             "perplexity_by_position": perplexity_by_position(documents, segment_length),
         }
     return cases
+
+
+def _estimate(found: Mapping[str, float | None], name: str) -> dict[str, float | None]:
+    return {"value": found[name], "error": found[f"{name}_error"]}
 
 
 def perplexity_by_position(documents: list[np.ndarray], segment_length: int) -> list[dict[str, float]]:
@@ -143,7 +151,3 @@ def plot(losses: Mapping[str, list[tuple[int, float]]], cases: Mapping[str, Any]
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
     plt.close(figure)
-
-
-def _totals(documents: list[np.ndarray]) -> np.ndarray:
-    return np.array([document.sum() for document in documents])

@@ -9,7 +9,10 @@ from sklearn.metrics import accuracy_score, f1_score
 
 
 def measure(predicted: np.ndarray, labels: np.ndarray, num_labels: int) -> dict[str, float]:
-    """Return accuracy and F1: of label 1 where there are two, else the mean over labels."""
+    """Return accuracy and F1: of label 1 where there are two, else the mean over labels.
+
+    Those of `evaluate` call the same functions, and have to be fetched from the Hub.
+    """
     average = "binary" if num_labels == 2 else "macro"
     return {
         "accuracy": float(accuracy_score(labels, predicted)),

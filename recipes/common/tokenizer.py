@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-import numpy as np
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -37,12 +36,3 @@ def encode_documents(documents: Dataset, tokenizer: PreTrainedTokenizerBase) -> 
         desc="Tokenizing documents",
     )
     return rows.filter(lambda ids: len(ids) >= 2, input_columns="input_ids")
-
-
-def scored_bytes(documents: Dataset, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """Return the UTF-8 bytes of each document without those of its first token, which nothing predicts."""
-    first_tokens = [tokenizer.decode(ids[:1], skip_special_tokens=True) for ids in documents["input_ids"]]
-    lengths = [
-        len(text.encode()) - len(first.encode()) for text, first in zip(documents["text"], first_tokens, strict=True)
-    ]
-    return np.array(lengths, dtype=np.float64)

@@ -29,6 +29,7 @@ from transformers import PreTrainedModel, get_linear_schedule_with_warmup, set_s
 
 from hf_memoria import EngramMemoryConfig, EpisodicMemoryConfig, wrap
 from hf_memoria.memories import MemorySettings
+from hf_memoria.metrics import load_metric
 
 from . import suite
 
@@ -194,7 +195,7 @@ def run_arm(
     return {
         "validation_loss": float(chosen.mean()),
         "loss": float(on.mean()),
-        "perplexity": float(np.exp(on.mean())),
+        "perplexity": load_metric("document_perplexity").compute(losses=on[:, None])["perplexity"],  # of one length
         "off": float(off.mean()),
         "shuffled": float(other.mean()),
         "ms_per_512": 1000 * seconds / (args.epochs * train.numel() / 512),

@@ -183,6 +183,8 @@ def test_the_card_says_what_it_is(pushed):
     assert (data["library_name"], data["pipeline_tag"]) == ("transformers", "text-generation")
     assert (data["base_model"], data["license"]) == ("someone/backbone", "cc-by-4.0")
     assert set(data["tags"]) == {"hf_memoria", "memory", "engram", "custom_code"}
+    (measured,) = data["model-index"][0]["results"][0]["metrics"]
+    assert (measured["name"], measured["value"]) == ("perplexity, memory on", 72.9)
     assert "an engram memory" in body
     assert "| `num_memories` | 3 |" in body
     assert "| case | perplexity | perplexity minus that of memory on |" in body
@@ -313,5 +315,6 @@ def test_trainers_pushes_carry_the_card_and_the_memory_if_asked(tmp_path):
         assert data["library_name"] == "transformers"
         assert "| `num_memories` | 3 |" in body
         assert "| loss | " in body
+        assert [one["type"] for one in data["model-index"][0]["results"][0]["metrics"]] == ["loss"]
     assert "## Training procedure" in card(hub, "user/end")[1]
     assert json.loads(files["user/end"]["config.json"])["memory"]["kind"] == "engram"

@@ -1,7 +1,9 @@
 import numpy as np
-from common.tokenizer import encode_documents, scored_bytes, train_tokenizer
+from common.tokenizer import encode_documents, train_tokenizer
 from datasets import Dataset
 from transformers import AutoTokenizer
+
+from hf_memoria.training import scored_bytes
 
 TEXTS = ["The quick brown fox  jumps.\n\n\tOver the lazy dog, over the lazy dog.", "naïve café, 東京 and 🦊", "é"]
 
@@ -24,4 +26,5 @@ def test_scored_bytes_are_those_after_the_first_token():
     tokenizer = train_tokenizer(TEXTS, 257)  # one token a byte
     documents = encode_documents(Dataset.from_dict({"text": ["abc", "x", "", "zéz"]}), tokenizer)
     assert documents["text"][:] == ["abc", "zéz"]  # the others have nothing to predict
-    np.testing.assert_array_equal(scored_bytes(documents, tokenizer), [2, 3])
+    for ids in (None, documents["input_ids"]):
+        np.testing.assert_array_equal(scored_bytes(documents["text"], tokenizer, ids), [2, 3])
