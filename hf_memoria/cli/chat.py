@@ -10,15 +10,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
-
 from hf_memoria.cli.chat_commands import HELP, do_command
 from hf_memoria.cli.chat_session import Session
-from hf_memoria.cli.command import Command, finding, settings_of_words
+from hf_memoria.cli.command import Command
+from hf_memoria.cli.loading import DTYPES, load_to_talk_with
 from hf_memoria.cli.text import decode_text
 from hf_memoria.memories.interface import State
-from hf_memoria.memories.kinds import DEFAULT_KIND
-from hf_memoria.models import MemoriaMixin, load_memory, wrap
+from hf_memoria.models import load_memory
 
 EXAMPLES = """\
   hf-memoria chat out/model --memory me.safetensors
@@ -26,14 +24,6 @@ EXAMPLES = """\
     --memory-settings kind=episodic share_attention=true separate_read=false
   hf-memoria chat folder/ --gguf-file model.Q4_1.gguf --memory-settings kind=episodic share_attention=true
   echo "What is my name?" | hf-memoria chat out/model --memory me.safetensors"""
-
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-NEEDS_MEMORY = (
-    "MODEL must have a memory; {} has none. Give it one that its own attention can read without training: "
-    "--memory-settings kind=episodic share_attention=true separate_read=false"
-)
-MEMORY_SEED = 0
-"""Of weights that are new, so that a memory file fits the next time too."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Answer line by line until the input ends."""
     _check(args)
-    model, tokenizer = _load(args)
+    model, tokenizer = load_to_talk_with(args, args.memory_settings, "--memory-settings", args.dtype)
     memory = _remembered(args.memory, model)
     session = Session(model, tokenizer, args.memory, memory, args.system, args.seed, _settings(args))
     interactive = sys.stdin.isatty()
@@ -124,27 +114,6 @@ def _check(args: argparse.Namespace) -> None:
         raise FileNotFoundError(
             f"--memory must be a file in a folder that is there; there is no {args.memory.parent}."
         )
-
-
-def _load(args: argparse.Namespace) -> tuple[Any, Any]:
-    given: dict[str, Any] = {"trust_remote_code": args.trust_remote_code}
-    if args.gguf_file is not None:
-        given["gguf_file"] = args.gguf_file
-    settings = settings_of_words(args.memory_settings, "--memory-settings")
-    with finding("MODEL", args.model):
-        model: Any = AutoModelForCausalLM.from_pretrained(args.model, dtype=args.dtype, **given)
-    tokenizer = AutoTokenizer.from_pretrained(args.model, **given)
-    if settings is not None:
-        set_seed(MEMORY_SEED)
-        model = wrap(model, memory={"kind": DEFAULT_KIND, **settings})
-    elif not isinstance(model, MemoriaMixin) or model.config.memory is None:
-        raise ValueError(NEEDS_MEMORY.format(args.model))
-    if tokenizer.chat_template is None:
-        raise ValueError(
-            f"MODEL must have a chat template; the tokenizer in {args.model} has none. Take a model that was trained "
-            "for conversations, or go on from a text with hf-memoria generate."
-        )
-    return model.to(args.device).eval(), tokenizer
 
 
 def _remembered(path: Path | None, model: Any) -> State | None:

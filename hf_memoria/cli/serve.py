@@ -6,13 +6,9 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
-
-from hf_memoria.cli.command import Command, finding, settings_of_words
-from hf_memoria.memories.kinds import DEFAULT_KIND
-from hf_memoria.models import MemoriaMixin, wrap
+from hf_memoria.cli.command import Command
+from hf_memoria.cli.loading import DTYPES, load_to_talk_with
 
 EXAMPLES = """\
   hf-memoria serve out/model
@@ -23,9 +19,6 @@ EXAMPLES = """\
 
 KEY = "HF_MEMORIA_API_KEY"
 """Environment variable of the key that clients have to bring; words of a command line are seen by everybody."""
-
-MEMORY_SEED = 0
-"""Of weights that are new, so that memories fit the next time too."""
 
 MEGABYTE = 2**20
 
@@ -51,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     told = "seconds that requests under way have when the server is stopped (30)"
     parser.add_argument("--grace", type=int, default=30, metavar="SECONDS", help=told)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps, ... (cpu)")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights (auto, as they were saved)")
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that the checkpoint brings")
 
 
@@ -59,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     # Local: only this command needs it, and an extra brings it.
     from hf_memoria.clients import server
 
-    model, tokenizer = _load(args)
+    model, tokenizer = load_to_talk_with(args, args.memory, "--memory", args.dtype)
     memories = server.Memories(args.memories, model, args.resident)
     turns = server.Turns(model, tokenizer, memories, args.workers, args.max_tokens)
     name, local = args.name or args.model, server.is_local(args.host)
@@ -74,25 +68,6 @@ def run(args: argparse.Namespace) -> int:
         print(told, file=sys.stderr)
     server.server_for(server.create_app(name, turns, limits), args.host, args.port, args.grace).run()
     return 0
-
-
-def _load(args: argparse.Namespace) -> tuple[Any, Any]:
-    given: dict[str, Any] = {"trust_remote_code": args.trust_remote_code}
-    if args.gguf_file is not None:
-        given["gguf_file"] = args.gguf_file
-    settings = settings_of_words(args.memory, "--memory")
-    with finding("MODEL", args.model):
-        model: Any = AutoModelForCausalLM.from_pretrained(args.model, **given)
-    if settings is not None:
-        set_seed(MEMORY_SEED)
-        model = wrap(model, memory={"kind": DEFAULT_KIND, **settings})
-    model = model.to(args.device).eval()
-    if not isinstance(model, MemoriaMixin) or model.config.memory is None:
-        raise ValueError(f"MODEL must have a memory; {args.model} has none. Give it one: --memory kind=episodic ...")
-    tokenizer = AutoTokenizer.from_pretrained(args.model, **given)
-    if tokenizer.chat_template is None:
-        raise ValueError(f"MODEL must have a chat template; the tokenizer in {args.model} has none.")
-    return model, tokenizer
 
 
 COMMAND = Command("serve", "answer by OpenAI's interface, with a memory for each user", EXAMPLES, add_arguments, run)
