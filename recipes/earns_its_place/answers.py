@@ -122,9 +122,9 @@ def train_by_segments(
     learner, memory = Learner(model, rate, args.steps, args.logs), None
     for ids, targets, begins in lanes_of(task, args.steps, args.lanes, seed):
         given = {} if model.config.memory is None else {"memory": memory, "reset_memory": begins}
-        output = model(input_ids=ids, use_cache=False, **given)
+        output = model(input_ids=ids, use_cache=False, **wanted(targets), **given)
         memory = output.memory if given else None
-        learner.step(output.logits, targets)
+        learner.step(output.loss)
     return learner.losses
 
 
@@ -139,8 +139,14 @@ def train_whole(
         drawn += 1
         batches = (part.flatten(1).split(args.whole_documents) for part in some[:2])
         for ids, targets in zip(*batches, strict=True):
-            learner.step(model(input_ids=ids, use_cache=False).logits, targets)
+            learner.step(model(input_ids=ids, use_cache=False, **wanted(targets)).loss)
     return learner.losses
+
+
+def wanted(targets: Tensor) -> dict[str, Any]:
+    """Return what makes the model's loss that of the answers alone, 0 where none is wanted."""
+    count = (targets != IGNORED).sum().clamp(min=1)
+    return {"labels": targets, "shift_labels": targets, "num_items_in_batch": count}
 
 
 class Learner:
@@ -152,10 +158,8 @@ class Learner:
         self.schedule = get_linear_schedule_with_warmup(self.optimizer, steps // 20, steps)
         self.losses: list[tuple[int, float]] = []
 
-    def step(self, logits: Tensor, targets: Tensor) -> None:
-        """Make one step on the answers wanted."""
-        asked = targets != IGNORED
-        loss = cross_entropy(logits[asked], targets[asked], reduction="sum") / asked.sum().clamp(min=1)
+    def step(self, loss: Tensor) -> None:
+        """Make one step."""
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()

@@ -76,9 +76,6 @@ ARMS = {
     "episodic": rivals.episodic("episodic memory"),
 }
 
-COSTS = {"mflops": "MFLOPs a trained token", "bytes": "bytes a row", "seconds": "seconds"}
-
-
 def parse(argv: list[str]) -> Arguments:
     """Return the settings."""
     return suite.parse(Arguments, "recall", argv)
@@ -92,7 +89,7 @@ def main(args: Arguments) -> dict[str, Any]:
     results = suite.compare(
         labels,
         lambda arm, seed, rate: run_arm(ARMS[arm], task, groups, seed, rate, args),
-        {"accuracy": "accuracy", **{name: f"lag {lag}" for name, lag in lags.items()}, **COSTS},
+        {"accuracy": "accuracy", **{name: f"lag {lag}" for name, lag in lags.items()}, **suite.COSTS},
         args,
         "validation_loss",
     )

@@ -14,6 +14,9 @@ from common.statistics import Estimate, mean_and_spread
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "earns_its_place"
 
+COSTS = {"mflops": "MFLOPs a trained token", "bytes": "bytes a row", "seconds": "seconds"}
+"""Of every task with questions."""
+
 OneRun = Callable[[str, int, float], Run]
 """Makes a run of an arm, with a seed and a learning rate."""
 
@@ -46,7 +49,12 @@ def parse(arguments: type[Any], task: str, argv: list[str]) -> Any:
 
 
 def compare(
-    labels: Mapping[str, str], run: OneRun, measures: Mapping[str, str], args: SuiteArguments, chosen_by: str
+    labels: Mapping[str, str],
+    run: OneRun,
+    measures: Mapping[str, str],
+    args: SuiteArguments,
+    chosen_by: str,
+    apart: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Run every arm with the best of its learning rates; return (and write) the results.
 
@@ -56,9 +64,10 @@ def compare(
         measures: what each is called in the table.
         args: the settings.
         chosen_by: measure, on data apart from the test's, whose least value chooses the rate.
+        apart: settings that may differ between runs that are kept, beside the learning rates.
     """
     seeds, name = parse_seeds(args.seeds), "{}_{}_{}"
-    kept = kept_runs(args.output_dir / "runs", args, run, "learning_rates", name=name)
+    kept = kept_runs(args.output_dir / "runs", args, run, "learning_rates", *apart, name=name)
     tried = {arm: {rate: kept(arm, seeds[0], rate)[chosen_by] for rate in args.learning_rates} for arm in labels}
     best = {arm: min(of, key=lambda rate, of=of: of[rate]) for arm, of in tried.items()}
     results = compare_arms(
