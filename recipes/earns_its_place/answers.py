@@ -31,6 +31,9 @@ from .rivals import Arm
 IGNORED = -100
 VALIDATION_SEED, TEST_SEED = 2**31 + 1, 2**31
 
+KNOWN_COSTS: dict[Any, dict[str, float]] = {}
+"""Of arms on tasks: they do not depend on seeds and learning rates."""
+
 Groups = Mapping[str, tuple[int, int]]
 """By name of a measure: the least and the most segments between what was told and its question."""
 
@@ -88,8 +91,10 @@ def draw(task: Any, count: int, seed: int) -> Documents:
     return Documents(ids.view(shape), targets.view(shape), lags.view(shape))
 
 
-def run_arm(arm: Arm, task: Any, groups: Groups, seed: int, rate: float, args: AnswersArguments) -> Run:
-    """Train one arm on a task, and measure it."""
+def run_arm(
+    arm: Arm, task: Any, groups: Groups, seed: int, rate: float, args: AnswersArguments, learned: Any = None
+) -> Run:
+    """Train one arm on a task (or on `learned`, another one of the same sizes), and measure it."""
     set_seed(seed)
     backbone = small_gpt2(
         vocabulary=task.vocabulary,
@@ -103,13 +108,16 @@ def run_arm(arm: Arm, task: Any, groups: Groups, seed: int, rate: float, args: A
     model = wrap(backbone, memory=arm.memory(args))
     arm.prepare(model)
     started = time.process_time()
-    losses = (train_whole if arm.tokens else train_by_segments)(model, arm, task, rate, seed, args)
+    losses = (train_whole if arm.tokens else train_by_segments)(model, arm, learned or task, rate, seed, args)
     seconds = time.process_time() - started
     validation = measure(model, arm, draw(task, args.validation_documents, VALIDATION_SEED), groups)
+    same = (arm, task, args.layers, args.hidden_size, args.heads)
+    if same not in KNOWN_COSTS:  # counting takes as long as many steps
+        KNOWN_COSTS[same] = cost_of(model, arm, draw(task, 1, TEST_SEED))
     return {
         **measure(model, arm, draw(task, args.test_documents, TEST_SEED), groups),
         "validation_loss": validation["loss"],
-        **cost_of(model, arm, draw(task, 1, TEST_SEED)),
+        **KNOWN_COSTS[same],
         "seconds": round(seconds, 1),
         "curves": {"loss": losses},
     }
@@ -146,6 +154,7 @@ def train_whole(
 def wanted(targets: Tensor) -> dict[str, Any]:
     """Return what makes the model's loss that of the answers alone, 0 where none is wanted."""
     count = (targets != IGNORED).sum().clamp(min=1)
+    targets = targets.contiguous()  # what Transformers makes a view of
     return {"labels": targets, "shift_labels": targets, "num_items_in_batch": count}
 
 

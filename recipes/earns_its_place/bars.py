@@ -13,7 +13,7 @@ from common.report import write_json
 from common.statistics import mean_and_spread
 
 Runs = Mapping[str, list[dict[str, Any]]]
-"""Of each arm, one for each seed."""
+"""Of each arm, each with its `seed`."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,11 @@ def above(arm: str, other: str, measure: str) -> Bar:
     def judge(runs: Runs, labels: Mapping[str, str]) -> list[Verdict]:
         if arm not in runs or other not in runs or arm == other:
             return []
-        pairs = zip(runs[arm], runs[other], strict=True)
-        found = mean_and_spread([one[measure] - two[measure] for one, two in pairs])
+        theirs = {run["seed"]: run[measure] for run in runs[other]}
+        both = [run for run in runs[arm] if run["seed"] in theirs]
+        if not both:
+            return []
+        found = mean_and_spread([run[measure] - theirs[run["seed"]] for run in both])
         cleared = None if found.error is None else found.value > 2 * found.error
         spread = "one seed" if found.error is None else f"2 sd {2 * found.error:.3f}"
         return [Verdict(f"{labels[arm]} above {labels[other]}: {measure} ({spread})", cleared, found.value)]

@@ -96,6 +96,7 @@ def main(args: Arguments) -> dict[str, Any]:
     far = list(groups)[1:]
     bars = [at_least("learned", name, 0.98) for name in far]
     bars += [above("learned", other, name) for name in far for other in ("lifespan", "fifo", "random")]
+    labels = {arm: labels[arm] for arm in results["summary"]}
     say(bars, results, labels, args.output_dir / "results.json")
     by_bytes(labels, results["summary"], far[-1], f"accuracy, {far[-1]}", args.output_dir / "bytes.png")
     return results

@@ -98,6 +98,7 @@ def compare(size: str, args: Arguments) -> dict[str, Any]:
         "validation_loss",
         apart=("sizes",),
     )
+    labels = {arm: labels[arm] for arm in results["summary"]}
     say([above_all("episodic", "earlier")], results, labels, args.output_dir / "results.json")
     by_bytes(labels, results["summary"], "earlier", "accuracy, told earlier", args.output_dir / "bytes.png")
     return results

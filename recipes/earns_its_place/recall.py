@@ -96,6 +96,7 @@ def main(args: Arguments) -> dict[str, Any]:
     farthest = sorted(lags, key=lags.__getitem__)[-2:]
     bars = [at_least("episodic", name, 0.99) for name in lags]
     bars += [above_all("episodic", name) for name in farthest]
+    labels = {arm: labels[arm] for arm in results["summary"]}
     say(bars, results, labels, args.output_dir / "results.json")
     by_lag(labels, results["summary"], lags, 1 / args.values, args.output_dir / "by_lag.png")
     by_bytes(labels, results["summary"], farthest[-1], f"accuracy, lag {max(args.lags)}", args.output_dir / "bytes.png")

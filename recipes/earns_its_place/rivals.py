@@ -1,7 +1,7 @@
 """The memories that tasks compare, and what a user could do instead."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -16,8 +16,8 @@ def _nothing(args: Any) -> None:
     return None
 
 
-def _as_it_is(model: PreTrainedModel) -> None:
-    return None
+def as_it_is(model: PreTrainedModel) -> None:
+    """Leave a model as it is."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,7 @@ class Arm:
     label: str
     memory: Callable[[Any], MemorySettings | None] = _nothing
     tokens: int = 0
-    prepare: Callable[[PreTrainedModel], None] = _as_it_is
-
-    def called(self, label: str) -> "Arm":
-        """Return it under another name."""
-        return replace(self, label=label)
+    prepare: Callable[[PreTrainedModel], None] = as_it_is
 
 
 def engrams(label: str, retrieval: str) -> Arm:

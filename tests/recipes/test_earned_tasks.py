@@ -1,0 +1,143 @@
+"""Tasks of the suite's own: multi-query recall, marked facts; and the delta rule, a rival."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from common.marked import ASK, MARK, TELL, MarkedTask
+from common.mqar import MqarTask
+from common.recall import IGNORED
+from common.training import small_gpt2
+from earns_its_place.delta_rule import DeltaRuleConfig, delta_rule
+
+from hf_memoria import load_memory, save_memory, wrap
+
+MQAR = MqarTask(length=48, pairs=6, vocabulary=40, segment_length=8)
+MARKED = MarkedTask(
+    segments=12, segment_length=11, pairs=2, longest=5, marked=0.5, asked=0.8, keys=12, values=4, fillers=3
+)
+
+
+def test_every_key_is_asked_once_behind_the_pairs():
+    ids, lags, targets = MQAR.draw(40, torch.Generator().manual_seed(0))
+    for row in range(40):
+        pairs = dict(ids[row, :12].view(6, 2).tolist())
+        assert len(pairs) == len(set(pairs.values())) == 6
+        assert all(0 < key < 20 <= value < 40 for key, value in pairs.items())
+        places = (targets[row] != IGNORED).nonzero().flatten().tolist()
+        assert len(places) == 6
+        assert sorted(ids[row, places].tolist()) == sorted(pairs)
+        for place in places:
+            key = int(ids[row, place])
+            assert place >= 12
+            assert place % 2 == 0
+            assert targets[row, place] == pairs[key]
+            assert lags[row, place] == place // 8 - ids[row, :12].tolist()[::2].index(key) * 2 // 8
+    early = (targets[:, 12:24] != IGNORED).sum()
+    assert early > (targets[:, 36:] != IGNORED).sum()  # denser near the pairs
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"length": 50}, "length must be a multiple of segment_length = 8; got 50"),
+        ({"pairs": 13}, "pairs must be at most length / 4 = 12; got 13"),
+        ({"vocabulary": 12}, r"vocabulary must be at least 2 \* pairs \+ 2 = 14; got 12"),
+    ],
+)
+def test_a_document_of_pairs_that_cannot_be_drawn_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(MQAR, **changes)
+
+
+def test_only_marked_facts_are_asked_and_each_once():
+    ids, lags = MARKED.draw(60, torch.Generator().manual_seed(0))
+    length, ago = MARKED.segment_length, set()
+    for document, of in zip(ids.tolist(), lags.tolist(), strict=True):
+        asked = set()
+        for place, lag in enumerate(of):
+            if not lag:
+                continue
+            ago.add(lag)
+            segment = place // length
+            key, value = document[place : place + 2]
+            assert document[place - 1] == ASK
+            told = document[(segment - lag) * length : (segment - lag + 1) * length]
+            at = [i for i in range(length - 2) if told[i] in (MARK, TELL) and told[i + 1] == key]
+            assert [told[i] for i in at] == [MARK]
+            assert told[at[0] + 2] == value
+            assert (segment - lag, key) not in asked
+            asked.add((segment - lag, key))
+    assert ago == {1, 2, 3, 4, 5}
+    segments = ids.view(60, 12, length)
+    marked, told = (int((segments == word).sum()) for word in (MARK, TELL))
+    assert marked + told == 60 * 12 * 2
+    assert 0.4 < marked / (marked + told) < 0.6
+    assert int((segments == ASK).sum()) == int((lags > 0).sum()) > 60 * 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"keys": 11}, r"keys must be at least pairs \* \(longest \+ 1\) = 12; got 11"),
+        ({"segment_length": 8}, r"segment_length must be at least 3 \* \(pairs \+ 1\) = 9; got 8"),
+    ],
+)
+def test_marked_facts_that_cannot_be_drawn_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(MARKED, **changes)
+
+
+def test_the_delta_rule_at_once_is_the_delta_rule_step_by_step():
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 7, size, generator=generator, dtype=torch.float64) for size in (5, 5, 4))
+    k = torch.nn.functional.normalize(k, dim=-1)
+    beta = torch.rand(2, 3, 7, 1, generator=generator, dtype=torch.float64)
+    start = torch.randn(2, 3, 5, 4, generator=generator, dtype=torch.float64)
+    read, after = delta_rule(q, k, v, beta, start)
+    weights = start
+    for t in range(7):
+        old = (k[:, :, t].unsqueeze(-1) * weights).sum(dim=-2)
+        weights = weights + k[:, :, t].unsqueeze(-1) * (beta[:, :, t] * (v[:, :, t] - old)).unsqueeze(-2)
+        torch.testing.assert_close(read[:, :, t], (q[:, :, t].unsqueeze(-1) * weights).sum(dim=-2))
+    torch.testing.assert_close(after, weights)
+
+
+@pytest.fixture
+def fast_weights():
+    torch.manual_seed(0)
+    backbone = small_gpt2(
+        vocabulary=20, end_of_text=0, positions=8, layers=2, hidden_size=8, heads=2, initializer_range=0.3
+    )
+    return wrap(backbone, memory=DeltaRuleConfig(key_size=4)).eval()
+
+
+@torch.no_grad()
+def test_fast_weights_go_from_segment_to_segment_and_padding_leaves_them(fast_weights, tmp_path):
+    ids = torch.randint(20, (2, 8))
+    first = fast_weights(input_ids=ids).memory
+    assert not torch.equal(
+        fast_weights(input_ids=ids, memory=first).logits, fast_weights(input_ids=ids).logits
+    )
+    padded = torch.cat([ids, ids[:, :0]], dim=1)
+    mask = torch.ones_like(padded)
+    mask[1] = 0
+    after = fast_weights(input_ids=padded, attention_mask=mask, memory=first).memory
+    assert torch.equal(after.weights[1], first.weights[1])
+    assert not torch.equal(after.weights[0], first.weights[0])
+    mask = torch.ones_like(ids)
+    mask[0, 5:] = 0
+    cut, whole = (fast_weights(input_ids=ids, attention_mask=mask), fast_weights(input_ids=ids[:1, :5]))
+    torch.testing.assert_close(cut.memory.weights[:1], whole.memory.weights)
+    save_memory(first, tmp_path / "memory.safetensors", fast_weights)
+    assert torch.equal(load_memory(tmp_path / "memory.safetensors", fast_weights).weights, first.weights)
+
+
+def test_fast_weights_learn_within_a_segment_and_refuse_pieces(fast_weights):
+    ids = torch.randint(20, (2, 8))
+    output = fast_weights(input_ids=ids, labels=ids)
+    output.loss.backward()
+    assert all(weight.grad is not None for weight in fast_weights.base_model.memory.parameters())
+    assert not output.memory.weights.requires_grad
+    with pytest.raises(NotImplementedError, match="reads whole segments"):
+        fast_weights.generate(ids, max_new_tokens=1, do_sample=False, pad_token_id=0)
