@@ -2,11 +2,13 @@
 
     S_t = S_t-1 + beta_t (v_t - S_t-1 k_t) k_t^T,   o_t = S_t q_t
 
-Queries, keys and values are linear in what the block reads, then go through a convolution over the last positions and
-SiLU; queries and keys have length 1 (Yang et al. 2024, Parallelizing Linear Transformers with the Delta Rule over
-Sequence Length). S goes from segment to segment without gradient. It is made for reading segments, not `generate()`.
+Queries, keys and values are linear in what the block reads, then go through a convolution over the last positions of
+their segment and SiLU; queries and keys have length 1 (Yang et al. 2024, Parallelizing Linear Transformers with the
+Delta Rule over Sequence Length). What the segment before wrote is written once more with gradient, so that writing is
+learned from what is asked a segment later; older weights have none. It reads whole segments, and is not for
+`generate()`.
 
-Axes: B rows, T positions, H heads, K size of a key, V of a value, W positions of the convolution, D hidden size.
+Axes: B rows, T positions of a segment, P at most, H heads, K size of a key, V of a value, W positions of the convolution, D hidden size.
 """
 
 from __future__ import annotations
@@ -50,11 +52,13 @@ class DeltaRuleState(RowState):
     """Fast weights of each row.
 
     Attributes:
-        tail: what the block read at the last positions, `[B, W - 1, D]`.
+        inputs: what the block read at the positions of the last segment, which `weights` do not have yet, `[B, P, D]`.
+        real: which of them are there, bool `[B, P]`.
         weights: S transposed, `[B, H, K, V]`.
     """
 
-    tail: Tensor
+    inputs: Tensor
+    real: Tensor
     weights: Tensor
 
 
@@ -115,19 +119,23 @@ class DeltaRule(nn.Module):
 
     def forward(self, hidden: Tensor, state: DeltaRuleState, real: Tensor) -> tuple[Tensor, DeltaRuleState]:
         """Return `hidden` `[B, T, D]` with what was read, and the state after it."""
-        line = torch.cat([state.tail, self.norm(hidden) * real.unsqueeze(2)], dim=1)
-        q, k, v = (self._heads(self._mixed(name, line)) for name in ("query", "key", "value"))
-        beta = self.beta(line[:, self.window - 1 :]).sigmoid() * real.unsqueeze(2)
-        read, weights = delta_rule(
-            F.normalize(q, dim=-1), F.normalize(k, dim=-1), v, beta.transpose(1, 2).unsqueeze(-1), state.weights
-        )
+        _, start = self._read_and_write(state.inputs, state.real, state.weights)
+        read, _ = self._read_and_write(hidden, real, start)
         out = self.output(self.norm_read(read).transpose(1, 2).flatten(2))
-        return hidden + out, DeltaRuleState(line[:, line.shape[1] - self.window + 1 :], weights)
+        missing = state.inputs.shape[1] - hidden.shape[1]
+        left = DeltaRuleState(F.pad(hidden, (0, 0, 0, missing)), F.pad(real, (0, missing)), start)
+        return hidden + out, left
 
-    def _mixed(self, name: str, line: Tensor) -> Tensor:
-        projected, taps = getattr(self, name)(line), self.taps[name]
-        length = line.shape[1] - self.window + 1
-        return F.silu(sum(taps[i] * projected[:, i : i + length] for i in range(self.window)))
+    def _read_and_write(self, inputs: Tensor, real: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        normed = self.norm(inputs) * real.unsqueeze(2)
+        q, k, v = (self._heads(self._mixed(name, normed)) for name in ("query", "key", "value"))
+        beta = (self.beta(normed).sigmoid() * real.unsqueeze(2)).transpose(1, 2).unsqueeze(-1)
+        return delta_rule(F.normalize(q, dim=-1), F.normalize(k, dim=-1), v, beta, start)
+
+    def _mixed(self, name: str, normed: Tensor) -> Tensor:
+        length, taps = normed.shape[1], self.taps[name]
+        line = F.pad(getattr(self, name)(normed), (0, 0, self.window - 1, 0))
+        return F.silu(sum(taps[i] * line[:, i : i + length] for i in range(self.window)))
 
     def _heads(self, value: Tensor) -> Tensor:
         return value.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -168,8 +176,10 @@ class DeltaRuleMemory(SegmentMemory[DeltaRuleState]):
     def empty(self, config: Any, rows: int, like: Tensor) -> DeltaRuleState:
         """Return the state of lanes that have read nothing."""
         heads, size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+        length = config.memory.segment_length or config.max_position_embeddings
         return DeltaRuleState(
-            like.new_zeros(rows, config.memory.window - 1, config.hidden_size),
+            like.new_zeros(rows, length, config.hidden_size),
+            torch.zeros(rows, length, dtype=torch.bool, device=like.device),
             like.new_zeros(rows, heads, config.memory.key_size, size),
         )
 
@@ -190,6 +200,12 @@ class DeltaRuleMemory(SegmentMemory[DeltaRuleState]):
             NotImplementedError: always.
         """
         raise NotImplementedError("the delta rule of this recipe reads whole segments; generate() reads pieces.")
+
+
+def tie_at_first(model: Any) -> None:
+    """Let keys start as queries, so that the same words find each other before anything is learned."""
+    layer: DeltaRule = model.base_model.memory
+    layer.key.load_state_dict(layer.query.state_dict())
 
 
 register_memory(DeltaRuleMemory())

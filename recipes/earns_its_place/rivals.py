@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from hf_memoria import EngramMemoryConfig, EpisodicMemoryConfig, TokenMemoryConfig
 from hf_memoria.memories import MemorySettings
 
-from .delta_rule import DeltaRuleConfig
+from .delta_rule import DeltaRuleConfig, tie_at_first
 
 
 def _nothing(args: Any) -> None:
@@ -73,7 +73,7 @@ def episodic(label: str, **settings: Any) -> Arm:
 
 
 NONE = Arm("no memory")
-DELTA = Arm("delta rule", lambda args: DeltaRuleConfig(key_size=args.key_size))
+DELTA = Arm("delta rule", lambda args: DeltaRuleConfig(key_size=args.key_size), prepare=tie_at_first)
 FULL_1 = Arm("full context, as many tokens", tokens=1)
 FULL_8 = Arm("full context, 8 times the tokens", tokens=8)
 RMT_2 = recurrent("recurrent memory transformer, gradient through 2", 2)

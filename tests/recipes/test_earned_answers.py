@@ -120,7 +120,7 @@ def test_costs_are_those_of_what_is_kept_and_of_what_is_computed():
     assert costs["none"]["bytes"] == 0
     assert costs["full_1"]["bytes"] == 2 * 2 * 8 * 4 * tokens  # keys and values of two blocks
     counts = 4 * 8 + 2 * 4  # of a row, and its tail
-    assert costs["delta"]["bytes"] == (2 * 8 + 2 * 4 * 4) * 4  # two positions, and keys times values of two heads
+    assert costs["delta"]["bytes"] == (9 * 8 + 2 * 4 * 4) * 4 + 9  # a segment, and keys times values of two heads
     assert costs["none"]["mflops"] < costs["rmt_2"]["mflops"]
     assert costs["episodic"]["bytes"] == recall.BYTES_OF_ENGRAM * tokens + counts
     assert costs["cache_whole"]["bytes"] == (recall.BYTES_OF_ENGRAM + 2 * 8 * 4) * tokens + counts

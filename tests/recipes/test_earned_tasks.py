@@ -116,28 +116,36 @@ def fast_weights():
 def test_fast_weights_go_from_segment_to_segment_and_padding_leaves_them(fast_weights, tmp_path):
     ids = torch.randint(20, (2, 8))
     first = fast_weights(input_ids=ids).memory
-    assert not torch.equal(
-        fast_weights(input_ids=ids, memory=first).logits, fast_weights(input_ids=ids).logits
-    )
-    padded = torch.cat([ids, ids[:, :0]], dim=1)
-    mask = torch.ones_like(padded)
+    second = fast_weights(input_ids=ids, memory=first)
+    assert not torch.equal(second.logits, fast_weights(input_ids=ids).logits)
+    mask = torch.ones_like(ids)
     mask[1] = 0
-    after = fast_weights(input_ids=padded, attention_mask=mask, memory=first).memory
+    after = fast_weights(input_ids=ids, attention_mask=mask, memory=first).memory
     assert torch.equal(after.weights[1], first.weights[1])
+    assert torch.equal(after.inputs[1], first.inputs[1])
+    torch.testing.assert_close(after.weights[0], second.memory.weights[0])
     assert not torch.equal(after.weights[0], first.weights[0])
     mask = torch.ones_like(ids)
     mask[0, 5:] = 0
-    cut, whole = (fast_weights(input_ids=ids, attention_mask=mask), fast_weights(input_ids=ids[:1, :5]))
-    torch.testing.assert_close(cut.memory.weights[:1], whole.memory.weights)
+    cut = fast_weights(input_ids=ids, memory=fast_weights(input_ids=ids, attention_mask=mask).memory)
+    short = fast_weights(input_ids=ids[:1], memory=fast_weights(input_ids=ids[:1, :5]).memory)
+    torch.testing.assert_close(cut.logits[:1], short.logits)
     save_memory(first, tmp_path / "memory.safetensors", fast_weights)
-    assert torch.equal(load_memory(tmp_path / "memory.safetensors", fast_weights).weights, first.weights)
+    assert torch.equal(load_memory(tmp_path / "memory.safetensors", fast_weights).inputs, first.inputs)
 
 
-def test_fast_weights_learn_within_a_segment_and_refuse_pieces(fast_weights):
+def test_writing_learns_from_what_is_asked_a_segment_later_and_pieces_are_refused(fast_weights):
     ids = torch.randint(20, (2, 8))
-    output = fast_weights(input_ids=ids, labels=ids)
-    output.loss.backward()
-    assert all(weight.grad is not None for weight in fast_weights.base_model.memory.parameters())
-    assert not output.memory.weights.requires_grad
+    first = fast_weights(input_ids=ids).memory
+    assert not first.weights.requires_grad
+    layer = fast_weights.base_model.memory
+    gradients = []
+    for memory in (None, first):
+        fast_weights.zero_grad()
+        # One position alone has none before it, so these taps only matter for what the segment before wrote.
+        fast_weights(input_ids=ids[:, :1], memory=memory).logits.pow(2).sum().backward()
+        gradients.append(layer.taps["value"].grad[0].abs().sum())  # of the position two before
+    assert gradients[0] == 0
+    assert gradients[1] > 0
     with pytest.raises(NotImplementedError, match="reads whole segments"):
         fast_weights.generate(ids, max_new_tokens=1, do_sample=False, pad_token_id=0)
