@@ -33,11 +33,15 @@ class MqarTask:
 
     def __post_init__(self) -> None:
         if self.length % self.segment_length:
-            raise ValueError(f"length must be a multiple of segment_length = {self.segment_length}; got {self.length}.")
+            raise ValueError(
+                f"length must be a multiple of segment_length = {self.segment_length}; got {self.length}."
+            )
         if 4 * self.pairs > self.length:
             raise ValueError(f"pairs must be at most length / 4 = {self.length // 4}; got {self.pairs}.")
         if self.vocabulary < 2 * self.pairs + 2:
-            raise ValueError(f"vocabulary must be at least 2 * pairs + 2 = {2 * self.pairs + 2}; got {self.vocabulary}.")
+            raise ValueError(
+                f"vocabulary must be at least 2 * pairs + 2 = {2 * self.pairs + 2}; got {self.vocabulary}."
+            )
 
     @property
     def segments(self) -> int:

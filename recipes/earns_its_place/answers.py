@@ -141,11 +141,10 @@ def train_whole(
 ) -> list[tuple[int, float]]:
     """Train on whole documents, of `arm.tokens` times the tokens of the others; return losses of the answers."""
     steps = max(round(arm.tokens * args.steps * args.lanes / task.segments / args.whole_documents), 1)
-    learner, drawn = Learner(model, rate, steps, args.logs), 0
-    for first in range(0, steps, 64):  # not all documents at once
-        some = draw(task, min(64, steps - first) * args.whole_documents, seed + 1000 * drawn)
-        drawn += 1
-        batches = (part.flatten(1).split(args.whole_documents) for part in some[:2])
+    learner = Learner(model, rate, steps, args.logs)
+    for part, first in enumerate(range(0, steps, 64)):  # not all documents at once
+        some = draw(task, min(64, steps - first) * args.whole_documents, seed + 1000 * part)
+        batches = (ids.flatten(1).split(args.whole_documents) for ids in some[:2])
         for ids, targets in zip(*batches, strict=True):
             learner.step(model(input_ids=ids, use_cache=False, **wanted(targets)).loss)
     return learner.losses
@@ -234,7 +233,10 @@ def cost_of(model: PreTrainedModel, arm: Arm, documents: Documents) -> dict[str,
             memory = {} if model.config.memory is None else {"memory": output.memory}
             output.logits.sum().backward()
     model.zero_grad()
-    return {"mflops": counter.get_total_flops() / documents.ids.numel() / 1e6, "bytes": bytes_kept(model, arm, documents)}
+    return {
+        "mflops": counter.get_total_flops() / documents.ids.numel() / 1e6,
+        "bytes": bytes_kept(model, arm, documents),
+    }
 
 
 @torch.no_grad()

@@ -8,7 +8,8 @@ Delta Rule over Sequence Length). What the segment before wrote is written once 
 learned from what is asked a segment later; older weights have none. It reads whole segments, and is not for
 `generate()`.
 
-Axes: B rows, T positions of a segment, P at most, H heads, K size of a key, V of a value, W positions of the convolution, D hidden size.
+Axes: B rows, T positions of a segment, P at most, H heads, K size of a key, V of a value, W positions of the
+convolution, D hidden size.
 """
 
 from __future__ import annotations
@@ -183,13 +184,12 @@ class DeltaRuleMemory(SegmentMemory[DeltaRuleState]):
             like.new_zeros(rows, heads, config.memory.key_size, size),
         )
 
-    def read(
-        self, model: Any, stock_forward: Forward, state: DeltaRuleState, kwargs: dict[str, Any]
-    ) -> ModelOutput:
+    def read(self, model: Any, stock_forward: Forward, state: DeltaRuleState, kwargs: dict[str, Any]) -> ModelOutput:
         """Run a forward over one segment; its layer has written it."""
         reading = DeltaReading(state, real=token_mask(kwargs.get("attention_mask")))
         output = self.run(model, stock_forward, reading, kwargs)
-        assert reading.final_hidden is not None and reading.written is not None
+        assert reading.final_hidden is not None
+        assert reading.written is not None
         alive = real_positions(reading.real, reading.final_hidden).any(dim=-1)
         return with_memory(output, rows_where(alive, reading.written, state).detach())
 

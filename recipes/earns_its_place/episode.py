@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from common.config import WrongSettingError, check_positive
 from common.episodes import EpisodeTask
 from episode import shuffle
@@ -112,9 +111,7 @@ def main(args: Arguments) -> dict[str, Any]:
     groups, labels = {name: (lag, lag) for name, lag in lags.items()}, {name: ARMS[name].label for name in args.arms}
     results = suite.compare(
         labels,
-        lambda arm, seed, rate: run_arm(
-            ARMS[arm], task, groups, seed, rate, args, learned=replace(task, once=False)
-        ),
+        lambda arm, seed, rate: run_arm(ARMS[arm], task, groups, seed, rate, args, learned=replace(task, once=False)),
         {"accuracy": "accuracy", **{name: f"lag {lag}" for name, lag in lags.items()}, **suite.COSTS},
         args,
         "validation_loss",

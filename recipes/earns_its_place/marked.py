@@ -59,8 +59,11 @@ class Arguments(AnswersArguments):
 
     def groups(self) -> dict[str, tuple[int, int]]:
         """Return the groups of lags that are measured apart."""
-        ends = [*self.near, self.longest]
-        return {f"lag_{start}_{end}": (start, end) for start, end in zip([1, *(e + 1 for e in self.near)], ends)}
+        groups, start = {}, 1
+        for end in (*self.near, self.longest):
+            groups[f"lag_{start}_{end}"] = (start, end)
+            start = end + 1
+        return groups
 
 
 def _keeps(keep: str) -> Callable[[Any], EpisodicMemoryConfig]:

@@ -31,7 +31,9 @@ def by_bytes(labels: Mapping[str, str], summary: Mapping[str, Any], measure: str
     for number, (arm, name) in enumerate(labels.items()):
         found, held = summary[arm][measure], summary[arm]["bytes"]["value"]
         marker = "osD^v"[number // 10 + number % 5]
-        axes.errorbar(held, found["value"], yerr=found["error"] or 0.0, fmt=marker, capsize=3, markersize=9, label=name)
+        axes.errorbar(
+            held, found["value"], yerr=found["error"] or 0.0, fmt=marker, capsize=3, markersize=9, label=name
+        )
     axes.set_xscale("symlog", linthresh=256)
     axes.set(xlabel="bytes that a row keeps", ylabel=label, ylim=(0, 1.05))
     axes.grid(alpha=0.3)

@@ -76,6 +76,7 @@ ARMS = {
     "episodic": rivals.episodic("episodic memory"),
 }
 
+
 def parse(argv: list[str]) -> Arguments:
     """Return the settings."""
     return suite.parse(Arguments, "recall", argv)
@@ -99,5 +100,7 @@ def main(args: Arguments) -> dict[str, Any]:
     labels = {arm: labels[arm] for arm in results["summary"]}
     say(bars, results, labels, args.output_dir / "results.json")
     by_lag(labels, results["summary"], lags, 1 / args.values, args.output_dir / "by_lag.png")
-    by_bytes(labels, results["summary"], farthest[-1], f"accuracy, lag {max(args.lags)}", args.output_dir / "bytes.png")
+    by_bytes(
+        labels, results["summary"], farthest[-1], f"accuracy, lag {max(args.lags)}", args.output_dir / "bytes.png"
+    )
     return results

@@ -71,7 +71,10 @@ def compare(
     seeds, name, folder = parse_seeds(args.seeds), "{}_{}_{}", args.output_dir / "runs"
     apart = ("learning_rates", "so_far", *apart)
     kept = kept_runs(folder, args, _not_run if args.so_far else run, *apart, name=name)
-    tried = {arm: {rate: one[chosen_by] for rate, one in _by_rate(kept, arm, seeds[0], args.learning_rates)} for arm in labels}
+    tried = {
+        arm: {rate: one[chosen_by] for rate, one in _by_rate(kept, arm, seeds[0], args.learning_rates)}
+        for arm in labels
+    }
     best = {arm: min(of, key=lambda rate, of=of: of[rate]) for arm, of in tried.items() if of}
     labels = {arm: label for arm, label in labels.items() if arm in best}
     if args.so_far:
@@ -118,7 +121,9 @@ def _of_kept(
         for arm, done in runs.items()
     }
     named = {arm: f"{label}, seeds: {len(runs[arm])}" for arm, label in labels.items()}
-    print(f"\nMean over the seeds that are kept ± standard deviation of a seed\n{format_arms(named, summary, measures)}")
+    print(
+        f"\nMean over the seeds that are kept ± standard deviation of a seed\n{format_arms(named, summary, measures)}"
+    )
     return {"summary": summary, "runs": runs, "arguments": asdict(args), "versions": versions()}
 
 

@@ -1,7 +1,8 @@
-"""The suite's tasks with questions: what arms read and learn, what they cost, and that every arm of every task runs."""
+"""The suite's tasks with questions: what arms read and learn, what that costs, and that every arm runs."""
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from hf_memoria import EpisodicMemoryConfig, wrap
 TASK = LagRecallTask(segments=4, pairs=1, lags=(1, 2), keys=6, values=3, fillers=2)
 GROUPS = {"lag_1": (1, 1), "lag_2": (2, 2)}
 TASKS = {"recall": recall, "mqar": mqar, "marked": marked, "episode": episode}
+SMOKES = ("recall_smoke.yaml", "mqar_smoke.yaml", "marked_smoke.yaml", "episode_smoke.yaml")
 
 
 class Free(dict):
@@ -28,7 +30,8 @@ class Free(dict):
 
 
 def settings(task, *flags):
-    flags = ["--config", suite.CONFIGS / f"{task}_smoke.yaml", *flags]
+    (smoke,) = (name for name in SMOKES if name.startswith(task))
+    flags = ["--config", suite.CONFIGS / smoke, *flags]
     return TASKS[task].parse([str(flag) for flag in flags])
 
 
@@ -77,9 +80,7 @@ def test_the_loss_is_that_of_the_answers_and_nothing_where_none_is_wanted():
 def test_what_keeps_by_a_learned_score_learns_it():
     args = settings("marked")
     model = wrap(
-        small_gpt2(
-            vocabulary=args.task().vocabulary, end_of_text=0, positions=10, layers=2, hidden_size=8, heads=2
-        ),
+        small_gpt2(vocabulary=args.task().vocabulary, end_of_text=0, positions=10, layers=2, hidden_size=8, heads=2),
         memory=marked.ARMS["learned"].memory(args),
     )
     answers.train_by_segments(model, marked.ARMS["learned"], args.task(), 0.01, 0, replace(args, steps=4))
@@ -90,8 +91,7 @@ def test_groups_are_measured_apart():
     class Right(torch.nn.Module):
         """Answers rightly what was told a segment ago, and nothing else."""
 
-        class config:
-            memory = None
+        config = SimpleNamespace(memory=None)
 
         def forward(self, input_ids, use_cache):
             logits = torch.zeros(*input_ids.shape, TASK.vocabulary)
@@ -157,7 +157,9 @@ def test_full_context_learns_from_so_many_times_the_tokens(monkeypatch):
 def test_an_arm_is_trained_on_one_task_and_measured_on_another(monkeypatch):
     learned, args = replace(TASK, lags=(2, 2)), settings("recall")
     drawn = []
-    monkeypatch.setattr(answers, "draw", lambda task, *others, real=answers.draw: drawn.append(task) or real(task, *others))
+    monkeypatch.setattr(
+        answers, "draw", lambda task, *others, real=answers.draw: drawn.append(task) or real(task, *others)
+    )
     run = answers.run_arm(rivals.NONE, TASK, GROUPS, 0, 0.01, args, learned=learned)
     assert drawn[0] is learned
     assert all(task is TASK for task in drawn[1:])

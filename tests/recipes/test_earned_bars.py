@@ -11,9 +11,7 @@ LABELS = {"a": "first", "b": "second", "c": "third"}
 
 
 def runs(**values):
-    return {
-        arm: [{"seed": seed, "accuracy": value} for seed, value in enumerate(of)] for arm, of in values.items()
-    }
+    return {arm: [{"seed": seed, "accuracy": value} for seed, value in enumerate(of)] for arm, of in values.items()}
 
 
 def test_at_least_goes_by_the_mean():
