@@ -1,12 +1,13 @@
 """A rival of memories: fast weights that are written by the delta rule, as a memory of a user's own.
 
-    S_t = S_t-1 + beta_t (v_t - S_t-1 k_t) k_t^T,   o_t = S_t q_t
+    S_t = S_t-1 + beta_t (v_t - S_t-1 k_t) k_t^T,   o_t = S q_t
 
-Queries, keys and values are linear in what the block reads, then go through a convolution over the last positions of
-their segment and SiLU; queries and keys have length 1 (Yang et al. 2024, Parallelizing Linear Transformers with the
-Delta Rule over Sequence Length). What the segment before wrote is written once more with gradient, so that writing is
-learned from what is asked a segment later; older weights have none. It reads whole segments, and is not for
-`generate()`.
+S in o_t is that of all segments before; within a segment the backbone has its own attention. Keys and values are
+linear in the embeddings of tokens, queries in what the block in the middle reads (keys of that taught nothing here).
+All three then go through a convolution over the last positions of their segment and SiLU; queries and keys have
+length 1 (Yang et al. 2024, Parallelizing Linear Transformers with the Delta Rule over Sequence Length). What the
+segment before wrote is written once more with gradient, so that writing is learned from what is asked a segment later;
+older weights have none. It reads whole segments, and is not for `generate()`.
 
 Axes: B rows, T positions of a segment, P at most, H heads, K size of a key, V of a value, W positions of the
 convolution, D hidden size.
@@ -53,7 +54,7 @@ class DeltaRuleState(RowState):
     """Fast weights of each row.
 
     Attributes:
-        inputs: what the block read at the positions of the last segment, which `weights` do not have yet, `[B, P, D]`.
+        inputs: embeddings of the last segment's positions, which `weights` do not have yet, `[B, P, D]`.
         real: which of them are there, bool `[B, P]`.
         weights: S transposed, `[B, H, K, V]`.
     """
@@ -65,29 +66,28 @@ class DeltaRuleState(RowState):
 
 @dataclass
 class DeltaReading(StateReading[DeltaRuleState]):
-    """What the block's hook finds, and where it leaves the state after the segment."""
+    """What the hooks find, and where they leave the segment's embeddings and the state after it."""
 
     real: Tensor | None = None
-    written: DeltaRuleState | None = None
+    embedded: Tensor | None = None
+    after: DeltaRuleState | None = None
 
 
-def delta_rule(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what is read at each position `[B, H, T, V]` and the weights after the last, `[B, H, K, V]`.
+def written(k: Tensor, v: Tensor, beta: Tensor, start: Tensor) -> Tensor:
+    """Return the weights after the last position, `[B, H, K, V]`.
 
     The form that does all positions at once. With u_t = beta_t (v_t - S_t-1 k_t), what a position adds is u_t k_t^T,
     so that u solves the triangular system (1 + tril(beta k k^T, -1)) u = beta (v - S_0 k).
 
     Args:
-        q: queries, `[B, H, T, K]`.
-        k: keys, likewise.
+        k: keys of length 1, `[B, H, T, K]`.
         v: values, `[B, H, T, V]`.
         beta: how much of the old is replaced, `[B, H, T, 1]`.
         start: the weights before the first, `[B, H, K, V]`.
     """
     among = (beta * (k @ k.transpose(-1, -2))).tril(-1)
     new = torch.linalg.solve_triangular(among, beta * (v - k @ start), upper=False, unitriangular=True)
-    read = q @ start + (q @ k.transpose(-1, -2)).tril() @ new
-    return read, start + k.transpose(-1, -2) @ new
+    return start + k.transpose(-1, -2) @ new
 
 
 class DeltaRule(nn.Module):
@@ -103,7 +103,8 @@ class DeltaRule(nn.Module):
     def __init__(self, hidden_size: int, num_heads: int, key_size: int, window: int) -> None:
         super().__init__()
         self.num_heads, self.window = num_heads, window
-        self.norm, self.norm_read = nn.LayerNorm(hidden_size), nn.LayerNorm(hidden_size // num_heads)
+        self.norm, self.norm_written = nn.LayerNorm(hidden_size), nn.LayerNorm(hidden_size)
+        self.norm_read = nn.LayerNorm(hidden_size // num_heads)
         self.query, self.key = (nn.Linear(hidden_size, num_heads * key_size) for _ in range(2))
         self.value, self.output = (nn.Linear(hidden_size, hidden_size) for _ in range(2))
         self.beta = nn.Linear(hidden_size, num_heads)
@@ -118,35 +119,40 @@ class DeltaRule(nn.Module):
             nn.init.constant_(taps, 0.5)
             nn.init.ones_(taps[-1:])
 
-    def forward(self, hidden: Tensor, state: DeltaRuleState, real: Tensor) -> tuple[Tensor, DeltaRuleState]:
+    def forward(
+        self, hidden: Tensor, embedded: Tensor, state: DeltaRuleState, real: Tensor
+    ) -> tuple[Tensor, DeltaRuleState]:
         """Return `hidden` `[B, T, D]` with what was read, and the state after it."""
-        _, start = self._read_and_write(state.inputs, state.real, state.weights)
-        read, _ = self._read_and_write(hidden, real, start)
-        out = self.output(self.norm_read(read).transpose(1, 2).flatten(2))
+        weights = written(*self._to_write(state.inputs, state.real), state.weights)
+        q = F.normalize(self._mixed("query", self.norm(hidden) * real.unsqueeze(2)), dim=-1)
+        out = self.output(self.norm_read(q @ weights).transpose(1, 2).flatten(2))
         missing = state.inputs.shape[1] - hidden.shape[1]
-        left = DeltaRuleState(F.pad(hidden, (0, 0, 0, missing)), F.pad(real, (0, missing)), start)
-        return hidden + out, left
+        return hidden + out, DeltaRuleState(F.pad(embedded, (0, 0, 0, missing)), F.pad(real, (0, missing)), weights)
 
-    def _read_and_write(self, inputs: Tensor, real: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-        normed = self.norm(inputs) * real.unsqueeze(2)
-        q, k, v = (self._heads(self._mixed(name, normed)) for name in ("query", "key", "value"))
+    def _to_write(self, embedded: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return keys, values and beta of positions."""
+        normed = self.norm_written(embedded) * real.unsqueeze(2)
         beta = (self.beta(normed).sigmoid() * real.unsqueeze(2)).transpose(1, 2).unsqueeze(-1)
-        return delta_rule(F.normalize(q, dim=-1), F.normalize(k, dim=-1), v, beta, start)
+        return F.normalize(self._mixed("key", normed), dim=-1), self._mixed("value", normed), beta
 
     def _mixed(self, name: str, normed: Tensor) -> Tensor:
         length, taps = normed.shape[1], self.taps[name]
         line = F.pad(getattr(self, name)(normed), (0, 0, self.window - 1, 0))
-        return F.silu(sum(taps[i] * line[:, i : i + length] for i in range(self.window)))
-
-    def _heads(self, value: Tensor) -> Tensor:
-        return value.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        mixed = F.silu(sum(taps[i] * line[:, i : i + length] for i in range(self.window)))
+        return mixed.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
-class BlockHook:
-    """The hook of the block in the middle. A holder's method, not a closure, so that it is copied with the model."""
+class Hooks:
+    """Hooks of the embeddings and of the block in the middle. A holder's methods, so that they are copied with it."""
 
     def __init__(self, base_model: nn.Module) -> None:
         self.base_model: Any = base_model
+
+    def keep(self, embeddings: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        """Leave embeddings in the reading; a forward hook."""
+        reading = reading_of(self.base_model)
+        if reading is not None:
+            reading.embedded = output
 
     def read(self, block: nn.Module, args: tuple[Any, ...]) -> Any:
         """Return the block's arguments with what was read added; a forward pre-hook."""
@@ -155,7 +161,7 @@ class BlockHook:
             return None
         hidden, *others = args
         real = real_positions(reading.real, hidden)
-        hidden, reading.written = self.base_model.memory(hidden, reading.state, real)
+        hidden, reading.after = self.base_model.memory(hidden, reading.embedded, reading.state, real)
         return (hidden, *others)
 
 
@@ -172,7 +178,9 @@ class DeltaRuleMemory(SegmentMemory[DeltaRuleState]):
         base.memory = DeltaRule(
             config.hidden_size, config.num_attention_heads, config.memory.key_size, config.memory.window
         )
-        blocks[len(blocks) // 2].register_forward_pre_hook(BlockHook(base).read)
+        hooks = Hooks(base)
+        base.get_input_embeddings().register_forward_hook(hooks.keep)
+        blocks[len(blocks) // 2].register_forward_pre_hook(hooks.read)
 
     def empty(self, config: Any, rows: int, like: Tensor) -> DeltaRuleState:
         """Return the state of lanes that have read nothing."""
@@ -189,9 +197,9 @@ class DeltaRuleMemory(SegmentMemory[DeltaRuleState]):
         reading = DeltaReading(state, real=token_mask(kwargs.get("attention_mask")))
         output = self.run(model, stock_forward, reading, kwargs)
         assert reading.final_hidden is not None
-        assert reading.written is not None
+        assert reading.after is not None
         alive = real_positions(reading.real, reading.final_hidden).any(dim=-1)
-        return with_memory(output, rows_where(alive, reading.written, state).detach())
+        return with_memory(output, rows_where(alive, reading.after, state).detach())
 
     def recall(self, model: Any, stock_forward: Forward, state: DeltaRuleState) -> Any:
         """Refuse to read a segment in pieces.
