@@ -15,7 +15,7 @@ from itertools import takewhile
 from pathlib import Path
 
 RECIPES = Path(__file__).resolve().parents[1]
-TASKS = ("recall", "marked", "episode", "books", "mqar")
+TASKS = ("recall", "marked", "again", "episode", "books", "mqar")
 
 
 def main(argv: list[str]) -> None:

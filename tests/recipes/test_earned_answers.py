@@ -8,15 +8,15 @@ import pytest
 import torch
 from common.lag_recall import LagRecallTask
 from common.training import small_gpt2
-from earns_its_place import answers, episode, marked, mqar, recall, rivals, suite
+from earns_its_place import again, answers, episode, marked, mqar, recall, rivals, suite
 from transformers import set_seed
 
 from hf_memoria import EpisodicMemoryConfig, wrap
 
 TASK = LagRecallTask(segments=4, pairs=1, lags=(1, 2), keys=6, values=3, fillers=2)
 GROUPS = {"lag_1": (1, 1), "lag_2": (2, 2)}
-TASKS = {"recall": recall, "mqar": mqar, "marked": marked, "episode": episode}
-SMOKES = ("recall_smoke.yaml", "mqar_smoke.yaml", "marked_smoke.yaml", "episode_smoke.yaml")
+TASKS = {"recall": recall, "mqar": mqar, "marked": marked, "again": again, "episode": episode}
+SMOKES = ("recall_smoke.yaml", "mqar_smoke.yaml", "marked_smoke.yaml", "again_smoke.yaml", "episode_smoke.yaml")
 
 
 class Free(dict):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from common.again import AgainTask
 from common.marked import ASK, MARK, TELL, MarkedTask
 from common.mqar import MqarTask
 from common.recall import IGNORED
@@ -16,6 +17,7 @@ MQAR = MqarTask(length=48, pairs=6, vocabulary=40, segment_length=8)
 MARKED = MarkedTask(
     segments=12, segment_length=11, pairs=2, longest=5, marked=0.5, asked=0.8, keys=12, values=4, fillers=3
 )
+AGAIN = AgainTask(segments=8, segment_length=14, pairs=2, hot=2, keys=9, values=4, fillers=3)
 
 
 def test_every_key_is_asked_once_behind_the_pairs():
@@ -86,6 +88,40 @@ def test_only_marked_facts_are_asked_and_each_once():
 def test_marked_facts_that_cannot_be_drawn_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         replace(MARKED, **changes)
+
+
+def test_hot_facts_are_asked_in_every_segment_and_no_answer_is_written():
+    ids, lags, targets = (part.view(30, 8, 14) for part in AGAIN.draw(30, torch.Generator().manual_seed(0)))
+    for document, ago, wanted in zip(ids.tolist(), lags.tolist(), targets.tolist(), strict=True):
+        told = [
+            {key: value for word, key, value in zip(of, of[1:], of[2:], strict=False) if word == TELL}
+            for of in document
+        ]
+        assert [len(facts) for facts in told] == [2] * 8
+        assert not set(told[0]) & {key for facts in told[1:] for key in facts}
+        for number in range(8):
+            places = [place for place in range(14) if wanted[number][place] != IGNORED]
+            assert sorted(ago[number][place] > 2 for place in places) == ([False, True] if number >= 3 else [])
+            for place in places:
+                lag, key = ago[number][place], document[number][place]
+                assert document[number][place - 1] == ASK
+                assert wanted[number][place] == told[number - lag][key]
+                assert document[number][place + 1] >= AGAIN.first_value + AGAIN.values
+                assert lag in (1, 2, number)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hot": 3}, "hot must be a multiple of pairs = 2; got 3"),
+        ({"segments": 3}, "segments must be above hot / pairs \\+ 2 = 3; got 3"),
+        ({"keys": 7}, r"keys must be at least hot \+ 3 \* pairs = 8; got 7"),
+        ({"segment_length": 11}, r"segment_length must be at least 3 \* \(pairs \+ 2\) = 12; got 11"),
+    ],
+)
+def test_hot_facts_that_cannot_be_drawn_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(AGAIN, **changes)
 
 
 def test_the_delta_rule_at_once_is_the_delta_rule_step_by_step():
