@@ -1,8 +1,8 @@
 """Again and again: what is asked for often crowds out what is new, or the other way round.
 
 Four facts are asked for in every segment, others once, soon after they were told; answers are not written into the
-text (`common/again.py`), so that nothing is told anew by being asked for. A store of 72 of 800 tokens should hold both.
-Bar: hot and cold facts are right in 0.93 each.
+text (`common/again.py`), so that nothing is told anew by being asked for. A store of 72 of 800 tokens should hold
+both. Bar: hot and cold facts are right in 0.93 each.
 """
 
 from dataclasses import dataclass, field
