@@ -73,6 +73,7 @@ ARMS = {
     "full_1": rivals.FULL_1,
     "full_8": rivals.FULL_8,
     "delta": rivals.DELTA,
+    "delta_4": rivals.DELTA_4,
     "episodic": rivals.episodic("episodic memory"),
 }
 

@@ -74,6 +74,11 @@ def episodic(label: str, **settings: Any) -> Arm:
 
 NONE = Arm("no memory")
 DELTA = Arm("delta rule", lambda args: DeltaRuleConfig(key_size=args.key_size), prepare=tie_at_first)
+DELTA_4 = Arm(
+    "delta rule, keys 4 times as large",
+    lambda args: DeltaRuleConfig(key_size=4 * args.key_size),
+    prepare=tie_at_first,
+)
 FULL_1 = Arm("full context, as many tokens", tokens=1)
 FULL_8 = Arm("full context, 8 times the tokens", tokens=8)
 RMT_2 = recurrent("recurrent memory transformer, gradient through 2", 2)
