@@ -77,6 +77,8 @@ def compare(
     }
     best = {arm: min(of, key=lambda rate, of=of: of[rate]) for arm, of in tried.items() if of}
     labels = {arm: label for arm, label in labels.items() if arm in best}
+    if not labels:
+        raise SystemExit(f"no run with these settings is kept in {folder}; leave out --so_far to make some.")
     if args.so_far:
         results = _of_kept(labels, {arm: _seeds_kept(kept, arm, seeds, best[arm]) for arm in labels}, measures, args)
     else:
