@@ -23,8 +23,8 @@ ARMS = {
     "fifo": rivals.engrams("engrams, the youngest", "fifo"),
     "delta": rivals.DELTA,
     "full_1": rivals.FULL_1,
-    "episodic": rivals.episodic("episodic memory"),
-    "episodic_shared": rivals.episodic("episodic memory, both reads", share_attention=True, sink=0),
+    "episodic": rivals.episodic("episodic memory", gate=None),
+    "episodic_shared": rivals.episodic("episodic memory, both reads", gate=None, share_attention=True, sink=0),
 }
 
 MEASURES = {
