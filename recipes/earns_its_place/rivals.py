@@ -43,7 +43,7 @@ def engrams(label: str, retrieval: str) -> Arm:
 
     def memory(args: Any) -> EngramMemoryConfig:
         names = ("num_memories", "stm_capacity", "num_reminded_stm", "num_reminded_ltm", "initial_lifespan")
-        return EngramMemoryConfig(retrieval=retrieval, **{name: getattr(args, name) for name in names})
+        return EngramMemoryConfig(retrieval=retrieval, gate=None, **{name: getattr(args, name) for name in names})
 
     return Arm(label, memory)
 

@@ -76,7 +76,7 @@ def test_what_is_kept_can_be_said_without_running_anything(tmp_path, capsys):
     suite.compare({"b": "second"}, run, {"loss": "loss"}, replace(args, seeds=["0"]), "validation_loss")
     labels = {"a": "first", "b": "second", "c": "never run"}
     nowhere = replace(args, so_far=True, output_dir=tmp_path / "nowhere")
-    with pytest.raises(SystemExit, match="no run with these settings is kept in .*nowhere/runs"):
+    with pytest.raises(SystemExit, match=r"no run with these settings is kept in .*nowhere/runs"):
         suite.compare(labels, run, {"loss": "loss"}, nowhere, "validation_loss")
     results = suite.compare(labels, run, {"loss": "loss"}, replace(args, so_far=True), "validation_loss")
     assert results["learning_rates_tried"] == {"a": {0.2: 0.2}, "b": {0.1: 0.1, 0.2: 0.2}}
