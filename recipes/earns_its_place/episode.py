@@ -2,7 +2,7 @@
 
 A segment tells a key and, elsewhere, a value (`common/episodes.py`). Facts are asked for again and again in training,
 and once where it is measured. Bars: the second read by segments is right in 0.98 at every lag, the same from segments
-drawn by lot is level with content alone, and Hebbian links are above segments.
+drawn at random is level with content alone, and Hebbian links are above segments.
 """
 
 from collections.abc import Callable
