@@ -17,7 +17,7 @@ COLD = 2
 class AgainTask:
     """Documents of `segments` segments: hot facts are told in the first ones, cold ones in all others.
 
-    From then on every segment asks for one hot fact and for one cold fact of the last two segments, each drawn at random.
+    From then on every segment asks for one hot fact and for one cold fact of the last two segments, at random.
     A question is ASK key and a word of filler; the answer is wanted at the key and is not written. So hot facts live
     on only if they are kept, and who keeps nothing else has no cold ones.
 

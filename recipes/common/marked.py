@@ -15,7 +15,7 @@ class MarkedTask:
     """Documents of `segments` segments, each of `pairs` facts, at most one question, and filler.
 
     A fact is told as TELL key value, or as MARK key value with a chance of `marked`. A segment asks with a chance of
-    `asked` for a marked fact of the last `longest` segments that was not asked for yet, ASK key value, drawn at random.
+    `asked` for a marked fact of the last `longest` segments that was not asked for yet, ASK key value, at random.
     No key is told again while it may be asked for.
 
     Ids: 0 is TELL, 1 is ASK, 2 is MARK, then come the keys, the values and the filler.
