@@ -5,20 +5,34 @@ text (`common/again.py`), so that nothing is told anew by being asked for. A sto
 both. Bar: hot and cold facts are right in 0.93 each.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from common.again import COLD, AgainTask
 from common.config import WrongSettingError, check_positive
+
+from hf_memoria import EpisodicMemoryConfig
 
 from . import rivals, suite
 from .answers import AnswersArguments, run_arm
 from .bars import at_least, say
 from .marked import ARMS as KEEPS
 from .pictures import by_bytes
+from .rivals import Arm
 
-ARMS = {**KEEPS, "rmt": rivals.RMT_2}
-BOUNDED = ("learned", "lifespan", "fifo", "random")
+
+def _tiers(args: Any) -> EpisodicMemoryConfig:
+    settings = KEEPS["learned"].memory(args)
+    assert isinstance(settings, EpisodicMemoryConfig)
+    return replace(settings, stm_capacity=COLD * args.segment_length)
+
+
+ARMS = {
+    "learned_tiers": Arm("learned score and usage, the last two segments protected", _tiers),
+    **KEEPS,
+    "rmt": rivals.RMT_2,
+}
+BOUNDED = ("learned_tiers", "learned", "lifespan", "fifo", "random")
 
 
 @dataclass(kw_only=True)

@@ -212,3 +212,10 @@ def test_sharing_arms_read_no_store_of_their_own():
     memory = recall.ARMS["cache_whole"].memory(settings("recall"))
     assert isinstance(memory, EpisodicMemoryConfig)
     assert (memory.separate_read, memory.share_attention, memory.capacity, memory.top_k) == (False, True, None, None)
+
+
+def test_the_last_two_segments_can_be_protected():
+    args = settings("again")
+    memory = again.ARMS["learned_tiers"].memory(args)
+    assert (memory.stm_capacity, memory.capacity, memory.keep) == (2 * 13, 30, "learned")
+    assert again.ARMS["learned"].memory(args).stm_capacity == 4
