@@ -26,7 +26,7 @@ def by_lag(
 
 def by_bytes(labels: Mapping[str, str], summary: Mapping[str, Any], measure: str, label: str, path: Path) -> None:
     """Draw each arm's measure over the bytes that a row of it keeps."""
-    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    figure = Figure(figsize=(7, 5.5), layout="constrained")
     axes = figure.subplots()
     for number, (arm, name) in enumerate(labels.items()):
         found, held = summary[arm][measure], summary[arm]["bytes"]["value"]
@@ -37,6 +37,6 @@ def by_bytes(labels: Mapping[str, str], summary: Mapping[str, Any], measure: str
     axes.set_xscale("symlog", linthresh=256)
     axes.set(xlabel="bytes that a row keeps", ylabel=label, ylim=(0, 1.05))
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside right center", frameon=False)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
