@@ -81,17 +81,20 @@ def neighbours(model: PreTrainedModel) -> None:
             reader.spread = near
 
 
-def _spread(label: str, graph: str, prepare: Callable[[PreTrainedModel], None] = rivals.as_it_is) -> rivals.Arm:
+def _spread(
+    label: str, graph: str, gate: str | None = None, prepare: Callable[[PreTrainedModel], None] = rivals.as_it_is
+) -> rivals.Arm:
     def memory(args: Arguments) -> EpisodicMemoryConfig:
         links = {"association": "spread", "association_graph": graph, "association_links": args.links}
-        return EpisodicMemoryConfig(capacity=None, top_k=args.top_k, **links)
+        return EpisodicMemoryConfig(capacity=None, top_k=args.top_k, gate=gate, **links)
 
     return rivals.Arm(label, memory, prepare=prepare)
 
 
 ARMS = {
-    "content": rivals.episodic("content alone, one read"),
+    "content": rivals.episodic("content alone, one read", gate=None),
     "segment": _spread("second read, same segment", "segment"),
+    "segment_gated": _spread("the same, read through the default gate", "segment", gate="tanh"),
     "cofire": _spread("second read, Hebbian links", "cofire"),
     "shuffled": _spread("second read, segments of random engrams", "segment", prepare=shuffle),
     "neighbours": _spread("second read, neighbouring positions", "segment", prepare=neighbours),

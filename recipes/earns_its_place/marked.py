@@ -76,7 +76,7 @@ ARMS = {
     "learned": Arm("learned score and usage", _keeps("learned")),
     "learned_gated": Arm("the same, read through the default gate", _keeps("learned", gate="tanh")),
     "lifespan": Arm("lifespans", _keeps("lifespan")),
-    "fifo": Arm("first in, first out", _keeps("fifo")),
+    "fifo": Arm("FIFO", _keeps("fifo")),
     "random": Arm("random", _keeps("random")),
     "unbounded": rivals.episodic("everything kept", gate=None),
     "none": rivals.NONE,
