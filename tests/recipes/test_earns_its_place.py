@@ -88,9 +88,19 @@ def test_an_unknown_task_or_arm_is_refused_by_name(tmp_path, capsys):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "tasks must be among" in done.stderr
+    done = subprocess.run([*command[:-1], "--config", "mine.yaml"], capture_output=True, text=True, check=False)
+    assert "a task must be named before --config mine.yaml: one of recall" in done.stderr
     with pytest.raises(SystemExit):
         books.parse(["--arms", "nonsense", "--output_dir", str(tmp_path)])
     assert "argument --arms: must be among" in capsys.readouterr().err
+
+
+def test_a_yaml_of_a_task_names_it(run_here, tmp_path):
+    smoke = suite.CONFIGS / "recall_smoke.yaml"
+    flags = ["--config", smoke, "--arms", "none", "--output_dir", tmp_path / "out"]
+    printed = run_here(ROOT / "recipes" / "earns_its_place" / "__main__.py", *flags, cwd=tmp_path)
+    assert "no memory" in printed
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["arguments"]["keys"] == 8
 
 
 def test_the_picture_is_drawn_of_the_published_figures(run_here, tmp_path):

@@ -1,0 +1,104 @@
+"""Multi-query associative recall, the field's own task: pairs first, then each key once more among random words.
+
+It is zoology's, with a vocabulary of 512 and documents cut into segments of 32. An answer is wanted at its key's
+position and is not written behind it. Its pair may stand in the same segment (`same_segment`), where the backbone's
+own attention could find it, or in one before it (`earlier`), where only a memory can.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from common.config import WrongSettingError, check_positive
+from common.mqar import MqarTask
+from common.report import write_json
+
+from . import rivals, suite
+from .answers import AnswersArguments, run_arm
+from .bars import above_all, say
+from .pictures import by_bytes
+
+ARMS = {
+    "none": rivals.NONE,
+    "rmt": rivals.RMT_2,
+    "fifo": rivals.engrams("engrams, the youngest", "fifo"),
+    "delta": rivals.DELTA,
+    "full_1": rivals.FULL_1,
+    "episodic": rivals.episodic("episodic memory", gate=None),
+    "episodic_shared": rivals.episodic("episodic memory, both reads", gate=None, share_attention=True, sink=0),
+}
+
+MEASURES = {
+    "accuracy": "accuracy",
+    "earlier": "told earlier",
+    "same_segment": "same segment",
+    **suite.COSTS,
+}
+
+
+@dataclass(kw_only=True)
+class Arguments(AnswersArguments):
+    """The settings; all have their values in mqar.yaml."""
+
+    sizes: list[str] = field(metadata={"help": "Length of a document and pairs, as 64/4; one or more."})
+    vocabulary: int = field(metadata={"help": "Number of ids."})
+    segment_length: int = field(metadata={"help": "Tokens of a segment."})
+
+    top_k: int = field(metadata={"help": "Engrams of the episodic memory that a head reads at a position."})
+    num_tokens: int = field(metadata={"help": "Memory tokens."})
+    key_size: int = field(metadata={"help": "Size of a key of the delta rule."})
+    num_memories: int = field(metadata={"help": "Engrams of the engram memory that a segment leaves."})
+    stm_capacity: int = field(metadata={"help": "Its short-term engrams before the oldest become long-term."})
+    num_reminded_stm: int = field(metadata={"help": "Short-term engrams reminded for a segment."})
+    num_reminded_ltm: int = field(metadata={"help": "Long-term engrams reminded for a segment."})
+    initial_lifespan: int = field(metadata={"help": "Segments that one lives if nothing reminds of it."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "vocabulary", "segment_length", "top_k", "num_tokens", "key_size")
+        self.check_arms(ARMS)
+        for size in self.sizes:
+            try:
+                self.task(size)
+            except ValueError as error:
+                raise WrongSettingError("sizes", f"length/pairs ({error})", size) from error
+
+    def task(self, size: str) -> MqarTask:
+        """Return what is to be learned."""
+        length, pairs = (int(number) for number in size.split("/"))
+        return MqarTask(length, pairs, self.vocabulary, self.segment_length)
+
+
+def parse(argv: list[str]) -> Arguments:
+    """Return the settings."""
+    return suite.parse(Arguments, "mqar", argv)
+
+
+def main(args: Arguments) -> dict[str, Any]:
+    """Run every arm at every size; return (and write) the results by size, with the bars and a picture each."""
+    found = {}
+    for size in args.sizes:
+        print(f"\nLength and pairs: {size}")
+        found[size] = compare(size, replace(args, output_dir=args.output_dir / size.replace("/", "_")))
+    write_json({"sizes": found}, args.output_dir / "results.json")
+    return found
+
+
+def compare(size: str, args: Arguments) -> dict[str, Any]:
+    """Run every arm at one size; return (and write) the results."""
+    task, labels = args.task(size), {name: ARMS[name].label for name in args.arms}
+    groups = {"same_segment": (0, 0), "earlier": (1, task.segments)}
+    if 2 * task.pairs >= task.segment_length:  # the pairs fill the first segments
+        groups.pop("same_segment")
+    measures = {name: words for name, words in MEASURES.items() if name != "same_segment" or name in groups}
+    results = suite.compare(
+        labels,
+        lambda arm, seed, rate: run_arm(ARMS[arm], task, groups, seed, rate, args),
+        measures,
+        args,
+        "validation_loss",
+        apart=("sizes",),
+    )
+    labels = {arm: labels[arm] for arm in results["summary"]}
+    say([above_all("episodic", "earlier")], results, labels, args.output_dir / "results.json")
+    by_bytes(labels, results["summary"], "earlier", "accuracy, told earlier", args.output_dir / "bytes.png")
+    return results

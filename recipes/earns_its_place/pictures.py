@@ -1,0 +1,42 @@
+"""Pictures of a task's results: accuracy by lag, and against the bytes that a row keeps."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from common.sweep import plot_sweep
+from matplotlib.figure import Figure
+
+
+def by_lag(
+    labels: Mapping[str, str], summary: Mapping[str, Any], lags: Mapping[str, int], guessing: float, path: Path
+) -> None:
+    """Draw each arm's accuracy over how many segments ago something was told.
+
+    Args:
+        labels: what arms are called.
+        summary: by arm and measure, a mean and its spread.
+        lags: the lag of each measure.
+        guessing: what guessing gets.
+        path: PNG file.
+    """
+    swept = {lag: {arm: {"accuracy": summary[arm][name]} for arm in labels} for name, lag in lags.items()}
+    plot_sweep(labels, swept, "accuracy", "segments ago", path, guessing=guessing)
+
+
+def by_bytes(labels: Mapping[str, str], summary: Mapping[str, Any], measure: str, label: str, path: Path) -> None:
+    """Draw each arm's measure over the bytes that a row of it keeps."""
+    figure = Figure(figsize=(7, 5.5), layout="constrained")
+    axes = figure.subplots()
+    for number, (arm, name) in enumerate(labels.items()):
+        found, held = summary[arm][measure], summary[arm]["bytes"]["value"]
+        marker = "osD^v"[number // 10 + number % 5]
+        axes.errorbar(
+            held, found["value"], yerr=found["error"] or 0.0, fmt=marker, capsize=3, markersize=9, label=name
+        )
+    axes.set_xscale("symlog", linthresh=256)
+    axes.set(xlabel="bytes that a row keeps", ylabel=label, ylim=(0, 1.05))
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)

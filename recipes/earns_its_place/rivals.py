@@ -1,0 +1,85 @@
+"""The memories that tasks compare, and what a user could do instead."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from hf_memoria import EngramMemoryConfig, EpisodicMemoryConfig, TokenMemoryConfig
+from hf_memoria.memories import MemorySettings
+
+from .delta_rule import DeltaRuleConfig, tie_at_first
+
+
+def _nothing(args: Any) -> None:
+    return None
+
+
+def as_it_is(model: PreTrainedModel) -> None:
+    """Leave a model as it is."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is compared.
+
+    Args:
+        label: its name in a table.
+        memory: the settings of its memory, from a task's arguments; None of them for no memory.
+        tokens: for an arm that reads whole documents in one forward: how many times the tokens of the others it learns
+            from. 0 is an arm that reads segments.
+        prepare: what is done to the model before it learns.
+    """
+
+    label: str
+    memory: Callable[[Any], MemorySettings | None] = _nothing
+    tokens: int = 0
+    prepare: Callable[[PreTrainedModel], None] = as_it_is
+
+
+def engrams(label: str, retrieval: str) -> Arm:
+    """Return an engram memory that retrieves in some way; all read at most as many engrams."""
+
+    def memory(args: Any) -> EngramMemoryConfig:
+        names = ("num_memories", "stm_capacity", "num_reminded_stm", "num_reminded_ltm", "initial_lifespan")
+        return EngramMemoryConfig(retrieval=retrieval, gate=None, **{name: getattr(args, name) for name in names})
+
+    return Arm(label, memory)
+
+
+def recurrent(label: str, segments: int) -> Arm:
+    """Return a recurrent memory transformer whose gradient goes so many segments back."""
+    return Arm(
+        label,
+        lambda args: TokenMemoryConfig(num_tokens=args.num_tokens, encoder_layers=0, bptt_segments=segments),
+    )
+
+
+def cache(label: str, kept: Callable[[Any], int | None]) -> Arm:
+    """Return a Transformer-XL: a block's attention sees its inputs of the last positions, without gradient.
+
+    Args:
+        label: its name.
+        kept: positions that are kept, of a task's arguments; None is all of them.
+    """
+    shared = {"separate_read": False, "share_attention": True, "top_k": None, "keep": "fifo", "sink": 0}
+    return Arm(label, lambda args: EpisodicMemoryConfig(capacity=kept(args), stm_capacity=1, **shared))
+
+
+def episodic(label: str, **settings: Any) -> Arm:
+    """Return an episodic memory with the separate read; everything is kept, if settings say nothing else."""
+    return Arm(label, lambda args: EpisodicMemoryConfig(**{"capacity": None, "top_k": args.top_k, **settings}))
+
+
+NONE = Arm("no memory")
+DELTA = Arm("delta rule", lambda args: DeltaRuleConfig(key_size=args.key_size), prepare=tie_at_first)
+DELTA_4 = Arm(
+    "delta rule, keys 4 times as large",
+    lambda args: DeltaRuleConfig(key_size=4 * args.key_size),
+    prepare=tie_at_first,
+)
+FULL_1 = Arm("full context, as many tokens", tokens=1)
+FULL_8 = Arm("full context, 8 times the tokens", tokens=8)
+RMT_2 = recurrent("recurrent memory transformer, gradient through 2", 2)
+RMT_8 = recurrent("recurrent memory transformer, gradient through 8", 8)
