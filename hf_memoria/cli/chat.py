@@ -16,6 +16,7 @@ from hf_memoria.cli.command import Command
 from hf_memoria.cli.loading import DTYPES, load_to_talk_with
 from hf_memoria.cli.text import decode_text
 from hf_memoria.memories.interface import State
+from hf_memoria.memories.kinds import DEFAULT_KIND
 from hf_memoria.models import load_memory
 
 EXAMPLES = """\

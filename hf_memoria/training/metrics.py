@@ -145,7 +145,7 @@ def scored_bytes(
     """
     texts = list(texts)
     known = ids_of_texts(texts, tokenizer) if ids is None else ids
-    first_tokens = [tokenizer.decode(document[:1], skip_special_tokens=True) for document in known]
+    first_tokens = [str(tokenizer.decode(document[:1], skip_special_tokens=True)) for document in known]
     lengths = [len(text.encode()) - len(first.encode()) for text, first in zip(texts, first_tokens, strict=True)]
     return np.array(lengths, dtype=np.float64)
 
