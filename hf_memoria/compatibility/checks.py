@@ -148,3 +148,15 @@ def check_metrics() -> None:
     found = speed_metrics("eval", 0.0, num_samples=1)
     told = {"eval_runtime", "eval_samples_per_second"}
     require(told <= set(found), "the metrics of an evaluation must say its run time and its samples a second.")
+
+
+def check_pipelines() -> None:
+    from transformers import Pipeline
+    from transformers.pipelines.base import PipelineRegistry
+
+    class Registered(Pipeline):
+        pass
+
+    PipelineRegistry({}, {}).register_pipeline("task", Registered, type="text")
+    # It marks the class as code of a checkpoint, and long_inputs takes the mark away.
+    require(hasattr(Registered, "_registered_impl"), "register_pipeline must set _registered_impl; it does not.")

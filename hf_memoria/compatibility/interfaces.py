@@ -99,6 +99,9 @@ INTERFACES: tuple[Interface, ...] = (
     exists(f"{GENERATION}._beam_search", _generation, parameters=("input_ids", "generation_config")),
     exists(f"{GENERATION}._supports_logits_to_keep", "generation.reader"),
     exists("transformers.generation.MaxLengthCriteria", _generation, parameters=("max_position_embeddings",)),
+    exists("transformers.generation.streamers.BaseStreamer", "clients.server.pieces"),
+    exists("transformers.image_utils.load_image", "long_inputs.pipelines", parameters=("timeout",)),
+    Interface("transformers.pipelines.PIPELINE_REGISTRY", ("long_inputs.pipelines",), checks.check_pipelines),
     exists("transformers.trainer_callback.ExportableState", "training.callback"),
     exists("transformers.trainer_callback.TrainerCallback.on_push_begin", "training.callback"),
     Interface(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn import functional as F
 from transformers import EvalPrediction, PreTrainedTokenizerBase
 
 from hf_memoria.memories.shared.contents import NO_SOURCE
@@ -65,7 +65,7 @@ class DocumentMetrics:
         """
         targets, _ = _columns(labels)
         found = logits[0] if isinstance(logits, tuple) else logits
-        return cross_entropy(found.float().transpose(1, 2), targets, reduction="none", ignore_index=IGNORED)
+        return F.cross_entropy(found.float().transpose(1, 2), targets, reduction="none", ignore_index=IGNORED)
 
     def __call__(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
         """Return the numbers of an evaluation, or take one batch of it.
