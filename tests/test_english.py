@@ -34,12 +34,12 @@ def docstrings() -> Iterator[tuple[str, str]]:
 
 
 def arguments(docstring: str) -> Iterator[tuple[str, str]]:
-    """Names under `Args:` with what is said of them."""
-    section = re.search(r"^Args:\n((?:(?: .*)?(?:\n|$))+)", docstring, re.MULTILINE)
-    for entry in re.split(r"\n(?=    \S)", section[1].rstrip()) if section else ():
-        name, colon, said = entry.partition(":")
-        assert colon, f"no colon after the argument in {entry!r}"
-        yield name.strip(), " ".join(said.split())
+    """Names under `Args:` and `Attributes:` with what is said of them."""
+    for section in re.finditer(r"^(?:Args|Attributes):\n((?:(?: .*)?(?:\n|$))+)", docstring, re.MULTILINE):
+        for entry in re.split(r"\n(?=    \S)", section[1].rstrip()):
+            name, colon, said = entry.partition(":")
+            assert colon, f"no colon after the argument in {entry!r}"
+            yield name.strip(), " ".join(said.split())
 
 
 def test_arguments_are_nouns():

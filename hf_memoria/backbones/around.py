@@ -30,8 +30,8 @@ class Place:
     """A module of a block whose output joins the residual stream.
 
     Attributes:
-        path: of the module.
-        multiplier: what its output is multiplied with before, 1 or the name of the config's field.
+        path: the path of the module.
+        multiplier: the factor that its output is multiplied by before, 1 or the name of the config's field.
     """
 
     path: str

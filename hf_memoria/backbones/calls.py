@@ -26,13 +26,13 @@ class Call:
 
     Attributes:
         base: the model without head that it runs.
-        reading: what the blocks read, and where they leave what comes of it; None for a forward without memory.
+        reading: the contents that blocks read, and the place of what comes of it; None for a forward without memory.
         with_attentions: whether attention weights are asked for.
         entered: whether the base model has begun. A second run of it inside the first is a call of its own.
         bare: whether somebody called the base model by itself.
         final_hidden: final hidden states of the base model, `[B, T, D]`, once it has run.
         outer: the call that this one runs inside of.
-        residuals: by block, the residual stream that its attention's output will be added to, `[B, T, D]`.
+        residuals: the residual stream of each block that its attention's output will be added to, `[B, T, D]`.
     """
 
     base: nn.Module

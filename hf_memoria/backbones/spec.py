@@ -15,19 +15,20 @@ class BackboneSpec:
     of the reads are of the same type.
 
     Attributes:
-        base: from the base model to the module that a head runs in its place, at which the other paths begin (the
+        base: path from the base model to the module that a head runs in its place, at which the other paths begin (the
             decoder of BART); None is the base model itself.
-        blocks: from the base model to its list of blocks.
-        attention: from a block to its self-attention, which returns its output or a tuple that starts with it.
+        blocks: path from the base model to its list of blocks.
+        attention: path from a block to its self-attention, which returns its output or a tuple that starts with it.
         causal: whether a position sees only what stands before it, or the name of the config's field that says so.
-        pre_norm: from a block to the norm whose input is the residual stream that the attention's output is added to.
-        post_norm: from a block to the norm whose output is the residual stream with the attention in it.
-        output_norm: from a block without a norm before its attention to the norm of the attention's output, which is
-            added to the residual stream then (OLMo 2).
-        joined: from a block to the module whose output is added to the residual stream, where that is not the
+        pre_norm: path from a block to the norm whose input is the residual stream that the attention's output is added
+            to.
+        post_norm: path from a block to the norm whose output is the residual stream with the attention in it.
+        output_norm: path from a block without a norm before its attention to the norm of the attention's output, which
+            is added to the residual stream then (OLMo 2).
+        joined: path from a block to the module whose output is added to the residual stream, where that is not the
             attention itself or `output_norm`: a norm, a scale or a dropout behind the attention. What is read joins
             the stream behind it.
-        multiplier: what the block multiplies with before the sum, a number or the name of the config's field.
+        multiplier: the block's factor before the sum, a number or the name of the config's field.
         adds_residual: whether the attention adds its output to the residual stream by itself and returns the sum
             (BLOOM).
         attention_dropout: name of the config's dropout on attention weights; None drops nothing.
@@ -35,8 +36,8 @@ class BackboneSpec:
         intermediate_size: name of the config's width of the MLP; None, or a field that is None, is four
             times the hidden size.
         positions_after_padding: whether positions are counted from `pad_token_id + 1` on, as RoBERTa does.
-        embeddings: from the base model to the module whose output goes into its first block, where memory tokens join
-            the segment; None puts them into `inputs_embeds`, and their positions into `position_ids`.
+        embeddings: path from the base model to the module whose output goes into its first block, where memory tokens
+            join the segment; None puts them into `inputs_embeds`, and their positions into `position_ids`.
         reads: numbers of the blocks that have a self-attention, in which alone memory is read; None is all.
         num_blocks: blocks in the list, where the config's `num_hidden_layers` says something else (ALBERT).
 

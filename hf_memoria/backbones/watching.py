@@ -23,7 +23,7 @@ class Watched:
     """What was seen of the first run of a block.
 
     Attributes:
-        events: in the order in which they happened, `("in" or "out", path in the block, tensor or None)`; the block
+        events: the events in order, `("in" or "out", path in the block, tensor or None)`; the block
             itself has the path `""`.
     """
 

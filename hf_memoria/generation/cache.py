@@ -33,10 +33,10 @@ class MemoriaCache(DynamicCache):
         memory: the state that the first segment starts from; None for new lanes. It is never changed.
 
     Attributes:
-        memory: what has been written, without the unfinished segments, or None before the first forward.
+        memory: the state that has been written, without the unfinished segments, or None before the first forward.
         real: bool `[B, N]`, on the CPU.
-        left: what those columns left for the write of their segment, `[B, N, ...]` by name.
-        recall: what each row reads in its segment.
+        left: the tensors that those columns left for the write of their segment, `[B, N, ...]` by name.
+        recall: the contents that each row reads in its segment.
 
     Raises:
         ValueError: if the config has no memory, or is of a backbone with recurrent layers.

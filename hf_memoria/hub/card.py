@@ -53,9 +53,9 @@ class CardContents:
     """What a card tells beside the model itself.
 
     Attributes:
-        name: of the repository, `user/name`.
+        name: the name of the repository, `user/name`.
         origin: the base model and its licence.
-        results: what `evaluation_table` and `eval_results` read.
+        results: the results that `evaluation_table` and `eval_results` read.
         plot: name of a picture in the repository.
         memory_file: name of the memory's file in the repository.
         brings_code: whether it loads where the package is not installed.

@@ -24,10 +24,10 @@ class Measured(NamedTuple):
     """A number.
 
     Attributes:
-        measure: what it is, as `perplexity`.
+        measure: the measure's name, as `perplexity`.
         value: the number.
         error: its standard error, if there is one.
-        case: how the memory was used, one of `OWN_CASES`; None where the results do not say.
+        case: the use of the memory, one of `OWN_CASES`; None where the results do not say.
         dataset: the name of the evaluation dataset, where a Trainer had several.
     """
 

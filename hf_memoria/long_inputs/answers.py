@@ -48,10 +48,11 @@ class LongOutput:
         reduce: the rule by which segments became one answer; None where there is an answer for each token.
         logits: the answer of a sequence or image classifier, `[B, L]`.
         segment_logits: those of each segment, `[S, L]`.
-        token_logits: of a token classifier, `[N, L]`.
-        start_logits: of a model that answers questions, `[N]`; the answer's span may cross the end of a segment.
-        end_logits: likewise.
-        embeddings: of a model without a head, `[B, D]`.
+        token_logits: the logits of a token classifier, `[N, L]`.
+        start_logits: the logits of a model that answers questions, `[N]`; the answer's span may cross the end of a
+            segment.
+        end_logits: the logits of the span's end, `[N]`.
+        embeddings: the vectors of a model without a head, `[B, D]`.
         segment_embeddings: those of each segment, `[S, D]`.
         token_states: final hidden states, `[N, D]`, if they were asked for.
         tokens: the tokens of each document as they were read; None for images.

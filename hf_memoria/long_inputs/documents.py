@@ -48,8 +48,8 @@ class TextDocument:
     Attributes:
         ids: tokens of the text, int64 `[N]`.
         room: tokens of the text in a segment.
-        before: what stands before them in every segment.
-        behind: what stands behind them in every segment.
+        before: the ids that stand before them in every segment.
+        behind: the ids that stand behind them in every segment.
         types: token types of the text, int64 `[N]`, or None.
         offsets: first character of each token and the one behind its last, int64 `[N, 2]`, or None.
         words: number of the word that each token is of, or None where it is not known.

@@ -79,7 +79,7 @@ class ReferenceModel:
     Attributes:
         head: our class for its model with a head.
         base: our class for the model without one.
-        prefix: what the names of the base model's weights start with in the model with a head.
+        prefix: the letters that the names of the base model's weights start with in the model with a head.
         rules: pattern of a name, names here, and what has to be done to the weight.
         ignored: names of constants that Transformers 4 kept among the weights.
         memory_fields: fields of its config, and what they are called in ours.

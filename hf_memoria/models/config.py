@@ -32,7 +32,7 @@ class MemoriaConfigMixin(KeepsOwnCode, AttentionChoice):
     Attributes:
         backbone_type: `model_type` of the backbone, whose plain checkpoints load as well.
         memory: settings of the memory, or None for the backbone as it is.
-        base_checkpoint: where the backbone's weights lie, in the config.json of an adapter and of a model that was
+        base_checkpoint: the place of the backbone's weights, in the config.json of an adapter and of a model that was
             loaded from one; a checkpoint that is saved whole does not say it. See `save_adapter`.
     """
 

@@ -118,7 +118,7 @@ def _config_of(name: str, given: Any) -> PreTrainedConfig | None:
 
 
 def _check_fits(path: str | Path, expected: dict[str, Any], made_with: dict[str, Any]) -> None:
-    # A file that was saved without a config, as Trainer's checkpoints are, has only its shapes to be held against.
+    # A file that was saved without a config, as Trainer's checkpoints are, can be compared by its shapes alone.
     differing = [name for name in made_with if name not in BOOKKEEPING and expected.get(name) != made_with[name]]
     if "kind" in differing:  # then no other setting can be compared
         differing = ["kind"]

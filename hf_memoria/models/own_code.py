@@ -29,7 +29,7 @@ class KeepsOwnCode(NotCopied):
     """For configs: where a checkpoint brought the code, all of it is saved with the config; else none is named.
 
     Attributes:
-        auto_map: which class of a checkpoint's own code each Auto class loads; empty where it brought none. Libraries
+        auto_map: the class of a checkpoint's own code for each Auto class; empty where it brought none. Libraries
             that find no class of the architecture's name in Transformers take it that there is one, TRL for example.
     """
 

@@ -25,9 +25,9 @@ class ProbeReading:
     """What the blocks read in a proof.
 
     Attributes:
-        values: what each block reads, `[1, 1, D]` by its number; empty for a read that is closed.
+        values: the vector that each block reads, `[1, 1, D]` by its number; empty for a read that is closed.
         blocks: numbers of the blocks that have read.
-        final_hidden: as in every reading.
+        final_hidden: the final hidden states, as in every reading.
     """
 
     values: dict[int, Tensor]

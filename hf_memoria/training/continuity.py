@@ -32,8 +32,8 @@ class Edges(NamedTuple):
     """How rows begin and end.
 
     Attributes:
-        reset: where a document begins, bool `[N]`.
-        filler: where a row is all padding, bool `[N]`.
+        reset: the mask of rows that begin a document, bool `[N]`.
+        filler: the mask of rows that are all padding, bool `[N]`.
         first: ids that a row begins with, int64 `[N]` each: the input, and the label where the input may be masked.
         after: the id that comes next, or one of the numbers above, int64 `[N]`.
     """

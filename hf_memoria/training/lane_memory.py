@@ -27,7 +27,7 @@ class _Turn:
     Attributes:
         open: whether a forward may take part.
         thread: thread in which it may.
-        loader: what accelerate iterated over when it began; None for anything.
+        loader: the loader that accelerate iterated over when it began; None for anything.
         reset: `reset_memory` of the forward that took the turn. The same batch may be read again in it.
         before: the state that it started from.
         inputs: its arguments, while it is under way.

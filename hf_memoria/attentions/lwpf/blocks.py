@@ -48,9 +48,9 @@ class Inputs:
         key: `[B, H, K, d]`.
         value: `[B, H, K, e]`.
         allowed: bool `[B, 1 or H, 1 or Q, K]` or None.
-        rule: what is forgotten and seen.
+        rule: the rule of what is forgotten and seen.
         offset: noise on the thresholds, a scalar.
-        seed: of the dropout.
+        seed: the seed of the dropout.
     """
 
     query: Tensor
@@ -102,7 +102,7 @@ class Attended:
         output: O, `[B, H, Q, e]`, with the axes in memory as Transformers wants them next: B, Q, H, e.
         inverse: one over the sum of the weights `[B, H, Q, 1]`, zero in rows without an allowed key.
         threshold: a, `[B, H, Q, 1]`; empty where it is zero for all.
-        shift: what was taken off before the exponential, above the threshold, `[B, H, Q, 1]`.
+        shift: the number that was taken off before the exponential, above the threshold, `[B, H, Q, 1]`.
     """
 
     output: Tensor

@@ -43,8 +43,8 @@ class Rule:
 
     Attributes:
         mu: the threshold, as `PFU` has it; None is zero, which costs nothing.
-        bias: what stands for a forgotten score; None is the threshold.
-        scaling: of the scores.
+        bias: the value that stands for a forgotten score; None is the threshold.
+        scaling: the factor of the scores.
         causal: whether a query sees keys up to its own position only.
         dropout: probability of dropping a weight.
     """

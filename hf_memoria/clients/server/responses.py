@@ -40,7 +40,7 @@ class Response:
     Attributes:
         model: name of the model.
         id: its id.
-        created: when it was made, in seconds since 1970.
+        created: the time at which it was made, in seconds since 1970.
     """
 
     model: str

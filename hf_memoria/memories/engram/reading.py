@@ -29,15 +29,15 @@ class Reading(LeavesHidden):
 
     Attributes:
         attention_mask: the forward's own, `[B, T]` or, with a KV cache, longer to the left; None if all is real.
-        make_working: from a cue `[B, T, D]` and its mask `[B, T]` to working memory `[B, W, D]`, with gradient, and
-            its mask `[B, W]`; None where working memory is there from the start.
-        remind: from working memory and its mask to the engrams retrieved; None likewise.
+        make_working: a function from a cue `[B, T, D]` and its mask `[B, T]` to working memory `[B, W, D]`, with
+            gradient, and its mask `[B, W]`; None where working memory is there from the start.
+        remind: a function from working memory and its mask to the engrams retrieved; None likewise.
         working: working memory, once there is a cue.
         working_mask: bool `[B, W]`.
         reminded: engrams retrieved, without gradient, once there is a cue.
-        attention: by block, how much the real positions attended to each reminded engram, float32 `[B, K]`.
+        attention: the attention, by block, of the real positions to each retrieved engram, float32 `[B, K]`.
         final_hidden: final hidden states of the segment, `[B, T, D]`.
-        kept: by block, keys and values of both memories for the next forward of the same segment; None if there is
+        kept: keys and values, by block, of both memories for the next forward of the same segment; None if there is
             none.
     """
 

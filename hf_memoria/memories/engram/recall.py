@@ -25,11 +25,12 @@ class EngramRecall:
         working: working memory, `[B, W, D]`.
         working_mask: bool `[B, W]`.
         index: slots of the reminded engrams in the row's state, `[B, K]`.
-        mask: which of them count, bool `[B, K]`.
+        mask: the mask of those that count, bool `[B, K]`.
         data: the reminded engrams, `[B, K, D]`.
-        attention: what the real positions so far paid them, their sum of means over blocks and heads, `[B, K]`.
+        attention: the attention of the real positions so far to them, the sum of means over blocks and heads,
+            `[B, K]`.
         settings: settings of the memory.
-        kept: by block, keys and values of both memories, which the first forward of the segment leaves.
+        kept: keys and values, by block, of both memories, which the first forward of the segment leaves.
     """
 
     working: Tensor

@@ -21,7 +21,7 @@ class Windows:
 
     Attributes:
         table: normed embeddings of the ids that occur, zero for none, `[U, E]`.
-        index: where in it each id of a window is, int64 `[B, M, W + 1]`; see `EpisodicState.ids`.
+        index: the place in it of each id of a window, int64 `[B, M, W + 1]`; see `EpisodicState.ids`.
     """
 
     table: Tensor

@@ -40,7 +40,7 @@ class Looked:
 
     Attributes:
         block: number of the reading block.
-        row: of the batch.
+        row: the row of the batch.
         token: id of the position, or None where it came without one.
         looks: the engrams that got most, in that order; what is missing to a sum of 1 went to nothing at all.
     """
@@ -62,7 +62,7 @@ class LookRecorder(HookHolder):
         most: engrams of a position at most.
 
     Attributes:
-        looked: what was recorded so far.
+        looked: the looks that were recorded so far.
 
     Raises:
         ValueError: if no block of the model reads so.

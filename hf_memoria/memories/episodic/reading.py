@@ -26,22 +26,23 @@ class EpisodicReading:
     checkpointing recomputes it in the backward) leaves the same thing in the same place.
 
     Attributes:
-        state: that the segment starts from.
-        store: what is searched, padded to one column at least.
+        state: the state that the segment starts from.
+        store: the store that is searched, padded to one column at least.
         embed: the model's embeddings of ids.
-        places: of the queries in their segments, counted in positions that are real, int64 `[B, T]`.
+        places: the places of the queries in their segments, counted in positions that are real, int64 `[B, T]`.
         attention_mask: the forward's own, `[B, T]` or, with a KV cache, longer to the left; None if all is real.
         stores_hidden: whether inputs of the reading blocks are kept.
         counts_attention: whether anybody asks what a block's self-attention pays stored positions.
-        attention: by block, what the real positions paid each engram, the mean over heads, float32 `[B, M]`.
-        shared_attention: likewise, what they paid within the block's self-attention.
-        ids: that the forward was given, `[B, T]`, or None.
+        attention: the attention, by block, of the real positions to each engram, the mean over heads,
+            float32 `[B, M]`.
+        shared_attention: the same of the block's self-attention.
+        ids: the ids that the forward was given, `[B, T]`, or None.
         embeds: embeddings that it was given or made of images, `[B, T, E]`, or None.
         hidden: inputs of the reading blocks, by block, `[B, T, D]` each.
-        shared: by block, what its self-attention sees beside the segment.
+        shared: the keys and values, by block, that self-attention sees beside the segment.
         placed: rotary embeddings that the forward made, each with the call that made it.
         final_hidden: final hidden states of the segment, `[B, T, D]`.
-        kept: by block, keys and values of the store for the next forward of the same segment; None if there is none.
+        kept: keys and values, by block, of the store for the next forward of the same segment; None if there is none.
     """
 
     state: EpisodicState

@@ -23,11 +23,11 @@ class EpisodicRecall:
     """The states that segments started from; B rows.
 
     Attributes:
-        model: that reads.
+        model: the model that reads.
         state: the states.
         paid: attention that their engrams got so far, float32 `[B, M]`.
         begun: positions that they have read of their segments, int64 `[B]`.
-        kept: by block, keys and values of the store, which the first forward of the segment leaves.
+        kept: keys and values, by block, of the store, which the first forward of the segment leaves.
     """
 
     model: Any

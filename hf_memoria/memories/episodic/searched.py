@@ -26,10 +26,10 @@ class SearchedStore:
         hidden: stored inputs of the reading blocks, `[B, M, L, D]`, or None.
         position: place of an engram in the document, `[B, M]`.
         distance: positions from it to the segment's first one, 1 and above, `[B, M]`.
-        there: which columns are engrams, bool `[B, M]`.
+        there: the mask of columns that are engrams, bool `[B, M]`.
         age: segments since an engram was made, `[B, M]`.
         segment: number of the segment it was made in, `[B, M]`.
-        valid: which of them the separate read may read, bool `[B, M]`.
+        valid: the mask of those that the separate read may read, bool `[B, M]`.
     """
 
     ids: Tensor
@@ -54,7 +54,7 @@ class Columns:
 
     Attributes:
         index: int64 `[B, U]`.
-        valid: which of them may be read, bool `[B, U]`.
+        valid: the mask of those that may be read, bool `[B, U]`.
     """
 
     index: Tensor
@@ -67,8 +67,8 @@ class SearchRead:
 
     Attributes:
         hidden: the residual stream with what was read, `[B, T, D]`.
-        weights: on the engrams, `[B, H, T, U]`.
-        columns: which engrams these are, int64 `[B, U]`; None for all of the store.
+        weights: the weights on the engrams, `[B, H, T, U]`.
+        columns: the numbers of these engrams, int64 `[B, U]`; None for all of the store.
         bank: keys and values of the whole store, or None where only some were made.
     """
 

@@ -35,12 +35,13 @@ class SharedKeys:
     """What a block's self-attention sees beside the segment.
 
     Attributes:
-        keys: of stored positions, `[B, G, M, d]`.
-        values: likewise.
-        seen: which may be seen, bool `[B, M]`.
-        always: which are seen whatever their scores are: the segment before and the document's first positions.
+        keys: the keys of stored positions, `[B, G, M, d]`.
+        values: the values of stored positions, `[B, G, M, d]`.
+        seen: the mask of those that may be seen, bool `[B, M]`.
+        always: the mask of those seen whatever their scores are: the segment before and the document's first
+            positions.
         top_k: so many of the others a head sees at a position; None is all.
-        bias: what scores gain or lose by distance, `[B, H, Q, M]`, or None.
+        bias: the change of scores by distance, `[B, H, Q, M]`, or None.
     """
 
     keys: Tensor

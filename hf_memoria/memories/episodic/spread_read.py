@@ -25,7 +25,7 @@ class LinkedStore(SearchedStore):
 
     Attributes:
         partner: positions of the engrams that each is linked to, int64 `[B, M, N]`.
-        strength: of these links, float32 `[B, M, N]`; 0 where there is none.
+        strength: the strength of these links, float32 `[B, M, N]`; 0 where there is none.
         segments: whether engrams of one segment are associated as well, as if by links of strength 1.
     """
 

@@ -17,8 +17,8 @@ class FileFormat:
     """What the files of a kind of memory are, and what is asked of them: in reading, and before they are written.
 
     Attributes:
-        kind: what they are, under `format` in the header.
-        version: of that format.
+        kind: the name of what they are, under `format` in the header.
+        version: the version of that format.
         check_fields: refuses names of tensors that are not what the header makes one expect, given file, header and
             names.
         check_values: refuses tensors whose shapes, types or values are not those of a state, given file, header and

@@ -22,7 +22,7 @@ class TokenForward:
 
     Attributes:
         base: the model without head.
-        settings: of the memory.
+        settings: the settings of the memory.
         memory: the modules of the memory.
         causal: whether the backbone is causal.
     """

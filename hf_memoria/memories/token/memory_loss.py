@@ -21,7 +21,8 @@ class MemoryLoss:
 
     Attributes:
         composition: mean squared difference between reading a segment whole and reading it chunk by chunk.
-        variance: how far the standard deviations of the tokens' coordinates fall short of the target (VICReg eq. 1).
+        variance: the amount by which standard deviations of the tokens' coordinates fall short of the target (VICReg
+            eq. 1).
         covariance: sum of the squared covariances between different coordinates, over D (VICReg eq. 3).
     """
 

@@ -24,7 +24,7 @@ class TokenReading(LeavesHidden):
         cached: tokens that stand before the segment in the KV cache already.
         sees_all: whether positions of a causal backbone see those after them, too.
         masks_given: whether a mask by queries and keys that comes with the forward has these tokens in it.
-        added: what is added to the embedding of every position, `[D]`; None for nothing.
+        added: the vector that is added to the embedding of every position, `[D]`; None for nothing.
         alone: whether the segment has no position; the embeddings then run on one that is left out, since no module
             runs on none.
         final_hidden: final hidden states of the segment, `[B, T, D]`, with gradient.

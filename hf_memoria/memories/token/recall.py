@@ -25,9 +25,9 @@ class TokenRecall:
     """Memory tokens of B rows.
 
     Attributes:
-        forward: how the model is run with memory tokens.
-        tokens: that the segments started from, `[B, M, D]`.
-        prefix: by block, their keys and values; empty once they stand in a cache.
+        forward: the function that runs the model with memory tokens.
+        tokens: the tokens that the segments started from, `[B, M, D]`.
+        prefix: their keys and values, by block; empty once they stand in a cache.
     """
 
     forward: TokenForward

@@ -26,7 +26,7 @@ class Recent:
 
     Attributes:
         events: slots, `[B, R, F]`, -1 for nobody.
-        took_part: who took part in each event, 0 or 1, `[B, R, C]`.
+        took_part: the engrams that took part in each event, 0 or 1, `[B, R, C]`.
     """
 
     events: Tensor

@@ -26,7 +26,7 @@ class EventGraph:
             twice.
         lists: events of each slot, int32 `[B, C, E]`, -1 past the end.
         rows_of_counts: counts of the slots that fire often with all slots, float32 `[B, H, C]`; the first is zero.
-        row: which of those rows is a slot's, int32 `[B, C]`; 0 for slots that list their events.
+        row: the number of a slot's row among them, int32 `[B, C]`; 0 for slots that list their events.
     """
 
     form: ClassVar[str] = "sparse"

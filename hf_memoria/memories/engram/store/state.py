@@ -45,20 +45,20 @@ class EngramState:
 
     Attributes:
         cue: final hidden states of the previous segment, `[B, T, D]`, from which the next working memory is made.
-        cue_mask: which positions of the cue are real (not padding), bool `[B, T]`.
+        cue_mask: the mask of the cue's real positions (no padding), bool `[B, T]`.
         data: the engrams, `[B, C, D]`.
         kind: tier of each engram (`EngramKind`), int8 `[B, C]`.
         lifespan: steps left to live if it is never reminded again, float32 `[B, C]`.
         id: number of the engram in its row, counting from 0 in order of creation, int64 `[B, C]`.
         created: step of its row at which it was made, int64 `[B, C]`.
-        fire_counts: how often each engram fired, int32 `[B, C]`.
+        fire_counts: the number of times that each engram fired, int32 `[B, C]`.
         recent: slots that fired together in each segment since the graph was made, int32 `[B, R, F]`, -1 for nobody.
-        graph: how often engrams had fired together before.
+        graph: the numbers of times that engrams had fired together before.
         used: slots of each row that have been written, int64 `[B]`.
         step: segments that the row has read since it was empty, int64 `[B]`.
         next_id: id of the next engram of the row, int64 `[B]`.
         refused: segments of each row that were not remembered because they were not finite, int64 `[B]`.
-        room: what the host knows of the buffers.
+        room: the host's knowledge of the buffers.
         claim: whether a later state has been written into them.
     """
 

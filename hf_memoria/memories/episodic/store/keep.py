@@ -32,7 +32,7 @@ class KeepPolicy:
         capacity: engrams of a row at most; None for no bound.
         protected: so many of the youngest stay whatever they are worth.
         sink: so many of a document's first positions stay.
-        usage_decay: of the moving average of attention.
+        usage_decay: the decay of the moving average of attention.
         initial_lifespan: segments that an engram lives without attention.
         lifespan_extend_scale: segments of life for a position's whole attention.
     """

@@ -17,7 +17,7 @@ class NaiveEngram:
     Attributes:
         ids: its window, the youngest first.
         behind: the id behind it.
-        links: how strongly it is linked to others, by their positions.
+        links: the strengths of its links to others, by their positions.
     """
 
     ids: list[int]

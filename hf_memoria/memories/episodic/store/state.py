@@ -42,15 +42,16 @@ class EpisodicState(RowState):
     Attributes:
         hidden: inputs of the reading blocks at the engrams' positions, `[B, M, L, D]`, or `[B, 0, L, D]` without them.
         embeds: embeddings of positions that came without ids, `[B, M, E]`, or `[B, 0, E]`; zero where there is an id.
-        ids: by engram the id of its position, those of the positions before it, and at last that of the position
+        ids: the id of each engram's position, those of the positions before it, and at last that of the position
             behind it, int32 `[B, M, W + 1]`; `NO_ID` where there is none.
         position: place in the row's document, counted in positions that were read, int64 `[B, M]`.
         segment: number of the segment in it, int64 `[B, M]`.
         source: id of the document, int64 `[B, M]`; 0 where none was given.
         usage: moving average of the attention that it got a segment, float32 `[B, M]`.
-        score: what `keep` goes by: the log of the attention expected a segment, or life left, float32 `[B, M]`.
+        score: the score that `keep` goes by: the log of the attention expected a segment, or life left,
+            float32 `[B, M]`.
         partner: positions of the engrams that it is linked to, int64 `[B, M, N]`; see `links.py`.
-        strength: of these links, float32 `[B, M, N]`; 0 where there is none.
+        strength: the strength of these links, float32 `[B, M, N]`; 0 where there is none.
         count: engrams that a row has, int64 `[B]`; those behind are padding.
         step: segments that it has read, int64 `[B]`.
         positions: positions that it has read, int64 `[B]`.
