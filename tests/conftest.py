@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -49,6 +50,24 @@ def pytest_collection_finish():
 def _frozen():
     # What the tests before this file have imported is no garbage either.
     gc.freeze()
+
+
+@pytest.fixture(scope="module")
+def own_evaluate_caches(tmp_path_factory):
+    """Folders of a module's own for what `evaluate` copies, and nothing imported from another module's."""
+    import evaluate  # takes seconds, which few modules need
+
+    def forget():
+        for name in [name for name in sys.modules if name.partition(".")[0] == "evaluate_modules"]:
+            del sys.modules[name]
+
+    forget()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HF_METRICS_CACHE", "HF_MODULES_CACHE"):
+            patch.setattr(evaluate.config, name, tmp_path_factory.mktemp(name))
+        patch.setattr(sys, "path", sys.path.copy())  # to which it adds the folder of its copies
+        yield
+    forget()
 
 
 @pytest.fixture

@@ -63,12 +63,9 @@ def test_the_loop_over_segments_runs(build, tmp_path, monkeypatch):
     assert (tmp_path / "memory.safetensors").is_file()
 
 
+@pytest.mark.usefixtures("own_evaluate_caches")
 def test_the_evaluations_run(build, tmp_path, monkeypatch):
-    import evaluate
-
     monkeypatch.chdir(tmp_path)
-    for cache in ("HF_METRICS_CACHE", "HF_MODULES_CACHE"):
-        monkeypatch.setattr(evaluate.config, cache, tmp_path / cache)
     documents = torch.randint(1, 60, (6, 40))
     books = segment_documents(Dataset.from_dict({"input_ids": documents.tolist()}), segment_length=16, lanes=4)
     model = build()

@@ -16,18 +16,12 @@ OFF = [[1.0, 1.5, 2.5], [1.5, 0.5], [2.5]]
 SHUFFLED = [[1.5, 1.5, 2.5], [1.5, 1.5], [3.5]]
 BYTES = [9, 4, 5]
 
+pytestmark = pytest.mark.usefixtures("own_evaluate_caches")
+
 
 def by_hand(losses):
     flat = [loss for document in losses for loss in document]
     return math.exp(sum(flat) / len(flat))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _caches(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("HF_METRICS_CACHE", "HF_MODULES_CACHE"):
-            patch.setattr(evaluate.config, name, tmp_path_factory.mktemp(name))
-        yield
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from families import (
 )
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from tiny_stock import tiny_stock
+from tiny_stock import undeclared
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from hf_memoria import MemoriaAutoModelForCausalLM, SdmAttentionConfig, memory_modules, save_adapter, wrap
@@ -108,7 +108,7 @@ def test_every_kind_in_every_family_comes_back_to_the_bit(family, head, kind, st
 
 
 def test_a_family_that_was_found_is_loaded_by_the_auto_class(tmp_path):
-    tiny_stock("Qwen3ForCausalLM", head_dim=8).save_pretrained(tmp_path / "base")
+    undeclared("Olmo2ForCausalLM").save_pretrained(tmp_path / "base")
     model = memory_trained(MemoriaAutoModelForCausalLM.from_pretrained(tmp_path / "base", memory=small_memory()))
     save_adapter(model, tmp_path / "adapter")
     for auto in (AutoModelForCausalLM, MemoriaAutoModelForCausalLM):

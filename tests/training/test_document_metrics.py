@@ -3,7 +3,6 @@
 import math
 from pathlib import Path
 
-import evaluate
 import numpy as np
 import pytest
 import torch
@@ -17,13 +16,7 @@ from hf_memoria.training.pushing import write_for_push
 
 SEGMENT = 8
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _caches(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("HF_METRICS_CACHE", "HF_MODULES_CACHE"):
-            patch.setattr(evaluate.config, name, tmp_path_factory.mktemp(name))
-        yield
+pytestmark = pytest.mark.usefixtures("own_evaluate_caches")
 
 
 @torch.no_grad()

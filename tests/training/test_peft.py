@@ -13,7 +13,7 @@ import torch
 from families import CASES, answer, memoria_class, read_all, small_memory, tiny_model, tiny_segments
 from pages import ROOT, block_with
 from peft import AutoPeftModelForCausalLM, LNTuningConfig, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
-from tiny_stock import tiny_stock
+from tiny_stock import undeclared
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, TrainerCallback
 
 from hf_memoria import (
@@ -241,7 +241,7 @@ for folder in ("lora", "both", "memory"):
 
 
 def test_the_documented_line_makes_what_a_new_process_loads(tmp_path):
-    tiny_stock("Qwen3ForCausalLM", head_dim=8).save_pretrained(tmp_path / "stock")
+    undeclared("Olmo2ForCausalLM").save_pretrained(tmp_path / "stock")
     memory = EngramMemoryConfig(num_memories=3)
     model = MemoriaAutoModelForCausalLM.from_pretrained(tmp_path / "stock", memory=memory)
     model.save_pretrained(tmp_path / "base")
@@ -275,7 +275,7 @@ def test_the_documented_line_makes_what_a_new_process_loads(tmp_path):
     assert result.stdout.split("\n") == [
         "PeftModelForCausalLM True",
         "PeftModelForCausalLM True",
-        "MemoriaQwen3ForCausalLM True",
+        "MemoriaOlmo2ForCausalLM True",
         "",
     ]
 
