@@ -2,7 +2,7 @@
 
 Facts are told all the time, a quarter of them marked; only marked ones are asked for, each once, up to 32 segments
 later (`common/marked.py`). A store of 72 of 800 positions holds them only if it keeps what was marked. Bar: the
-learned score is right in 0.98 at lags of 5 and more. Reads have no gate here: one that starts at zero learned nothing
+learned score is right in 0.98 at lags of 5 and more. Reads have no gate here: one that starts at zero learned little
 from so few questions.
 """
 
