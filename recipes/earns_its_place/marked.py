@@ -16,14 +16,15 @@ from common.marked import MarkedTask
 from hf_memoria import EpisodicMemoryConfig
 
 from . import rivals, suite
-from .answers import AnswersArguments, run_arm
+from .answers import run_arm
 from .bars import above, at_least, say
 from .pictures import by_bytes
 from .rivals import Arm
+from .sizes import StoreArguments
 
 
 @dataclass(kw_only=True)
-class Arguments(AnswersArguments):
+class Arguments(StoreArguments):
     """The settings; all have their values in marked.yaml."""
 
     segments: int = field(metadata={"help": "Segments of a document."})
@@ -36,13 +37,6 @@ class Arguments(AnswersArguments):
     keys: int = field(metadata={"help": "How many keys there are; at least pairs * (longest + 1)."})
     values: int = field(metadata={"help": "How many values; guessing is right once in so many times."})
     fillers: int = field(metadata={"help": "Words of filler."})
-
-    capacity: int = field(metadata={"help": "Engrams that a row keeps."})
-    stm_capacity: int = field(metadata={"help": "The youngest of them stay whatever they are worth."})
-    top_k: int = field(metadata={"help": "Engrams that a head reads at a position."})
-    initial_lifespan: int = field(metadata={"help": "Segments that one lives without attention, where lives count."})
-    lifespan_extend_scale: float = field(metadata={"help": "Segments of life for one position's whole attention."})
-    usage_decay: float = field(metadata={"help": "Of the moving average of attention, where the score is learned."})
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,9 +13,10 @@ from common.mqar import MqarTask
 from common.report import write_json
 
 from . import rivals, suite
-from .answers import AnswersArguments, run_arm
+from .answers import run_arm
 from .bars import above_all, say
 from .pictures import by_bytes
+from .sizes import RivalArguments
 
 ARMS = {
     "none": rivals.NONE,
@@ -36,21 +37,12 @@ MEASURES = {
 
 
 @dataclass(kw_only=True)
-class Arguments(AnswersArguments):
+class Arguments(RivalArguments):
     """The settings; all have their values in mqar.yaml."""
 
     sizes: list[str] = field(metadata={"help": "Length of a document and pairs, as 64/4; one or more."})
     vocabulary: int = field(metadata={"help": "Number of ids."})
     segment_length: int = field(metadata={"help": "Tokens of a segment."})
-
-    top_k: int = field(metadata={"help": "Engrams of the episodic memory that a head reads at a position."})
-    num_tokens: int = field(metadata={"help": "Memory tokens."})
-    key_size: int = field(metadata={"help": "Size of a key of the delta rule."})
-    num_memories: int = field(metadata={"help": "Engrams of the engram memory that a segment leaves."})
-    stm_capacity: int = field(metadata={"help": "Its short-term engrams before the oldest become long-term."})
-    num_reminded_stm: int = field(metadata={"help": "Short-term engrams reminded for a segment."})
-    num_reminded_ltm: int = field(metadata={"help": "Long-term engrams reminded for a segment."})
-    initial_lifespan: int = field(metadata={"help": "Segments that one lives if nothing reminds of it."})
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -12,16 +12,17 @@ from common.config import WrongSettingError, check_positive
 from common.lag_recall import LagRecallTask
 
 from . import rivals, suite
-from .answers import AnswersArguments, run_arm
+from .answers import run_arm
 from .bars import above_all, at_least, say
 from .pictures import by_bytes, by_lag
+from .sizes import RivalArguments
 
 BYTES_OF_ENGRAM = 48
 """Of a position in the episodic store: four ids, place, segment, source, usage and score."""
 
 
 @dataclass(kw_only=True)
-class Arguments(AnswersArguments):
+class Arguments(RivalArguments):
     """The settings; all have their values in recall.yaml."""
 
     segments: int = field(metadata={"help": "Segments of a document."})
@@ -30,15 +31,6 @@ class Arguments(AnswersArguments):
     keys: int = field(metadata={"help": "How many keys there are; at least pairs * (longest lag + 1)."})
     values: int = field(metadata={"help": "How many values; guessing is right once in so many times."})
     fillers: int = field(metadata={"help": "Words of filler."})
-
-    top_k: int = field(metadata={"help": "Engrams of the episodic memory that a head reads at a position."})
-    num_tokens: int = field(metadata={"help": "Memory tokens."})
-    key_size: int = field(metadata={"help": "Size of a key of the delta rule."})
-    num_memories: int = field(metadata={"help": "Engrams of the engram memory that a segment leaves."})
-    stm_capacity: int = field(metadata={"help": "Its short-term engrams before the oldest become long-term."})
-    num_reminded_stm: int = field(metadata={"help": "Short-term engrams reminded for a segment."})
-    num_reminded_ltm: int = field(metadata={"help": "Long-term engrams reminded for a segment."})
-    initial_lifespan: int = field(metadata={"help": "Segments that one lives if nothing reminds of it."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
