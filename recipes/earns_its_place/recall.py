@@ -67,6 +67,7 @@ ARMS = {
     "delta": rivals.DELTA,
     "delta_4": rivals.DELTA_4,
     "episodic": rivals.episodic("episodic memory"),
+    "episodic_open": rivals.episodic("the same, without a gate", gate=None),
 }
 
 

@@ -4,18 +4,19 @@ import copy
 
 import pytest
 import torch
-from families import read_all, tiny_model
+from families import SMALL, read_all, tiny_model
 from tiny_stock import tiny_stock
 from transformers import AutoModelForCausalLM
 
 import hf_memoria
-from hf_memoria import EngramMemoryConfig, MemoriaAutoModelForCausalLM, MemoriaLlamaForCausalLM, TokenMemoryConfig
+from hf_memoria import MemoriaAutoModelForCausalLM, MemoriaLlamaForCausalLM, TokenMemoryConfig
 
-SMALL = {"num_memories": 3, "stm_capacity": 4, "num_reminded_stm": 3, "num_reminded_ltm": 3}
+CLOSED = {"engram": "normed", "episodic": "tanh"}
+GATES = [("engram", None), ("engram", "tanh"), ("engram", "normed"), ("episodic", None), ("episodic", "tanh")]
 
 
-def engrams(**changes):
-    return EngramMemoryConfig(**(SMALL | changes))
+def settings_of(kind, **changes):
+    return SMALL[kind](**({"gate": "auto"} | changes))
 
 
 def segments():
@@ -30,64 +31,72 @@ def plain(tmp_path):
     return model
 
 
-def closed_config(plain):
+def open_config(plain, settings):
     config = MemoriaLlamaForCausalLM.config_class.adopt(plain.config.to_dict())
-    return MemoriaLlamaForCausalLM.config_class(**config, memory=engrams())
+    return MemoriaLlamaForCausalLM.config_class(**config, memory=settings)
 
 
 WAYS = {
-    "wrap": lambda plain, folder: hf_memoria.wrap(plain, memory=engrams()),
-    "class": lambda plain, folder: MemoriaLlamaForCausalLM.from_pretrained(folder, memory=engrams()),
-    "JSON": lambda plain, folder: MemoriaLlamaForCausalLM.from_pretrained(folder, memory=engrams().to_dict()),
-    "config": lambda plain, folder: MemoriaLlamaForCausalLM.from_pretrained(folder, config=closed_config(plain)),
-    "Auto class": lambda plain, folder: MemoriaAutoModelForCausalLM.from_pretrained(folder, memory=engrams()),
-    "Auto class and config": lambda plain, folder: MemoriaAutoModelForCausalLM.from_pretrained(
-        folder, config=copy.deepcopy(plain.config), memory=engrams()
+    "wrap": lambda plain, folder, memory: hf_memoria.wrap(plain, memory=memory),
+    "class": lambda plain, folder, memory: MemoriaLlamaForCausalLM.from_pretrained(folder, memory=memory),
+    "JSON": lambda plain, folder, memory: MemoriaLlamaForCausalLM.from_pretrained(folder, memory=memory.to_dict()),
+    "config": lambda plain, folder, memory: MemoriaLlamaForCausalLM.from_pretrained(
+        folder, config=open_config(plain, memory)
+    ),
+    "Auto class": lambda plain, folder, memory: MemoriaAutoModelForCausalLM.from_pretrained(folder, memory=memory),
+    "Auto class and config": lambda plain, folder, memory: MemoriaAutoModelForCausalLM.from_pretrained(
+        folder, config=copy.deepcopy(plain.config), memory=memory
     ),
 }
 
 
+@pytest.mark.parametrize("kind", CLOSED)
 @pytest.mark.parametrize("way", WAYS)
-def test_memory_on_plain_weights_begins_as_the_backbone_to_the_bit(way, plain, tmp_path):
-    model = WAYS[way](plain, tmp_path / "plain").eval()
-    assert model.config.memory.gate == "normed"
+def test_memory_on_plain_weights_begins_as_the_backbone_to_the_bit(way, kind, plain, tmp_path):
+    model = WAYS[way](plain, tmp_path / "plain", settings_of(kind)).eval()
+    assert model.config.memory.gate == CLOSED[kind]
     outputs = read_all(model, segments())
-    assert int(outputs[-1].memory.num_short_term.min()) > 0
+    assert bool(outputs[-1].memory.valid.any(1).all())
     for output, segment in zip(outputs, segments(), strict=True):
         assert torch.equal(output.logits, plain(**segment).logits)
 
 
-def test_the_paper_s_form_is_had_by_asking_for_it(plain):
-    model = hf_memoria.wrap(plain, memory=engrams(gate=None))
+@pytest.mark.parametrize("kind", CLOSED)
+def test_a_read_from_the_start_is_had_by_asking_for_it(kind, plain):
+    model = hf_memoria.wrap(plain, memory=settings_of(kind, gate=None))
     assert model.config.memory.gate is None
     assert not torch.equal(read_all(model, segments())[-1].logits, plain(**segments()[-1]).logits)
 
 
-def test_a_model_from_nothing_has_the_paper_s_form():
-    model = tiny_model("Llama", "ForCausalLM", engrams())
+@pytest.mark.parametrize("kind", CLOSED)
+def test_a_model_from_nothing_has_no_gate(kind):
+    model = tiny_model("Llama", "ForCausalLM", settings_of(kind))
     assert model.config.memory.gate is None
     assert not any(name.endswith("memory.gate") for name, _ in model.named_parameters())
 
 
-@pytest.mark.parametrize("gate", [None, "tanh", "normed"])
-def test_a_checkpoint_with_engrams_keeps_its_gate_under_new_settings(gate, tmp_path):
-    tiny_model("Llama", "ForCausalLM", engrams(gate=gate)).save_pretrained(tmp_path)
+@pytest.mark.parametrize(("kind", "gate"), GATES)
+def test_a_checkpoint_keeps_its_gate_under_new_settings(kind, gate, tmp_path):
+    tiny_model("Llama", "ForCausalLM", settings_of(kind, gate=gate)).save_pretrained(tmp_path)
+    changed = settings_of(kind, **({"ltm_search_depth": 2} if kind == "engram" else {"top_k": 5}))
     for model in (
         AutoModelForCausalLM.from_pretrained(tmp_path),
-        MemoriaLlamaForCausalLM.from_pretrained(tmp_path, memory=engrams(ltm_search_depth=2)),
-        hf_memoria.wrap(AutoModelForCausalLM.from_pretrained(tmp_path), memory=engrams(ltm_search_depth=2)),
+        MemoriaLlamaForCausalLM.from_pretrained(tmp_path, memory=changed),
+        hf_memoria.wrap(AutoModelForCausalLM.from_pretrained(tmp_path), memory=changed),
     ):
         assert model.config.memory.gate == gate
 
 
-def test_weights_with_another_kind_of_memory_had_no_engrams():
+@pytest.mark.parametrize(("kind", "closed"), CLOSED.items())
+def test_weights_with_another_kind_of_memory_had_none_of_this_kind(kind, closed):
     model = tiny_model("Llama", "ForCausalLM", TokenMemoryConfig(num_tokens=3, encoder_layers=0))
-    assert hf_memoria.wrap(model, memory=engrams()).config.memory.gate == "normed"
+    assert hf_memoria.wrap(model, memory=settings_of(kind)).config.memory.gate == closed
 
 
-def test_settings_that_are_given_stay_as_they_are(plain):
-    settings = engrams()
+@pytest.mark.parametrize("kind", CLOSED)
+def test_settings_that_are_given_stay_as_they_are(kind, plain):
+    settings = settings_of(kind)
     hf_memoria.wrap(plain, memory=settings)
     assert settings.gate == "auto"
-    config = closed_config(plain)
+    config = open_config(plain, settings_of(kind))
     assert config.memory.gate == "auto"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from hf_memoria.memories.engram.store.checks import RETRIEVALS
 from hf_memoria.memories.engram.store.lifespans import MOST
 from hf_memoria.memories.engram.store.room import GRAPHS
 from hf_memoria.memories.engram.store.similarity import CORRELATIONS
-from hf_memoria.memories.shared.settings import MemorySettings
+from hf_memoria.memories.shared.settings import AUTO, GatedSettings
 from hf_memoria.settings import (
     MOST_COUNTED,
     MOST_STEPS,
@@ -20,12 +20,11 @@ from hf_memoria.settings import (
     check_one_of,
 )
 
-AUTO = "auto"
 GATES = (None, "tanh", "normed", AUTO)
 
 
 @dataclass
-class EngramMemoryConfig(MemorySettings):
+class EngramMemoryConfig(GatedSettings):
     """An engram memory (Memoria, Park & Bak, ICML 2024). The defaults are the paper's for GPT-2.
 
     Args:
@@ -64,6 +63,7 @@ class EngramMemoryConfig(MemorySettings):
     """
 
     kind: ClassVar[str] = "engram"
+    gate_of_trained: ClassVar[str] = "normed"
     not_of_state: ClassVar[tuple[str, ...]] = ("cofire_graph",)
 
     num_memories: int | None = 50
@@ -100,14 +100,3 @@ class EngramMemoryConfig(MemorySettings):
         check_one_of("retrieval", self.retrieval, RETRIEVALS)
         check_one_of("gate", self.gate, GATES)
         check_one_of("cofire_graph", self.cofire_graph, GRAPHS)
-
-    def for_weights(self, theirs: MemorySettings | None) -> EngramMemoryConfig:
-        """See the base class: the gate is the one that the weights have; without engrams a closed one."""
-        return self._gated(theirs.for_new_weights().gate if isinstance(theirs, EngramMemoryConfig) else "normed")
-
-    def for_new_weights(self) -> EngramMemoryConfig:
-        """See the base class: the paper's form, without a gate."""
-        return self._gated(None)
-
-    def _gated(self, gate: str | None) -> EngramMemoryConfig:
-        return replace(self, gate=gate) if self.gate == AUTO else self

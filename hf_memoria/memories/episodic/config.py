@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from hf_memoria.memories.episodic.store.keep import KEEPS, KeepPolicy
-from hf_memoria.memories.shared.settings import MemorySettings
+from hf_memoria.memories.shared.settings import AUTO, GatedSettings
 from hf_memoria.settings import MOST_COUNTED, check_bool, check_count, check_list_of_counts, check_number, check_one_of
 
 CONTENTS = ("ids", "hidden")
 ASSOCIATIONS = (None, "spread")
+GATES = (None, "tanh", AUTO)
 GRAPHS = ("segment", "cofire", "both")
 
 MOST_LINKS = 1024
@@ -21,7 +22,7 @@ MOST_IN_WINDOW = 64
 
 
 @dataclass
-class EpisodicMemoryConfig(MemorySettings):
+class EpisodicMemoryConfig(GatedSettings):
     """An episodic memory: the ids that were read are kept, and every position searches them with its own query.
 
     All that is learned is learned at the read, where gradient is: keys and values are made anew of the ids, with the
@@ -57,7 +58,9 @@ class EpisodicMemoryConfig(MemorySettings):
             `"segment"`.
         sink: the number of a document's first positions that are always kept and read, where attention is shared.
         gate: `"tanh"` multiplies each separate read by tanh of a learned scalar that starts at zero, so that the
-            backbone starts out as itself; None lets the read in from the start.
+            backbone starts out as itself; None lets the read in from the start, which learns sooner where questions
+            are few. `"auto"` becomes `"tanh"` where memory is put on weights that were trained without it (`wrap`,
+            `from_pretrained`), and None in a model from nothing; the model's config says which.
         segment_length: tokens of a segment; None is all the positions that the backbone has.
 
     Raises:
@@ -66,6 +69,7 @@ class EpisodicMemoryConfig(MemorySettings):
     """
 
     kind: ClassVar[str] = "episodic"
+    gate_of_trained: ClassVar[str] = "tanh"
     not_of_state: ClassVar[tuple[str, ...]] = (
         "layers",
         "separate_read",
@@ -96,7 +100,7 @@ class EpisodicMemoryConfig(MemorySettings):
     association_graph: str = "segment"
     association_links: int = 16
     sink: int = 4
-    gate: str | None = "tanh"
+    gate: str | None = AUTO
     segment_length: int | None = None
 
     def __post_init__(self) -> None:
@@ -122,7 +126,7 @@ class EpisodicMemoryConfig(MemorySettings):
         check_one_of("association", self.association, ASSOCIATIONS)
         check_one_of("association_graph", self.association_graph, GRAPHS)
         check_count("association_links", self.association_links, least=1, most=MOST_LINKS)
-        check_one_of("gate", self.gate, (None, "tanh"))
+        check_one_of("gate", self.gate, GATES)
         check_count("segment_length", self.segment_length, least=1, optional=True)
         self._check_together()
 

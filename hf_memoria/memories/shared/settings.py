@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, ClassVar
+
+
+AUTO = "auto"
+"""A gate that is chosen by the weights that the memory is put on."""
 
 
 class MemorySettings:
@@ -34,3 +38,27 @@ class MemorySettings:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON: the fields and `kind`."""
         return {"kind": self.kind, **asdict(self)}  # type: ignore[call-overload]
+
+
+class GatedSettings(MemorySettings):
+    """Base of the settings of a memory whose `gate` may be left open, as `"auto"`.
+
+    Attributes:
+        gate_of_trained: gate that memory gets on weights that were trained without it: one that begins closed.
+    """
+
+    gate_of_trained: ClassVar[str]
+    gate: str | None
+
+    def for_weights(self, theirs: MemorySettings | None) -> MemorySettings:
+        """See the base class: the gate is the one that the weights have; without this kind of memory a closed one."""
+        if isinstance(theirs, type(self)):
+            return self._gated(theirs._gated(None).gate)
+        return self._gated(self.gate_of_trained)
+
+    def for_new_weights(self) -> MemorySettings:
+        """See the base class: no gate, since nothing is there yet that reads could disturb."""
+        return self._gated(None)
+
+    def _gated(self, gate: str | None) -> GatedSettings:
+        return replace(self, gate=gate) if self.gate == AUTO else self  # type: ignore[type-var]
