@@ -43,7 +43,8 @@ class MemoriaLM(HFLM):
     def __init__(self, pretrained: Any, memory: str | dict[str, Any] | None = None, **kwargs: Any) -> None:
         if str(kwargs.get("batch_size", 1)).startswith("auto"):
             raise ValueError(f"batch_size must be a number; got {kwargs['batch_size']!r}.")
-        super().__init__(pretrained, **kwargs)
+        # The harness knows model types of Transformers only, and warns of the others.
+        super().__init__(pretrained, **({"backend": "causal"} | kwargs))
         if memory is not None:
             settings = json.loads(memory) if isinstance(memory, str) else memory
             self._model = wrap(self._model, memory=settings).eval()
