@@ -16,6 +16,7 @@ from datasets import load_from_disk
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from hf_memoria import MemoriaCallback, segment_documents
+from hf_memoria.training import DocumentMetrics
 
 LANES = 4
 SAVED_AT = 6
@@ -72,6 +73,7 @@ def build(
     dropout: float = 0.0,
     train: str = "train",
     evaluation: str = "",
+    metrics: DocumentMetrics | None = None,
     **arguments: Any,
 ) -> Trainer:
     """Build a plain Trainer over the folder's model and datasets."""
@@ -90,6 +92,7 @@ def build(
         "report_to": [],
         "use_cpu": True,
         "disable_tqdm": True,
+        "label_names": None if metrics is None else metrics.label_names,
     }
     return Trainer(
         AutoModelForCausalLM.from_pretrained(folder / model, **probabilities).train(),
@@ -97,6 +100,8 @@ def build(
         train_dataset=load(folder, "train" if train == "stream" else train, train),
         eval_dataset=load(folder, "evaluation", evaluation),
         callbacks=[MemoriaCallback()],
+        compute_metrics=metrics,
+        preprocess_logits_for_metrics=None if metrics is None else metrics.losses_of,
     )
 
 
@@ -173,6 +178,14 @@ def refusal(folder: Path, processes: int) -> str:
     return "none"
 
 
+def evaluate_documents(folder: Path, processes: int) -> dict[str, Any]:
+    """Return what an evaluation says of documents, and how many tokens of each were scored."""
+    metrics = DocumentMetrics()
+    found = build(folder, processes=processes, metrics=metrics).evaluate()
+    kept = {name: value for name, value in found.items() if "perplexity" in name}
+    return kept | {"scored": dict(zip(map(str, metrics.sources), map(len, metrics.documents), strict=True))}
+
+
 def main() -> None:
     """Do every run, then resume one of them."""
     folder = Path(sys.argv[1])
@@ -188,6 +201,7 @@ def main() -> None:
         torch.save(resumed.model.state_dict(), folder / f"{name}-{rank}.pt")
         reports[name] = {"logs": resumed.state.log_history}
     reports["processes"] = resumed.args.world_size
+    reports["documents"] = evaluate_documents(folder, 2)
     reports["refusal"] = refusal(folder, 2)
     (folder / f"report-{rank}.json").write_text(json.dumps(reports))
 

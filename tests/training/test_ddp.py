@@ -49,6 +49,15 @@ def one_process(folder):
     }
 
 
+def test_an_evaluation_over_documents_says_what_one_process_says(folder, reports):
+    expected = ddp_worker.evaluate_documents(folder, 1)
+    assert expected["eval_perplexity"] > 1
+    for report in reports:
+        found = report["documents"]
+        assert found.pop("scored") == expected["scored"]
+        assert found == pytest.approx({name: value for name, value in expected.items() if name != "scored"}, rel=1e-5)
+
+
 def weights(folder, name, rank):
     return torch.load(folder / f"{name}-{rank}.pt", weights_only=True)
 
