@@ -14,6 +14,8 @@ from hf_memoria.analysis import TraceRecorder, engram_lives, life_table, read_tr
 from hf_memoria.analysis.inspection import describe_traces
 from hf_memoria.cli.inspect_traces import traces_as_text
 
+pytestmark = pytest.mark.slow
+
 EVENTS_PART, SEGMENTS_PART = "events-0000-000000001.parquet", "segments-0000-000000000.parquet"
 
 

@@ -30,6 +30,8 @@ from hf_memoria.analysis import (
 from hf_memoria.analysis.memory_plots import TIER_COLORS
 from hf_memoria.analysis.trace_contents import png_of
 
+pytestmark = pytest.mark.slow
+
 NASTY = "</script><script>document.title = 'broken'</script> {{data}} & \u2028 <b>bold</b>"
 CHROMIUM = os.environ.get("HF_MEMORIA_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 

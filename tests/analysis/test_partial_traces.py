@@ -18,6 +18,8 @@ from hf_memoria.analysis import (
 from hf_memoria.analysis.inspection import describe_traces
 from hf_memoria.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 
 def record(folder, memory=None, steps=12):
     model = tiny_model()

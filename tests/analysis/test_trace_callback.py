@@ -12,6 +12,8 @@ from transformers import Trainer, TrainingArguments
 from hf_memoria import MemoriaCallback, segment_documents
 from hf_memoria.analysis import TraceCallback, read_traces
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _dataset_cache(tmp_path, monkeypatch):

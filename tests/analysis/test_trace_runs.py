@@ -9,6 +9,8 @@ from trace_models import read, tiny_model
 from hf_memoria.analysis import TraceRecorder, engram_lives, inspect_run, read_traces
 from hf_memoria.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 
 def record(folder, steps=10, seed=0, **settings):
     model = tiny_model()

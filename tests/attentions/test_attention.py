@@ -13,6 +13,8 @@ from hf_memoria.attentions.interface import UNIT, attention_modules
 from hf_memoria.attentions.unit import AttentionUnit
 from hf_memoria.backbones.spec import SPECS
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"num_hidden_layers": 3, "hidden_size": 32, "num_attention_heads": 4, "initializer_range": 0.2}
 TEXT = {**SMALL, "vocab_size": 61, "intermediate_size": 48, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 GPT2 = {"vocab_size": 61, "n_positions": 32, "n_embd": 32, "n_layer": 3, "n_head": 4, "bos_token_id": 1}

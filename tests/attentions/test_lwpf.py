@@ -17,6 +17,8 @@ from hf_memoria.attentions.lwpf.forgetting import PFU, ForgettingReLU
 from hf_memoria.attentions.lwpf.naive import lwpf_attention_naive
 from hf_memoria.attentions.lwpf.tiles import Rule
 
+pytestmark = pytest.mark.slow
+
 UNITS = {
     "relu": ForgettingReLU(),
     "median": PFU(),

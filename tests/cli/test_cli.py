@@ -18,6 +18,8 @@ from hf_memoria.cli import doctor, main
 from hf_memoria.cli.main import COMMANDS
 from hf_memoria.memories.interface import SYSTEMS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

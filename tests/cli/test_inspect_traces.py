@@ -17,6 +17,8 @@ from hf_memoria.analysis.trace_files import EVENTS
 from hf_memoria.cli import main
 from hf_memoria.cli.inspect_traces import traces_as_text
 
+pytestmark = pytest.mark.slow
+
 FILES = ["life_table.csv", "lives.csv", "lives.png", "measures.png", "memory.html"]
 
 

@@ -16,6 +16,8 @@ for name in ("openai", "fastapi", "uvicorn"):
 from hf_memoria.cli import main  # noqa: E402
 from hf_memoria.clients.server import digest_of  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 def saved(folder, model, tokenizer):
     model.save_pretrained(folder)

@@ -17,6 +17,8 @@ from lm_eval.api.instance import Instance  # noqa: E402
 
 from hf_memoria.clients.lm_eval import MemoriaLM  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 LENGTH = 6
 WORDS = ["the", "a", "dog", "cat", "sees", "hears", "red", "blue", "old", "new", "house", "tree"]
 TEXT = " ".join(WORDS[(7 * i + i * i) % len(WORDS)] for i in range(40))

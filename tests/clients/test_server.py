@@ -17,6 +17,8 @@ from servers import NAME, ask, by_hand, client_of, model_of, said, serving, stre
 from hf_memoria import load_memory  # noqa: E402
 from hf_memoria.clients.server.memories import digest_of  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 TURNS = ["i live in pisa.", "where?", "tell me of the tower, its height and age."]
 
 

@@ -27,6 +27,8 @@ if not is_fetched():
 
 from common_source import common_tests
 
+pytestmark = pytest.mark.slow
+
 modeling, configuration = common_tests("test_modeling_common"), common_tests("test_configuration_common")
 
 NAME_TABLES = {

@@ -12,6 +12,8 @@ from cells import CHOICES, NOT_FOR_IT, PASSED, STEPS, try_family
 from families_report import is_without, passed, table, try_type
 from tiny_models import model_types, tiny_stock_model
 
+pytestmark = pytest.mark.slow
+
 MEMORIES = ("engram", "token", "episodic")
 NO_INTERFACE = "whose attention does not go through Transformers' AttentionInterface"
 

@@ -9,6 +9,8 @@ import torch
 from families import CAUSAL, small_tokens, tiny_model, tiny_segments, with_targets
 from in_threads import CASES, HEADS, KINDS, attempt, read_on, read_one, same, wrong_ones
 
+pytestmark = pytest.mark.slow
+
 ERRORS = (torch.OutOfMemoryError, KeyboardInterrupt)
 DECODERS = [case for case in CASES if case[0] != "ViT"]
 

@@ -1,5 +1,9 @@
 """No room left: an error, the old file as it was, and a run that goes on from its last whole checkpoint."""
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path

@@ -7,6 +7,8 @@ import pytest
 
 from hf_memoria import last_checkpoint
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).with_name("killing.py")
 
 

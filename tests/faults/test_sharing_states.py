@@ -15,6 +15,8 @@ from in_threads import CASES, KINDS, THREADS, attempt, in_threads, same, wrong_o
 
 import hf_memoria
 
+pytestmark = pytest.mark.slow
+
 ROUNDS = 40
 IN_PROCESSES = [("GPT2", "engrams"), ("GPT2", "tokens"), ("Bert", "engrams"), ("Bert", "rmt")]
 

@@ -7,6 +7,8 @@ from in_threads import CASES, HEADS, KINDS, THREADS, attempt, in_threads, read_o
 
 from hf_memoria import LwpfAttentionConfig
 
+pytestmark = pytest.mark.slow
+
 # What goes wrong with engrams goes wrong more seldom.
 SEGMENTS = {"engrams": 14, "tokens": 5, "rmt": 5, "episodic": 6}
 WITH_GRADIENTS = {"engrams": 7, "tokens": 4, "rmt": 6, "episodic": 4}

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("length", [3, 8, 19])
 def test_beams_are_those_of_a_search_without_cache(length, model, prompts, generate):

@@ -6,6 +6,8 @@ import pytest
 import torch
 from transformers.generation.streamers import BaseStreamer
 
+pytestmark = pytest.mark.slow
+
 SEGMENT = 8
 
 

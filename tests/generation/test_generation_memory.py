@@ -8,6 +8,8 @@ from transformers import DynamicCache
 
 from hf_memoria import EngramState, MemoriaCache, TokenMemoryConfig, TokenState
 
+pytestmark = pytest.mark.slow
+
 
 def read_segments(model, tokens, memory=None):
     length = model.config.segment_length

@@ -8,6 +8,8 @@ from windowed_families import DECODERS, IMPLEMENTATIONS, WINDOW, windowed
 from hf_memoria import MemoriaCache
 from hf_memoria.generation.masks import segment_mask
 
+pytestmark = pytest.mark.slow
+
 SEGMENT = 10
 KINDS = {
     "engrams": lambda: small_memory(segment_length=SEGMENT),

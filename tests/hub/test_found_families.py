@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM
 
 import hf_memoria
 
+pytestmark = pytest.mark.slow
+
 MEMORIES = {"engram": small_memory, "token": small_tokens, "episodic": small_episodes}
 
 LOAD = """

@@ -7,6 +7,8 @@ import pytest
 from blocking import run, run_without_the_package
 from server import running_hub
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 PREPARE = """

@@ -15,6 +15,8 @@ import hf_memoria
 from hf_memoria.hub.flattening import flatten
 from hf_memoria.hub.remote_code import STUB
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 LOAD = Path(__file__).with_name("elsewhere.py").read_text()
 SAVED_AGAIN = ("GPT2", "GPT2-tokens", "ViT-lwpf")

@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "recipes"))
 from mean_memory import MeanMemoryConfig  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 LOAD = Path(__file__).with_name("several.py").read_text()
 HEADS = {"lwpf": "AutoModelForCausalLM", "sdm": "AutoModelForSequenceClassification", "mean": "AutoModelForCausalLM"}
 """Auto class of each kind of checkpoint; the second one's head builds its base model by AutoModel."""

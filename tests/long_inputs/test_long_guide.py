@@ -3,9 +3,12 @@
 import contextlib
 import io
 
+import pytest
 from families import tiny_model
 from long_texts import LENGTH, TEXT, make_tokenizer
 from pages import DOCS, code_blocks
+
+pytestmark = pytest.mark.slow
 
 PAGE = DOCS / "guides" / "long_inputs.md"
 

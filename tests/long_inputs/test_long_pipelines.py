@@ -13,6 +13,8 @@ from transformers import BertConfig, BertForSequenceClassification, ViTImageProc
 from hf_memoria import read_long
 from hf_memoria.long_inputs import LongTextClassificationPipeline
 
+pytestmark = pytest.mark.slow
+
 SHORT = "anna lives now"
 LONG = TEXT * 3
 LABELS = {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC"}

@@ -11,6 +11,8 @@ from transformers import BertForSequenceClassification, ViTImageProcessor
 
 from hf_memoria import read_long, wrap
 
+pytestmark = pytest.mark.slow
+
 LENGTHS = (5, 19, 16, 8)
 KINDS = list(SMALL)
 PAIRS = [("GPT2", "engram"), ("Llama", "episodic"), ("Bert", "episodic"), ("Llama", "token"), ("Bert", "engram")]

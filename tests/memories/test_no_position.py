@@ -15,6 +15,8 @@ from hf_memoria.memories.engram.reader import MemoryAttention, MemoryReader
 from hf_memoria.memories.shared.masks import masked_softmax, open_empty_rows
 from hf_memoria.memories.token.encoder import MemoryEncoder
 
+pytestmark = pytest.mark.slow
+
 KINDS = {
     "engrams": small_memory,
     "the cue itself": lambda: small_memory(num_memories=None),

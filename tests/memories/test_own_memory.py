@@ -28,6 +28,8 @@ from mean_memory import MeanMemory, MeanMemoryConfig, MeanState  # noqa: E402
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "hub"))
 from blocking import run, run_without_the_package  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 CASES = [
     ("GPT2", "Model"),
     ("GPT2", "ForCausalLM"),

@@ -16,6 +16,8 @@ from hf_memoria import (
     segment_documents,
 )
 
+pytestmark = pytest.mark.slow
+
 OTHERS = {"engram": EngramMemoryConfig(num_memories=4), "token": TokenMemoryConfig(num_tokens=4), "none": None}
 
 

@@ -27,6 +27,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from hf_memoria import MemoriaAutoModelForCausalLM, SdmAttentionConfig, memory_modules, save_adapter, wrap
 from hf_memoria.models.adapter_files import PEFT_WEIGHTS, WEIGHTS_FILE
 
+pytestmark = pytest.mark.slow
+
 KINDS = {"engram": small_memory(), "token": small_tokens(), "episodic": small_episodes()}
 HEADS = {"GPT2": "ForCausalLM", "Llama": "ForCausalLM", "Bert": "ForMaskedLM", "ViT": "ForImageClassification"}
 CASES = [(family, head, kind) for family, head in HEADS.items() for kind in KINDS]

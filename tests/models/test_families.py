@@ -24,6 +24,8 @@ from families import (
 
 import hf_memoria
 
+pytestmark = pytest.mark.slow
+
 every_head = pytest.mark.parametrize(("family", "head"), CASES)
 every_family = pytest.mark.parametrize("family", FAMILIES)
 every_cue = pytest.mark.parametrize(("family", "cue_layer"), CUES)

@@ -16,6 +16,8 @@ from families import (
 
 from hf_memoria.memories.engram.store import compact
 
+pytestmark = pytest.mark.slow
+
 BACKEND = "aot_eager"
 IDS = ("kind", "id", "created", "step", "fire_counts")
 MAIN = {"GPT2": "ForCausalLM", "Llama": "ForCausalLM", "Bert": "ForMaskedLM", "Roberta": "ForMaskedLM"}

@@ -25,6 +25,8 @@ from families import (
 import hf_memoria
 from hf_memoria.models.families import AUTO_CLASSES
 
+pytestmark = pytest.mark.slow
+
 every_head = pytest.mark.parametrize(("family", "head"), CASES)
 every_cue = pytest.mark.parametrize(("family", "cue_layer"), CUES)
 

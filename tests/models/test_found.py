@@ -15,6 +15,8 @@ from hf_memoria.backbones.tree import NotFoundError
 from hf_memoria.models.entries import spec_for
 from hf_memoria.models.found import entry_of, spec_of
 
+pytestmark = pytest.mark.slow
+
 LLAMA_LIKE = {"blocks": "layers", "attention": "self_attn", "causal": True, "attention_dropout": "attention_dropout"}
 BERT_LIKE = {
     "causal": False,

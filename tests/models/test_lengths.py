@@ -11,6 +11,8 @@ from own_families import MemoriaDistilBertConfig, MemoriaDistilBertForMaskedLM
 
 from hf_memoria import MemoriaCache
 
+pytestmark = pytest.mark.slow
+
 POSITIONS, SEGMENT = 16, 8
 KINDS = {"engrams": small_memory(segment_length=SEGMENT), "tokens": small_tokens(segment_length=SEGMENT)}
 TABLES = ("GPT2", *(family for family in ENCODERS if family != "ViT"))

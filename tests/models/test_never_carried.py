@@ -16,6 +16,8 @@ from hf_memoria.backbones.ownership import MEMORY, is_within, roots_of
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
 from mean_memory import MeanMemoryConfig
 
+pytestmark = pytest.mark.slow
+
 TOLD = "3 training forwards in a row "
 KINDS = {
     "engrams": ("GPT2", "ForCausalLM", small_memory(), "no parameter of the memory got a gradient"),

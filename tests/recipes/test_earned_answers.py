@@ -13,6 +13,8 @@ from transformers import set_seed
 
 from hf_memoria import EpisodicMemoryConfig, wrap
 
+pytestmark = pytest.mark.slow
+
 TASK = LagRecallTask(segments=4, pairs=1, lags=(1, 2), keys=6, values=3, fillers=2)
 GROUPS = {"lag_1": (1, 1), "lag_2": (2, 2)}
 TASKS = {"recall": recall, "mqar": mqar, "marked": marked, "again": again, "episode": episode}

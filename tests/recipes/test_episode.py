@@ -15,6 +15,8 @@ from families import small_episodes, tiny_model, tiny_segments
 
 from hf_memoria.memories.episodic.reading import store_of
 
+pytestmark = pytest.mark.slow
+
 ONCE = EpisodeTask(segments=9, lags=(1, 5), questions=2, padding=1, keys=12, values=4, fillers=3)
 AGAIN = replace(ONCE, once=False)
 LENGTH = ONCE.segment_length

@@ -20,6 +20,8 @@ from hf_memoria import LwpfAttentionConfig
 from hf_memoria.attentions.lwpf.forgetting import PFU, ForgettingReLU
 from hf_memoria.backbones.spec import SPECS
 
+pytestmark = pytest.mark.slow
+
 RECIPES = {"bit_patterns": bit_patterns, "immune_repertoire": immune_repertoire}
 if "vit" in SPECS:
     import image_classification

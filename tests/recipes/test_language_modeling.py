@@ -12,6 +12,8 @@ from common.tokenizer import train_tokenizer
 from language_modeling import CONFIGS, Arguments, build_arms
 from transformers import AutoConfig, AutoTokenizer
 
+pytestmark = pytest.mark.slow
+
 RECIPE = CONFIGS.parents[1] / "language_modeling.py"
 
 CASES = ("memory", "memory_off", "shuffled", "plain", "sliding")

@@ -21,6 +21,8 @@ from transformers import BertConfig, BertForSequenceClassification, BertTokenize
 
 from hf_memoria import wrap
 
+pytestmark = pytest.mark.slow
+
 RECIPES = {"long_qa": long_qa, "image_streams": image_streams, "classification": classification}
 TINY = ("--layers", 1, "--hidden_size", 16, "--heads", 2, "--num_memories", 2)
 STEPS = ("--steps", 2, "--batch_size", 4, "--evaluations", 1, "--test_documents", 8)

@@ -15,6 +15,8 @@ from transformers.modeling_outputs import CausalLMOutput
 from hf_memoria import wrap
 from hf_memoria.training.lanes import lane_layout
 
+pytestmark = pytest.mark.slow
+
 TASK = RecallTask(segments=5, pairs=2, lags=3, keys=9, values=4, fillers=3, filler_pieces=1)
 SMOKE = ("--config", recall.CONFIGS / "smoke.yaml")
 

@@ -4,6 +4,8 @@ import pytest
 from common.corpus import cut_documents, hold_out_every_tenth, load_corpus, python_documentation, read_files
 from datasets import Dataset
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def default():

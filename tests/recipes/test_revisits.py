@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from hf_memoria.memories.engram.store import remind
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("--segments", 40, "--rows", 2, "--hidden_size", 16, "--seeds", "0,1", "--num_reminded_ltm", 2, 8)
 
 

@@ -26,6 +26,8 @@ from sdm_retrieval import main as retrieve
 
 from hf_memoria.sdm import circle_intersection
 
+pytestmark = pytest.mark.slow
+
 RECIPES = RETRIEVAL_CONFIGS.parents[1]
 
 

@@ -20,6 +20,8 @@ from transformers import set_seed
 
 from hf_memoria import TokenMemoryConfig, wrap
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("--segments", 3, "--segment_length", 12, "--symbols", 4, "--steps", 4, "--batch_size", 4, "--evaluations", 2)
 SMALL += ("--test_documents", 8, "--layers", 1, "--hidden_size", 16, "--heads", 2, "--num_memories", 3)
 

@@ -12,6 +12,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback, TrainingA
 from hf_memoria import MemoriaCallback
 from hf_memoria.training.checks import check_training_arguments
 
+pytestmark = pytest.mark.slow
+
 LANES = 4
 # Ends within a step, and within documents.
 CUT_SHORT = 30

@@ -11,6 +11,8 @@ from launching import launch
 
 from hf_memoria import TokenMemoryConfig, wrap
 
+pytestmark = pytest.mark.slow
+
 MEMORY_NAMES = [f"memory/{name}" for name in ("short_term", "long_term", "lifespan", "age", "forgotten", "promoted")]
 
 

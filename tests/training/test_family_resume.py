@@ -10,6 +10,8 @@ from transformers import Trainer, TrainerCallback, default_data_collator
 
 from hf_memoria import MemoriaCallback, segment_images
 
+pytestmark = pytest.mark.slow
+
 SAVED, STEPS = 6, 8
 EVERY_WAY = [(*case, None) for case in CASES] + [(family, "Model", 0) for family in ENCODERS]
 DROPOUT = {"GPT2": "resid_pdrop", "Llama": "attention_dropout"}

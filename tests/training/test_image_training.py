@@ -11,6 +11,8 @@ from transformers import TrainerCallback, default_data_collator
 
 from hf_memoria import MemoriaCallback, segment_images
 
+pytestmark = pytest.mark.slow
+
 LANES = 3
 # The streams of images of the lanes: one lane ends early.
 LENGTHS = (9, 4, 3, 5, 2, 6, 1)

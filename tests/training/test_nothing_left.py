@@ -15,6 +15,8 @@ from transformers import Trainer, TrainerCallback
 
 from hf_memoria import EngramState, MemoriaCallback, TokenMemoryConfig, TokenState, wrap
 
+pytestmark = pytest.mark.slow
+
 STEPS = 8
 # Goes back through time, so that its state holds the text that was read.
 TOKENS = {"num_tokens": 3, "encoder_layers": 1, "encoder_heads": 2, "memory_weight": 0.0, "bptt_segments": 1}

@@ -24,6 +24,8 @@ from hf_memoria import (
     save_adapter,
 )
 
+pytestmark = pytest.mark.slow
+
 LORA = {"target_modules": "all-linear", "r": 4, "task_type": "CAUSAL_LM"}
 
 

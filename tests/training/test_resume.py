@@ -14,6 +14,8 @@ from transformers import Trainer, TrainerCallback
 
 from hf_memoria import MemoriaCallback, MemoriaTrainerMixin
 
+pytestmark = pytest.mark.slow
+
 MEMORY_FILE = "memory-00000-of-00001.safetensors"
 EPOCH = 17
 # In the middle of the first epoch; where it ends; in the middle of the second.

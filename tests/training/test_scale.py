@@ -9,6 +9,8 @@ import pytest
 import scale_worker
 from launching import launch
 
+pytestmark = pytest.mark.slow
+
 
 def case_of(name, way):
     family, head, _ = scale_worker.MODELS[name]

@@ -13,6 +13,8 @@ from hf_memoria import EngramState, MemoriaCallback
 from hf_memoria.memories.engram.statistics import newly_long_term
 from hf_memoria.memories.engram.store import EngramKind
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("short_term", "long_term", "lifespan", "age", "forgotten", "promoted", "working_cosine", "working_rms")
 
 

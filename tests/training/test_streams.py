@@ -17,6 +17,8 @@ from transformers import TrainerCallback
 from hf_memoria import MemoriaCallback, segment_documents
 from hf_memoria.training.lanes import LaneLayout, lane_layout
 
+pytestmark = pytest.mark.slow
+
 
 def streamed(documents, shards=1):
     return Dataset.from_dict({"input_ids": documents}).to_iterable_dataset(num_shards=shards)

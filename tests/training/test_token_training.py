@@ -18,6 +18,8 @@ from hf_memoria import (
     wrap,
 )
 
+pytestmark = pytest.mark.slow
+
 TOKENS = {"num_tokens": 3, "encoder_layers": 1, "encoder_heads": 2}
 SETTINGS = {
     "losses": {},

@@ -8,6 +8,8 @@ from transformers import TrainerCallback
 from hf_memoria import MemoriaCallback
 from hf_memoria.backbones.ownership import MEMORY, is_within, roots_of
 
+pytestmark = pytest.mark.slow
+
 
 class Nothing(TrainerCallback):
     """Stands where the callback does not."""

@@ -28,6 +28,8 @@ from hf_memoria.cli import main as command_line
 from hf_memoria.hub.card import describe, make_card
 from hf_memoria.memories.episodic.keep_score import WEIGHT
 
+pytestmark = pytest.mark.slow
+
 FORMS = {
     "ids": {},
     "both": {"content": ["ids", "hidden"]},

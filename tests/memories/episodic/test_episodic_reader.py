@@ -10,6 +10,8 @@ from hf_memoria.memories.episodic.reading import store_of, with_hidden
 from hf_memoria.memories.episodic.spread_read import by_links
 from hf_memoria.memories.episodic.store import EpisodicState, KeepPolicy, Segment, write_segment
 
+pytestmark = pytest.mark.slow
+
 WIDTH, HEADS, VOCABULARY = 8, 2, 20
 FORMS = {
     "plain": {},

@@ -10,6 +10,8 @@ import hf_memoria
 from hf_memoria import MemoriaCallback, segment_documents
 from hf_memoria.memories.episodic.keep_score import WEIGHT
 
+pytestmark = pytest.mark.slow
+
 FORMS = {
     "ids": {"keep": "random"},
     "shared": {"share_attention": True, "association": "spread"},

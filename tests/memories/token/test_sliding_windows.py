@@ -11,6 +11,8 @@ from hf_memoria import TokenMemoryConfig
 from hf_memoria.memories.token.forward import TokenForward
 from hf_memoria.memories.token.reading import TokenReading
 
+pytestmark = pytest.mark.slow
+
 KINDS = {"encoder": {"encoder_layers": 2}, "rmt": {"encoder_layers": 0}}
 LENGTH = 12
 kinds = pytest.mark.parametrize("kind", KINDS)

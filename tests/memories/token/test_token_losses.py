@@ -11,6 +11,8 @@ from hf_memoria import TokenState
 from hf_memoria.backbones import Call
 from hf_memoria.memories.token.reading import TokenReading
 
+pytestmark = pytest.mark.slow
+
 HEADS = {"GPT2": "ForCausalLM", "Llama": "ForCausalLM", "Bert": "ForMaskedLM", "Roberta": "ForMaskedLM"}
 FAMILY_HEADS = [*HEADS.items(), ("ViT", "ForImageClassification")]
 

@@ -20,6 +20,8 @@ from transformers import AutoModel
 
 from hf_memoria import EngramMemoryConfig, EngramState, TokenMemoryConfig, TokenState, load_memory, save_memory, wrap
 
+pytestmark = pytest.mark.slow
+
 TEXT = [family for family in FAMILIES if family != "ViT"]
 KINDS = {"encoder": {"encoder_layers": 2}, "rmt": {"encoder_layers": 0}}
 

@@ -8,6 +8,8 @@ from state_content import kept, same_content
 
 from hf_memoria.memories.engram.store import EngramKind, EngramState, memorize, naive, remind
 
+pytestmark = pytest.mark.slow
+
 HIDDEN = 6
 
 

@@ -13,6 +13,8 @@ from hf_memoria.memories.engram.store import EngramState, compact, io
 from hf_memoria.memories.engram.store.io import load_engrams, save_engrams
 from hf_memoria.memories.shared import files
 
+pytestmark = pytest.mark.slow
+
 DESCRIPTION = {"hidden_size": 6, "layers": [0, 2], "scale": 0.5, "gate": None, "name": "mémoire"}
 
 

@@ -12,6 +12,8 @@ from test_step_shapes import full_segments, step
 
 from hf_memoria.memories.engram.store import EngramState, compact, memorize, native, remind
 
+pytestmark = pytest.mark.slow
+
 KERNEL_SETTINGS = ["default", "mean_l2", "long-lived", "no walk", "similarity", "random", "fifo"]
 KERNEL_SETTINGS += ["sparse", "sparse, long-lived"]
 

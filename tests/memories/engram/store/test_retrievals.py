@@ -15,6 +15,8 @@ from hf_memoria.memories.engram.store.io import load_engrams, save_engrams
 from hf_memoria.memories.engram.store.lottery import lots
 from hf_memoria.memories.engram.store.retrieval import STRATEGIES
 
+pytestmark = pytest.mark.slow
+
 
 def ids_reminded(state, retrieval, stm=2, ltm=2, depth=3):
     working = torch.zeros(1, 1, state.hidden_size)

@@ -10,6 +10,8 @@ from test_engine import HIDDEN, Settings, engine_step, random_segment
 
 from hf_memoria.memories.engram.store import EngramState, compact
 
+pytestmark = pytest.mark.slow
+
 
 def lived(steps, settings, batch=2, seed=0):
     generator = torch.Generator().manual_seed(seed)

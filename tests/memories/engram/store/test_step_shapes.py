@@ -9,6 +9,8 @@ from test_engine import HIDDEN, Settings, engine_step, random_segment
 
 from hf_memoria.memories.engram.store import EngramState, compact, memorize, remind
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = [
     Settings(),
     Settings(graph="sparse"),

@@ -8,6 +8,8 @@ import torch
 from hf_memoria.memories.episodic.store import EpisodicState, KeepPolicy, Segment, write_segment
 from hf_memoria.memories.episodic.store.naive import NaiveRow
 
+pytestmark = pytest.mark.slow
+
 POLICIES = {
     "unbounded": KeepPolicy(keep="fifo"),
     "fifo": KeepPolicy(keep="fifo", capacity=11),
