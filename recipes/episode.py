@@ -11,8 +11,8 @@ training. The loss is that of the answers alone. Every arm of a seed starts from
 documents, under the plain Trainer. A run that lies in output_dir with the same settings is not repeated. Settings are
 the fields of `Arguments`; their values are in configs/episode/base.yaml.
 
-The arm `shuffled` is the control of the second read: it is drawn to what stood in one segment with engrams drawn by
-lot, as many and with the same weights as those that the first read found.
+The arm `shuffled` is the control of the second read: it is drawn to what stood in one segment with random
+engrams, as many and with the same weights as those that the first read found.
 """
 
 from dataclasses import dataclass, field, replace
@@ -100,7 +100,7 @@ class ShuffledSpread(SpreadRead):
     """A second read by the same graph, but from other engrams than the first read found."""
 
     def associated(self, found: Tensor, store: SearchedStore) -> Tensor:
-        """As `SpreadRead.associated`, of weights that were dealt out anew by lot."""
+        """As `SpreadRead.associated`, of weights that were dealt out anew at random."""
         lots = torch.rand(store.valid.shape, device=found.device).masked_fill(~store.valid, 2.0)
         order = lots.argsort(dim=1).unsqueeze(1).expand_as(found)
         return super().associated(found.gather(2, order), store)

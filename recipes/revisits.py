@@ -4,10 +4,10 @@
     python recipes/revisits.py --num_reminded_ltm 8 --visit 4    # what you want to know
     python recipes/revisits.py --config recipes/configs/revisits/long_short_term.yaml    # where walks find the topic
 
-Segments visit topics in an order drawn by lot. A segment leaves vectors near its topic's direction, and when a visit
+Segments visit topics in random order. A segment leaves vectors near its topic's direction, and when a visit
 begins the memory is asked: what it is reminded of is of earlier visits. All arms read at most as many engrams, many
 fewer than they hold. The graph's long-term engrams are the nearest of those that its walks reached; `lottery` takes
-the nearest of as many of the same memory, drawn by lot, so that the difference of the two is what walking is worth.
+the nearest of as many of the same memory, drawn at random, so that the difference of the two is what walking is worth.
 The more are read, the less is chosen: with all that walks reach, it is their own worth alone. Settings are the fields
 of `Arguments`; their values are in configs/revisits/base.yaml.
 """
@@ -31,7 +31,7 @@ CONFIGS = Path(__file__).resolve().parent / "configs" / "revisits"
 LIBRARY = ("graph", "fifo", "random", "similarity")
 LABELS = {
     **{name: ARMS[name].label for name in LIBRARY},
-    "lottery": "nearest of as many by lot as walks reach",
+    "lottery": "nearest of as many random ones as walks reach",
 }
 RETRIEVALS = {name: Retrieval(calling_up(name)) for name in LIBRARY}
 RETRIEVALS["lottery"] = Retrieval(calling_up("graph"), best_of_a_lottery)
@@ -49,7 +49,7 @@ MEASURES = {
 class Arguments(RunArguments):
     """The settings; all have their values in base.yaml."""
 
-    arms: list[str] = field(metadata={"help": "How engrams are called up: graph, lottery, fifo, random, similarity."})
+    arms: list[str] = field(metadata={"help": "How engrams are retrieved: graph, lottery, fifo, random, similarity."})
 
     topics: int = field(metadata={"help": "How many there are."})
     visit: int = field(metadata={"help": "Segments that a topic lasts."})

@@ -12,12 +12,12 @@ from hf_memoria.memories.engram.store import EngramKind, EngramState, Reminded, 
 from hf_memoria.memories.engram.store.similarity import correlation
 
 CallUp = Callable[[EngramState, Tensor, EngramMemoryConfig], Reminded]
-"""Calls up engrams of a state for working memories `[B, W, D]`."""
+"""Retrieves engrams of a state for working memories `[B, W, D]`."""
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """How the engrams are called up that are read and live on, and how those that are counted, if otherwise."""
+    """How the engrams are retrieved that are read and live on, and how those that are counted, if otherwise."""
 
     lives_by: CallUp
     asked_by: CallUp | None = None
@@ -122,7 +122,7 @@ def read(vectors: Tensor, memory: EngramMemoryConfig, call_up: CallUp) -> Iterat
 
 
 def calling_up(retrieval: str) -> CallUp:
-    """Return what calls engrams up in a way that the library has."""
+    """Return what retrieves engrams in a way that the library has."""
 
     def call_up(state: EngramState, working: Tensor, memory: EngramMemoryConfig) -> Reminded:
         return _remind(state, working, memory, retrieval, memory.num_reminded_stm, memory.num_reminded_ltm)
@@ -131,9 +131,9 @@ def calling_up(retrieval: str) -> CallUp:
 
 
 def best_of_a_lottery(state: EngramState, working: Tensor, memory: EngramMemoryConfig) -> Reminded:
-    """Draw as many long-term engrams by lot as walks on this graph reach, and take the nearest of them.
+    """Draw as many long-term engrams at random as walks on this graph reach, and take the nearest of them.
 
-    Short-term engrams are called up as the graph's are, by content.
+    Short-term engrams are retrieved as the graph's are, by content.
     """
     reach = memory.num_reminded_stm * (memory.ltm_search_depth + 1)
     walked = _remind(state, working, memory, "graph", memory.num_reminded_stm, reach)

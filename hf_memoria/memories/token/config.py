@@ -27,8 +27,8 @@ class TokenMemoryConfig(MemorySettings):
         encoder_heads: heads of the memory encoder; None is as many as the backbone's.
         encoder_dropout: the dropout in the memory encoder, in training.
         recall_weight: the weight of the recall loss: given the new memory tokens and a mask token at every position,
-            the backbone is to bring the segment back. By default 0.5, and 0 without a memory encoder.
-        recall_target: the target that it is to bring back: `"hidden"`, its own final hidden states (mean squared
+            the backbone is to reconstruct the segment. By default 0.5, and 0 without a memory encoder.
+        recall_target: the target that it reconstructs: `"hidden"`, its own final hidden states (mean squared
             error, as in the reference), or `"tokens"`, the tokens (cross-entropy; language models only).
         memory_weight: the weight of the memory loss: reading a segment in chunks is to give the memory of reading it
             whole, plus VICReg's terms. By default 0.125, and 0 without a memory encoder, which it is about.
