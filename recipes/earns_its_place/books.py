@@ -8,7 +8,7 @@ to the next.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,11 +27,11 @@ from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel, get_linear_schedule_with_warmup, set_seed
 
-from hf_memoria import EngramMemoryConfig, EpisodicMemoryConfig, wrap
-from hf_memoria.memories import MemorySettings
+from hf_memoria import wrap
 from hf_memoria.metrics import load_metric
 
 from . import suite
+from .books_arms import ARMS, Arm
 
 
 @dataclass(kw_only=True)
@@ -66,51 +66,6 @@ class Arguments(suite.SuiteArguments):
         check_positive(self, "document_characters", "document_tokens", "segment_length", "tokens", "epochs", "stored")
         self.check_arms(ARMS)
 
-
-@dataclass(frozen=True)
-class Arm:
-    """How an arm reads a document.
-
-    Args:
-        label: its name in a table.
-        longer: length of its segments, in those of the others.
-        stride: tokens by which its window moves, as a share of the window.
-        memory: its memory's settings.
-    """
-
-    label: str
-    longer: int = 1
-    stride: float = 1.0
-    memory: Callable[[Arguments], MemorySettings | None] = lambda args: None
-
-
-def _episodic(**settings: Any) -> Callable[[Arguments], MemorySettings]:
-    def build(args: Arguments) -> MemorySettings:
-        bounded = {"capacity": args.stored, "stm_capacity": args.segment_length, "segment_length": args.segment_length}
-        return EpisodicMemoryConfig(**{**bounded, "sink": 0, **settings})
-
-    return build
-
-
-def _engrams(args: Arguments) -> MemorySettings:
-    sizes = {"num_memories": 16, "stm_capacity": 64, "num_reminded_stm": 16, "num_reminded_ltm": 16}
-    return EngramMemoryConfig(segment_length=args.segment_length, **sizes)
-
-
-SHARED = {"share_attention": True, "top_k": None, "keep": "fifo"}
-
-ARMS = {
-    "none": Arm("segments alone"),
-    "window": Arm("sliding window, moves by 1/2", stride=1 / 2),
-    "window_denser": Arm("sliding window, moves by 3/8", stride=3 / 8),
-    "longer": Arm("segments twice as long", longer=2),
-    "longest": Arm("segments four times as long", longer=4),
-    "longest_8": Arm("segments eight times as long", longer=8),
-    "engrams": Arm("engram memory", memory=_engrams),
-    "episodic": Arm("episodic memory, separate read", memory=_episodic(capacity=None, keep="fifo")),
-    "cache": Arm("episodic memory, shared attention", memory=_episodic(separate_read=False, **SHARED)),
-    "combined": Arm("episodic memory, both reads", memory=_episodic(**SHARED)),
-}
 
 MEASURES = {
     "loss": "nats a token",

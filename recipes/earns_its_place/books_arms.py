@@ -1,0 +1,54 @@
+"""The arms of books: ways to read a document, and their memories."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hf_memoria import EngramMemoryConfig, EpisodicMemoryConfig
+from hf_memoria.memories import MemorySettings
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How an arm reads a document.
+
+    Args:
+        label: its name in a table.
+        longer: length of its segments, in those of the others.
+        stride: tokens by which its window moves, as a share of the window.
+        memory: its memory's settings.
+    """
+
+    label: str
+    longer: int = 1
+    stride: float = 1.0
+    memory: Callable[[Any], MemorySettings | None] = lambda args: None
+
+
+def _episodic(**settings: Any) -> Callable[[Any], MemorySettings]:
+    def build(args: Any) -> MemorySettings:
+        bounded = {"capacity": args.stored, "stm_capacity": args.segment_length, "segment_length": args.segment_length}
+        return EpisodicMemoryConfig(**{**bounded, "sink": 0, **settings})
+
+    return build
+
+
+def _engrams(args: Any) -> MemorySettings:
+    sizes = {"num_memories": 16, "stm_capacity": 64, "num_reminded_stm": 16, "num_reminded_ltm": 16}
+    return EngramMemoryConfig(segment_length=args.segment_length, **sizes)
+
+
+SHARED = {"share_attention": True, "top_k": None, "keep": "fifo"}
+
+ARMS = {
+    "none": Arm("segments alone"),
+    "window": Arm("sliding window, moves by 1/2", stride=1 / 2),
+    "window_denser": Arm("sliding window, moves by 3/8", stride=3 / 8),
+    "longer": Arm("segments twice as long", longer=2),
+    "longest": Arm("segments four times as long", longer=4),
+    "longest_8": Arm("segments eight times as long", longer=8),
+    "engrams": Arm("engram memory", memory=_engrams),
+    "episodic": Arm("episodic memory, separate read", memory=_episodic(capacity=None, keep="fifo")),
+    "cache": Arm("episodic memory, shared attention", memory=_episodic(separate_read=False, **SHARED)),
+    "combined": Arm("episodic memory, both reads", memory=_episodic(**SHARED)),
+}
