@@ -21,6 +21,10 @@ def print_sweep(labels: Mapping[str, str], summaries: Summaries, measure: str, v
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+LONG_NAME = 38
+"""Characters of an arm's name beyond which two columns of a legend are wider than the figure."""
+
+
 def plot_sweep(
     labels: Mapping[str, str],
     summaries: Summaries,
@@ -41,6 +45,7 @@ def plot_sweep(
 
     figure, axes = plt.subplots(figsize=(7, 5.5), layout="constrained")
     values = list(summaries)
+    axes.set_prop_cycle(color=plt.get_cmap("tab10" if len(labels) < 11 else "tab20").colors)
     for arm, label in labels.items():
         found = [summary[arm][measure] for summary in summaries.values()]
         means, spread = [one["value"] for one in found], [one["error"] or 0.0 for one in found]
@@ -52,7 +57,16 @@ def plot_sweep(
     if min(values) > 0:
         axes.set_xscale("log", base=2)
     axes.set_xticks(values, [str(value) for value in values])
-    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    legend_above(figure)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def legend_above(figure: Any) -> None:
+    """Put the legend above the axes, in one column where two are too wide, and give it the height that it needs."""
+    names = [name for axes in figure.axes for name in axes.get_legend_handles_labels()[1]]
+    columns = 2 if max(map(len, names)) < LONG_NAME else 1
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + max(len(names) // columns - 4, 0) * 0.2)
+    figure.legend(loc="outside upper center", ncols=columns, frameon=False)

@@ -94,7 +94,7 @@ def _spread(
 ARMS = {
     "content": rivals.episodic("content alone, one read", gate=None),
     "segment": _spread("second read, same segment", "segment"),
-    "segment_gated": _spread("the same, read through the default gate", "segment", gate="tanh"),
+    "segment_gated": _spread("the same, read through a gate that starts at zero", "segment", gate="tanh"),
     "cofire": _spread("second read, Hebbian links", "cofire"),
     "shuffled": _spread("second read, segments of random engrams", "segment", prepare=shuffle),
     "neighbours": _spread("second read, neighbouring positions", "segment", prepare=neighbours),

@@ -68,7 +68,7 @@ def _keeps(keep: str, gate: str | None = None) -> Callable[[Any], EpisodicMemory
 
 ARMS = {
     "learned": Arm("learned score and usage", _keeps("learned")),
-    "learned_gated": Arm("the same, read through the default gate", _keeps("learned", gate="tanh")),
+    "learned_gated": Arm("the same, read through a gate that starts at zero", _keeps("learned", gate="tanh")),
     "lifespan": Arm("lifespans", _keeps("lifespan")),
     "fifo": Arm("FIFO", _keeps("fifo")),
     "random": Arm("random", _keeps("random")),

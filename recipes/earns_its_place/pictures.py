@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common.sweep import plot_sweep
+from common.sweep import legend_above, plot_sweep
 from matplotlib.figure import Figure
 
 
@@ -37,6 +37,6 @@ def by_bytes(labels: Mapping[str, str], summary: Mapping[str, Any], measure: str
     axes.set_xscale("symlog", linthresh=256)
     axes.set(xlabel="bytes that a row keeps", ylabel=label, ylim=(0, 1.05))
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    legend_above(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

@@ -17,9 +17,6 @@ SHOWN = {
     "mqar": (mqar, ("same_segment", "earlier")),
 }
 
-SEEDS = {"marked": [0, 1, 2], "again": [0, 1, 2]}
-"""Of tasks that were run with more than the first, as the page says."""
-
 
 def published(task):
     results = json.loads((RESULTS / f"{task}.json").read_text(encoding="utf-8"))
@@ -29,6 +26,7 @@ def published(task):
 def row_of(arm, results, measures, label):
     summary, rates = results["summary"][arm], results["learning_rates_tried"][arm]
     cells = [said(summary[name]) for name in measures]
+    cells += [", ".join(str(run["seed"]) for run in results["runs"][arm])]
     cells += [", ".join(rates), f"{summary['mflops']['value']:.2f}", f"{summary['bytes']['value']:,.0f}"]
     return f"| {label} | {' | '.join(cells)} | {summary['seconds']['value']:.0f} |"
 
@@ -43,7 +41,6 @@ def test_every_arm_that_was_run_is_in_its_table_with_its_figures(task):
     module, measures = SHOWN[task]
     results = published(task)
     for arm in results["summary"]:
-        assert [run["seed"] for run in results["runs"][arm]] == SEEDS.get(task, [0]), "the page says which"
         assert row_of(arm, results, measures, module.ARMS[arm].label) in PAGE.splitlines()
 
 
