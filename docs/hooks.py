@@ -31,6 +31,7 @@ HOMES = {
 API = (
     "hf_memoria",
     "hf_memoria.long_inputs",
+    "hf_memoria.exporting",
     "hf_memoria.memories",
     "hf_memoria.memories.engram.store",
     "hf_memoria.memories.episodic.looks",

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from hf_memoria.backbones.spec import BackboneSpec
+from hf_memoria.exporting import export_segment
 from hf_memoria.long_inputs import LongOutput, read_long
 from hf_memoria.memoria_pytorch.convert import convert_reference_checkpoint
 from hf_memoria.memories import register_memory
@@ -176,6 +177,7 @@ __all__ = [
     "TokenState",
     "convert_reference_checkpoint",
     "export_remote_code",
+    "export_segment",
     "join_memories",
     "last_checkpoint",
     "load_memory",

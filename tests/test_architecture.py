@@ -20,6 +20,7 @@ LAYERS = (
     "attentions",
     "generation",
     "models",
+    "exporting",
     "long_inputs",
     "memoria_pytorch",
     "hub",

@@ -64,6 +64,7 @@ PUBLIC = {
     "TokenState",
     "convert_reference_checkpoint",
     "export_remote_code",
+    "export_segment",
     "join_memories",
     "last_checkpoint",
     "load_memory",

@@ -92,7 +92,7 @@ class HopfieldPooling(nn.Module):
 
     def _associate(self, stored: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
         state_norm, stored_norm, value_norm = self.norms
-        state = state_norm(self.state_pattern).expand(len(stored), -1, -1)
+        state = state_norm(self.state_pattern).expand(stored.shape[0], -1, -1)
         query, key = self._heads(self.query(state)), self._heads(self.key(stored_norm(stored)))
         value = self._heads(self.value(value_norm(stored)))
         mask = None if padding is None else ~padding[:, None, None]

@@ -66,6 +66,16 @@ class State(Protocol):
     def cat(states: Sequence[Any]) -> Any:
         """Stack the rows of several states."""
 
+    @classmethod
+    def from_tensors(cls, tensors: Any) -> Self:
+        """Return the state whose `tensors()` these are, of a mapping by name."""
+
+    def known(self) -> dict[str, Any]:
+        """Return what it knows beside its tensors, as plain JSON."""
+
+    def knowing(self, known: Mapping[str, Any]) -> Self:
+        """Return the state that knows what `known()` gave."""
+
 
 class Reading(Protocol):
     """Memory on its way through one forward.
@@ -201,6 +211,21 @@ class MemorySystem(Protocol[StateT, ReadingT]):
         self, path: str | Path, device: torch.device | str | None = None
     ) -> tuple[StateT, dict[str, Any] | None]:
         """Read a state and the settings that it was made with; see `read_tensors` for what is raised."""
+
+    def fixed(self, config: Any, state: StateT, after: StateT) -> StateT:
+        """Return an equal state in the form that an exported segment takes and gives back, see `export_segment`.
+
+        Shapes are those of any state that it may become, and a segment under `torch.compiler.is_exporting()` keeps
+        them.
+
+        Args:
+            config: the model's.
+            state: any state of such a model.
+            after: a state after one of the segments that are to be read.
+
+        Raises:
+            ValueError: naming the setting, if no shape is enough for every such state, or for this one.
+        """
 
     def new_statistics(self) -> Statistics:
         """Return what counts a training run."""

@@ -30,6 +30,7 @@ from hf_memoria.memories.engram.recall import EngramRecall
 from hf_memoria.memories.engram.segment import end_segment, prepare_reading
 from hf_memoria.memories.engram.statistics import EngramStatistics
 from hf_memoria.memories.engram.store import EngramState
+from hf_memoria.memories.engram.store.fixed import fixed_state
 from hf_memoria.memories.engram.store.io import FORMAT, load_engrams, save_engrams
 from hf_memoria.memories.engram.store.joining import join_engrams
 from hf_memoria.memories.engram.summary import summary_of
@@ -113,6 +114,19 @@ class EngramSystem:
     ) -> tuple[EngramState, dict[str, Any] | None]:
         """As `MemorySystem.read_file`."""
         return load_engrams(path, device)
+
+    def fixed(self, config: Any, state: EngramState, after: EngramState) -> EngramState:
+        """As `MemorySystem.fixed`."""
+        settings: EngramMemoryConfig = config.memory
+        if settings.ltm_capacity is None:
+            raise ValueError(
+                "ltm_capacity must be set for an exported segment, whose state has a fixed number of slots; got None, "
+                "with which a row may hold any number of engrams. model.config.memory.ltm_capacity = 1000 sets it."
+            )
+        length = after.cue.shape[1]
+        working = settings.num_memories or length
+        slots = settings.stm_capacity + settings.ltm_capacity + working
+        return fixed_state(state, slots, working, length)
 
     def new_statistics(self) -> EngramStatistics:
         """As `MemorySystem.new_statistics`."""

@@ -31,5 +31,5 @@ def weights_of_best(scores: Tensor, valid: Tensor, null: Tensor, top_k: int | No
     if top_k is not None and top_k < precise.shape[-1]:
         least = precise.detach().topk(top_k, dim=-1).values[..., -1:]
         precise = precise.masked_fill(precise < least, -torch.inf)
-    nothing = null.to(precise.dtype).expand(len(precise), -1, precise.shape[2], 1)
+    nothing = null.to(precise.dtype).expand(precise.shape[0], -1, precise.shape[2], 1)
     return torch.cat([nothing, precise], dim=-1).softmax(dim=-1)[..., 1:].to(null.dtype)

@@ -88,7 +88,7 @@ class EpisodicReading:
 
     def leave_shared(self, block: int, weights: Tensor) -> None:
         """Keep what a block's self-attention paid each engram, of its weights `[B, H, T, M]`."""
-        real = real_positions(self.attention_mask, weights.new_empty(len(weights), weights.shape[2], 0))
+        real = real_positions(self.attention_mask, weights.new_empty(weights.shape[0], weights.shape[2], 0))
         self.shared_attention[block] = _paid(weights, real)[:, : self.state.width]
 
     def paid(self) -> Tensor:

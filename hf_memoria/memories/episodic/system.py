@@ -25,6 +25,7 @@ from hf_memoria.memories.episodic.sharing import check_can_share
 from hf_memoria.memories.episodic.statistics import EpisodicStatistics
 from hf_memoria.memories.episodic.store import EpisodicState
 from hf_memoria.memories.episodic.store.joining import join_episodes
+from hf_memoria.memories.episodic.store.state import VECTORS
 from hf_memoria.memories.episodic.summary import summary_of
 from hf_memoria.memories.interface import Forward
 from hf_memoria.memories.shared.losses import share_of_step
@@ -99,6 +100,20 @@ class EpisodicSystem(SegmentMemory[EpisodicState]):
         """As `MemorySystem.join`."""
         return join_episodes(states)
 
+    def fixed(self, config: Any, state: EpisodicState, after: EpisodicState) -> EpisodicState:
+        """As `MemorySystem.fixed`."""
+        capacity = config.memory.capacity
+        if capacity is None:
+            raise ValueError(
+                "capacity must be set for an exported segment, whose state has a fixed number of engrams; got None, "
+                "with which a row keeps everything. model.config.memory.capacity = 4096 sets it."
+            )
+        most = int(state.count.max()) if state.batch_size else 0
+        if most > capacity:
+            raise ValueError(f"engrams of a row must be at most {capacity}, the model's capacity; got {most}.")
+        vectors = [name for name in VECTORS if getattr(after, name).shape[1]]
+        return state.widened(capacity, vectors=vectors).clone()
+
     def new_statistics(self) -> EpisodicStatistics:
         """As `MemorySystem.new_statistics`."""
         return EpisodicStatistics()
@@ -128,7 +143,7 @@ class EpisodicSystem(SegmentMemory[EpisodicState]):
 def _real_positions(mask: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
     """Return which positions of a forward are not padding, bool `[B, T]`; images count as one."""
     given = next(kwargs[name] for name in MAIN_INPUTS if kwargs.get(name) is not None)
-    shape = given.shape[:2] if given.dim() < 4 else (len(given), 1)
+    shape = given.shape[:2] if given.dim() < 4 else (given.shape[0], 1)
     return real_positions(mask, given.new_empty(*shape, 0, dtype=torch.float32))
 
 

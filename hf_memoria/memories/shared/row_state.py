@@ -30,6 +30,14 @@ class RowState:
         """Return the state whose `tensors()` these are."""
         return cls(**tensors)
 
+    def known(self) -> dict[str, Any]:
+        """Return what it knows beside its tensors, as plain JSON: nothing."""
+        return {}
+
+    def knowing(self, known: Mapping[str, Any]) -> Self:
+        """Return the state that knows what `known()` gave."""
+        return self
+
     @property
     def data(self) -> Tensor:
         """The vectors, whose device and dtype are the state's."""

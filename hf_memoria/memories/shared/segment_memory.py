@@ -145,6 +145,10 @@ class SegmentMemory(Generic[RowStateT]):
             if value.is_floating_point():
                 check_finite(path, name, value)
 
+    def fixed(self, config: Any, state: RowStateT, after: RowStateT) -> RowStateT:
+        """Return the state as it is: its shapes do not change from segment to segment."""
+        return state
+
     def new_statistics(self) -> Statistics:
         """Return what counts nothing."""
         return NoStatistics()

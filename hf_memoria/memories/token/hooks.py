@@ -99,9 +99,9 @@ class TokenHooks(HookHolder):
             kwargs["position_ids"] = self._with_positions(reading, positions, kwargs.get("attention_mask"))
         if kwargs.get("token_type_ids") is not None:
             types = kwargs["token_type_ids"]
-            end = types.new_zeros(len(types), reading.num_end)
+            end = types.new_zeros(types.shape[0], reading.num_end)
             kwargs["token_type_ids"] = reading.around(
-                types, types.new_zeros(len(types), reading.num_front), end, self.causal
+                types, types.new_zeros(types.shape[0], reading.num_front), end, self.causal
             )
         return kwargs
 
@@ -121,7 +121,7 @@ class TokenHooks(HookHolder):
         return torch.arange(start, start + length, device=reading.front.device).unsqueeze(0)
 
     def _with_positions(self, reading: TokenReading, text: Tensor, attention_mask: Tensor | None) -> Tensor:
-        front = text.new_zeros(len(text), reading.num_front)
+        front = text.new_zeros(text.shape[0], reading.num_front)
         if not reading.num_end:
             return reading.around(text, front, None, self.causal)
         last = reading.end_position
@@ -141,8 +141,8 @@ class TokenHooks(HookHolder):
                     f"attention_mask must be a tensor of shape [rows, positions] with a token memory; got {got}. What "
                     "memory tokens see and who sees them is put into the model's own masks; pass the mask of padding."
                 )
-            front = mask.new_ones(len(mask), reading.num_front + reading.cached)
-            mask = reading.around(mask, front, mask.new_ones(len(mask), reading.num_end), self.causal)
+            front = mask.new_ones(mask.shape[0], reading.num_front + reading.cached)
+            mask = reading.around(mask, front, mask.new_ones(mask.shape[0], reading.num_end), self.causal)
             kwargs["attention_mask"] = mask
         config = self.base_model.config
         if (self.causal and reading.num_front) or sliding_window(config) is not None:
@@ -153,9 +153,9 @@ class TokenHooks(HookHolder):
     def _with_no_width(self, reading: TokenReading, kwargs: dict[str, Any]) -> Tensor:
         """Return a tensor `[B, N, 0]` of as many positions as go into the blocks, memory tokens among them."""
         if self.spec.embeddings is None:
-            return reading.front.new_empty(len(reading.front), _length(kwargs), 0)
+            return reading.front.new_empty(reading.front.shape[0], _length(kwargs), 0)
         text = 0 if reading.alone else _length(kwargs)
-        return reading.front.new_empty(len(reading.front), reading.num_front + text + reading.num_end, 0)
+        return reading.front.new_empty(reading.front.shape[0], reading.num_front + text + reading.num_end, 0)
 
     def _add_to_embeddings(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Any:
         reading = reading_of(self.base_model)

@@ -62,7 +62,7 @@ class TokenLosses:
 
     def recall(self, after: Tensor) -> Tensor:
         """Return how far the segment that the backbone brings back from new memory tokens is from the real one."""
-        ask = self.memory.recall_token(after.device).to(after.dtype).expand(len(after), 1, -1)
+        ask = self.memory.recall_token(after.device).to(after.dtype).expand(after.shape[0], 1, -1)
         reading = TokenReading(torch.cat([self.memory.placed(after), ask], dim=1), sees_all=True)
         inputs = self._blank(reading)
         if self.settings.recall_target == "tokens":

@@ -101,7 +101,9 @@ def _causal(
 
     def make(windowed: bool) -> Any:
         if not windowed:  # without functions of our own, which Transformers runs position by position
-            return create_causal_mask(config, like, padding, cache, block_sequence_ids=blocks.expand(len(like), -1))
+            return create_causal_mask(
+                config, like, padding, cache, block_sequence_ids=blocks.expand(like.shape[0], -1)
+            )
         return create_causal_mask(
             config, like, padding, cache, or_mask_function=also_sees, and_mask_function=in_window
         )

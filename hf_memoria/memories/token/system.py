@@ -101,6 +101,10 @@ class TokenSystem:
         """As `MemorySystem.read_file`."""
         return load_tokens(path, device)
 
+    def fixed(self, config: Any, state: TokenState, after: TokenState) -> TokenState:
+        """As `MemorySystem.fixed`: without the segments that training goes back to."""
+        return TokenState.of(state.tokens, state.step).clone()
+
     def new_statistics(self) -> TokenStatistics:
         """As `MemorySystem.new_statistics`."""
         return TokenStatistics()

@@ -39,9 +39,11 @@ class Recent:
 
     def factors(self, current: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, K, R + 1]` and `[B, R + 1, C]`, whose product counts recent events, and forbids what is not allowed."""
+        forbidden = (~allowed).to(self.took_part.dtype) * FORBIDDEN
+        if not self.took_part.shape[1]:  # as in an exported step; the runtime of ONNX gathers nothing from nothing
+            return torch.ones_like(current, dtype=forbidden.dtype).unsqueeze(2), forbidden.unsqueeze(1)
         index = current.unsqueeze(1).expand(-1, self.took_part.shape[1], -1)
         mine = F.pad(self.took_part.gather(2, index), (0, 0, 0, 1), value=1.0)
-        forbidden = (~allowed).to(self.took_part.dtype) * FORBIDDEN
         return mine.transpose(1, 2), torch.cat([self.took_part, forbidden.unsqueeze(1)], dim=1)
 
 
@@ -99,7 +101,7 @@ class DenseGraph:
         """
         stay = index.shape[1]
         took_part = members(recent, self.capacity).gather(2, index.unsqueeze(1).expand(-1, recent.shape[1], -1))
-        if stay_in_place(index, exists):
+        if not torch.compiler.is_compiling() and stay_in_place(index, exists):
             kept = self.counts[:, :stay, :stay]
         else:
             # What counts is symmetric, so rows can be picked twice, which is far faster than columns.

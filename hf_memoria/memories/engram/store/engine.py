@@ -24,6 +24,7 @@ from hf_memoria.memories.engram.store.consolidation import (
     new_slots,
     promote,
 )
+from hf_memoria.memories.engram.store.fixed import moved_to_front, with_fixed_room
 from hf_memoria.memories.engram.store.plasticity import event_of, lifespan_credit
 from hf_memoria.memories.engram.store.precision import outside_autocast
 from hf_memoria.memories.engram.store.reminded import Reminded
@@ -83,12 +84,16 @@ def memorize(
     recalled = reminded.mask & active.unsqueeze(1)
     fired = reminded.index.shape[1] + working.shape[1]
 
-    state = with_room(_with_graph(state, graph), working.shape[1], fired)
+    exporting = torch.compiler.is_exporting()
+    room_for = with_fixed_room if exporting else with_room
+    state = room_for(_with_graph(state, graph), working.shape[1], fired)
     state = _credit_and_fire(state, reminded.index, recalled, working_mask, weights, lifespan_extend_scale)
     state = add_working(state, working, working_mask, initial_lifespan)
     state = promote(grow_older(state, active), active, stm_capacity)
     state = bound_long_term(forget_expired(state, active), active, ltm_capacity)
     state = _with_cue(state, cue.detach(), cue_mask, active)
+    if exporting:
+        return moved_to_front(replace(state, refused=state.refused + ~finite))
     room = replace(state.room, segments=state.room.segments - 1, short_term=max(stm_capacity, state.room.short_term))
     state = replace(state, room=room, refused=state.refused + ~finite)
     if room.segments < 1 or room.slots < working.shape[1]:

@@ -21,7 +21,7 @@ def outside_autocast(step: Step) -> Step:
     @functools.wraps(step)
     def run(state: Any, *args: Any, **kwargs: Any) -> Any:
         device = state.data.device.type
-        if not _has_autocast(device):
+        if not _has_autocast(device) or _exports_without(device):
             return step(state, *args, **kwargs)
         with torch.autocast(device, enabled=False):
             return step(state, *args, **kwargs)
@@ -49,6 +49,11 @@ def in_type(name: str, vectors: Tensor, mask: Tensor, dtype: torch.dtype) -> Ten
                 "as torch.float32."
             )
     return converted
+
+
+def _exports_without(device: str) -> bool:
+    # A part without autocast is a graph of its own in an exported program, which torch.export.load cannot read again.
+    return torch.compiler.is_exporting() and not torch.is_autocast_enabled(device)
 
 
 @torch.compiler.assume_constant_result  # torch 2.11 cannot trace the question

@@ -31,6 +31,9 @@ class Room:
     graph: str = "auto"
 
 
+NOTHING_KNOWN = Room(short_term=2**31 - 1)
+"""Says of any state that nothing has to be left: no room, and every slot may hold a short-term engram."""
+
 _taking = threading.Lock()
 
 

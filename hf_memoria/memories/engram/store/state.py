@@ -7,7 +7,7 @@ the oldest engram of a row stands first. A step appends and marks; `compaction` 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor
 from hf_memoria.memories.engram.store.cofire import DenseGraph
 from hf_memoria.memories.engram.store.cofire_events import EventGraph
 from hf_memoria.memories.engram.store.precision import in_type, outside_autocast
-from hf_memoria.memories.engram.store.room import Claim, Room
+from hf_memoria.memories.engram.store.room import NOTHING_KNOWN, Claim, Room
 from hf_memoria.memories.engram.store.slots import members, pad_slots
 from hf_memoria.memories.engram.store.stacking import check_alike, shared_room, stack_graphs, stack_tensors
 from hf_memoria.memories.shared.rows import engram_ids, listed_states, row_index, row_mask
@@ -177,6 +177,23 @@ class EngramState:
         parts = {part.name: tensors[f"graph.{part.name}"] for part in fields(self.graph)}
         own = {name: tensors[name] for name in TENSOR_FIELDS}
         return EngramState(**own, graph=type(self.graph)(**parts), room=self.room, claim=claim)
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> EngramState:
+        """Return a state whose `tensors()` these are, and of which the host knows nothing more."""
+        form = next(form for form in GRAPHS.values() if all(f"graph.{part.name}" in tensors for part in fields(form)))
+        graph = form(**{part.name: tensors[f"graph.{part.name}"] for part in fields(form)})
+        return cls(
+            **{name: tensors[name] for name in TENSOR_FIELDS}, graph=graph, room=NOTHING_KNOWN, claim=Claim(taken=True)
+        )
+
+    def known(self) -> dict[str, Any]:
+        """Return the host's knowledge of the buffers, as plain JSON."""
+        return vars(self.room)
+
+    def knowing(self, known: Mapping[str, Any]) -> EngramState:
+        """Return the state of whose buffers the host knows what `known()` gave."""
+        return replace(self, room=Room(**known))
 
     def __getitem__(self, rows: int | slice | Sequence[int] | Tensor) -> EngramState:
         """Return the state of some rows, in the order asked for; an integer gives a state of one row."""

@@ -289,6 +289,8 @@ def take(value: Tensor, order: Tensor) -> Tensor:
     """Return engrams of a field `[B, M, ...]` in an order `[B, K]`; a field without any stays as it is."""
     if not value.shape[1]:
         return value
+    if 0 in value.shape[2:]:  # which the runtime of ONNX cannot gather
+        return value.new_zeros(*order.shape, *value.shape[2:])
     index = order.reshape(*order.shape, *[1] * (value.dim() - 2)).expand(-1, -1, *value.shape[2:])
     return value.gather(1, index)
 

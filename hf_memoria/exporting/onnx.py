@@ -1,0 +1,76 @@
+"""An exported segment as an ONNX file, by torch's own exporter."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils import _pytree
+
+
+def export_onnx(program: torch.export.ExportedProgram, path: str | Path) -> None:
+    """Write an exported segment as an ONNX file; its memory is inputs and outputs named `memory.<tensor>`.
+
+    Args:
+        program: what `export_segment` returned, or `torch.export.load`.
+        path: the file, `.onnx`; large weights lie beside it, as ONNX has it.
+
+    Raises:
+        ImportError: if onnx and onnxscript are not installed.
+        ValueError: if torch's exporter cannot translate it, naming what it lacks.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ImportError('export_onnx needs onnx and onnxscript: pip install "hf_memoria[onnx]".') from error
+    path = Path(path)
+    given, returned = _names(program.call_spec.in_spec), _names(program.call_spec.out_spec)
+    # Outputs that are inputs unchanged would share a name; those of the memory after the segment say so.
+    taken = set(given)
+    returned = [f"{name}.after" if name in taken else name for name in returned]
+    try:
+        written = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=given,
+            output_names=returned,
+            custom_translation_table=_translations(),
+        )
+    except torch.onnx.OnnxExporterError as error:
+        raise ValueError(f"torch.onnx.export must know every operation of the program; {_reason(error)}") from error
+    assert written is not None  # with dynamo it is a program
+    partial = path.with_name(f".{path.name}.partial")
+    written.save(partial)
+    os.replace(partial, path)
+
+
+def _names(spec: Any) -> list[str]:
+    """Return a name for each tensor of a tree of arguments or outputs."""
+    tree = _pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
+    args, kwargs = tree if isinstance(tree, tuple) else ((), tree)
+    named = {"memory": args[0], **kwargs} if args else kwargs
+    paths, _ = _pytree.tree_flatten_with_path(named)
+    return [".".join(str(getattr(key, "key", key)) for key in path) for path, _ in paths]
+
+
+def _translations() -> dict[Any, Any]:
+    """Return what torch's exporter has no translation of: stable sorts, which TopK of every entry is by definition."""
+    from onnxscript import opset18 as op
+
+    def sort_stable(self, dim=-1, descending=False, stable=True):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        count = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]), axis=0)
+        return op.TopK(self, count, axis=dim, largest=int(descending), sorted=1)
+
+    return {torch.ops.aten.sort.stable: sort_stable}
+
+
+def _reason(error: BaseException) -> str:
+    reasons = []
+    step: BaseException | None = error
+    while step is not None:
+        reasons.append(str(step).strip().splitlines()[0] if str(step).strip() else type(step).__name__)
+        step = step.__cause__
+    return " ".join(dict.fromkeys(reasons))
