@@ -27,10 +27,12 @@ class ProbeReading:
     Attributes:
         values: the vector that each block reads, `[1, 1, D]` by its number; empty for a read that is closed.
         blocks: numbers of the blocks that have read.
+        shape: the rows and positions of the input, where the stream has to have these.
         final_hidden: the final hidden states, as in every reading.
     """
 
     values: dict[int, Tensor]
+    shape: tuple[int, ...] = ()
     blocks: list[int] = field(default_factory=list)
     final_hidden: Tensor | None = None
 
@@ -53,7 +55,7 @@ def prove(model: Any, spec: BackboneSpec, inputs: Mapping[str, Any]) -> None:
     reading = list(range(len(blocks_of(base, spec))) if spec.reads is None else spec.reads)
     with at_rest(model), _reading_blocks(base, spec):
         with torch.no_grad():
-            plain, closed = model(**inputs, return_dict=True)[0], ProbeReading({})
+            plain, closed = model(**inputs, return_dict=True)[0], ProbeReading({}, _shape(inputs))
             same = torch.equal(_run(model, base, closed, inputs), plain)
         if not same:
             raise NotFoundError("a closed read changes the outputs")
@@ -69,6 +71,10 @@ def prove(model: Any, spec: BackboneSpec, inputs: Mapping[str, Any]) -> None:
                 raise NotFoundError(f"no gradient reaches what block {index} reads")
         if spec.causal:
             _prove_causal(base, inputs, reading)
+
+
+def _shape(inputs: Mapping[str, Any]) -> tuple[int, ...]:
+    return tuple(inputs["input_ids"].shape) if "input_ids" in inputs else ()
 
 
 def _prove_causal(base: Any, inputs: Mapping[str, Any], reading: list[int]) -> None:
@@ -113,6 +119,10 @@ def _reading_blocks(base: nn.Module, spec: BackboneSpec) -> Iterator[None]:
 
 def _read(block: nn.Module, reading: ProbeReading, index: int, hidden: Tensor) -> Tensor:
     reading.blocks.append(index)
+    if reading.shape and hidden.shape[:2] != reading.shape:
+        raise NotFoundError(
+            f"block {index} gets rows and positions {list(hidden.shape[:2])} where the input has {list(reading.shape)}"
+        )
     value = reading.values.get(index)
     if value is None:
         return hidden
