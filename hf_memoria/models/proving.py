@@ -27,7 +27,7 @@ class ProbeReading:
     Attributes:
         values: the vector that each block reads, `[1, 1, D]` by its number; empty for a read that is closed.
         blocks: numbers of the blocks that have read.
-        shape: the rows and positions of the input, where the stream has to have these.
+        shape: the rows of the input, and the positions if it is text, which the stream has to have.
         final_hidden: the final hidden states, as in every reading.
     """
 
@@ -61,7 +61,7 @@ def prove(model: Any, spec: BackboneSpec, inputs: Mapping[str, Any]) -> None:
             raise NotFoundError("a closed read changes the outputs")
         if sorted(set(closed.blocks)) != reading:
             raise NotFoundError(f"blocks {reading} were to read; {sorted(set(closed.blocks))} did")
-        opened = ProbeReading(_values(model, reading))
+        opened = ProbeReading(_values(model, spec, reading))
         read = _run(model, base, opened, inputs)
         if torch.equal(read, plain) or not bool(read.isfinite().all()):
             raise NotFoundError("an open read leaves the outputs as they were, or makes them infinite")
@@ -70,28 +70,33 @@ def prove(model: Any, spec: BackboneSpec, inputs: Mapping[str, Any]) -> None:
             if gradient is None or not bool(gradient.isfinite().all()) or not bool(gradient.any()):
                 raise NotFoundError(f"no gradient reaches what block {index} reads")
         if spec.causal:
-            _prove_causal(base, inputs, reading)
+            _prove_causal(base, spec, inputs, reading)
 
 
 def _shape(inputs: Mapping[str, Any]) -> tuple[int, ...]:
-    return tuple(inputs["input_ids"].shape) if "input_ids" in inputs else ()
+    name = next(iter(inputs))
+    return tuple(inputs[name].shape[: 2 if name == "input_ids" else 1])
 
 
-def _prove_causal(base: Any, inputs: Mapping[str, Any], reading: list[int]) -> None:
+def _told(shape: tuple[int, ...]) -> str:
+    return " and ".join(f"{size} {name}" for size, name in zip(shape, ("rows", "positions"), strict=False))
+
+
+def _prove_causal(base: Any, spec: BackboneSpec, inputs: Mapping[str, Any], reading: list[int]) -> None:
     other = inputs["input_ids"].clone()
     other[:, -1] = other[:, 0]
     with torch.no_grad():
         outputs = [
-            _run(base, base, ProbeReading(_values(base, reading)), {**inputs, "input_ids": ids})[:, :-1]
+            _run(base, base, ProbeReading(_values(base, spec, reading)), {**inputs, "input_ids": ids})[:, :-1]
             for ids in (inputs["input_ids"], other)
         ]
     if not are_same(*outputs):
         raise NotFoundError("with a read that is open, positions see those after them")
 
 
-def _values(model: Any, reading: list[int]) -> dict[int, Tensor]:
+def _values(model: Any, spec: BackboneSpec, reading: list[int]) -> dict[int, Tensor]:
     generator = torch.Generator().manual_seed(1)
-    drawn = torch.randn(len(reading), 1, 1, model.config.hidden_size, generator=generator)
+    drawn = torch.randn(len(reading), 1, 1, spec.width or model.config.hidden_size, generator=generator)
     values = drawn.to(model.device, model.dtype)
     return {index: value.requires_grad_() for index, value in zip(reading, values, strict=True)}
 
@@ -119,10 +124,9 @@ def _reading_blocks(base: nn.Module, spec: BackboneSpec) -> Iterator[None]:
 
 def _read(block: nn.Module, reading: ProbeReading, index: int, hidden: Tensor) -> Tensor:
     reading.blocks.append(index)
-    if reading.shape and hidden.shape[:2] != reading.shape:
-        raise NotFoundError(
-            f"block {index} gets rows and positions {list(hidden.shape[:2])} where the input has {list(reading.shape)}"
-        )
+    shape = hidden.shape[: len(reading.shape)]
+    if shape != reading.shape:
+        raise NotFoundError(f"block {index} gets {_told(shape)} where the input has {_told(reading.shape)}")
     value = reading.values.get(index)
     if value is None:
         return hidden
