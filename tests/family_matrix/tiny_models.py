@@ -59,7 +59,12 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "pvt": {"image_size": 64, "hidden_sizes": [8, 16, 16, 32], "num_attention_heads": [1, 2, 2, 4], "depths": [1] * 4},
     "pvt_v2": {"image_size": 64, "hidden_sizes": [8, 16, 16, 32], "num_attention_heads": [1, 2, 2, 4]},
     "segformer": {"hidden_sizes": [8, 16, 16, 32], "num_attention_heads": [1, 2, 2, 4]},
-    "cvt": {"embed_dim": [8, 16, 32], "num_heads": [1, 2, 4], "depth": [1, 2, 3]},
+    "cvt": {  # its drop path drops the stream itself
+        "embed_dim": [8, 16, 32],
+        "num_heads": [1, 2, 4],
+        "depth": [1, 2, 3],
+        "drop_path_rate": [0.0, 0.0, 0.0],
+    },
     "hiera": {"image_size": [64, 64], "embed_dim": 8, "depths": [1, 1, 2, 3], "patch_size": [7, 7]},
     "neomme": {"head_dim": 16},
 }
