@@ -1,6 +1,7 @@
 """Where things are in a backbone, and what hooks on it know of the forward that is under way."""
 
 from hf_memoria.backbones.blocks import (
+    attention_heads,
     blocks_of,
     cached_length,
     check_layers_exist,
@@ -23,6 +24,7 @@ __all__ = [
     "BackboneSpec",
     "Call",
     "HookHolder",
+    "attention_heads",
     "blocks_of",
     "cached_length",
     "call_of",

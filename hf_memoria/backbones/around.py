@@ -51,8 +51,11 @@ class Around:
     def form(self) -> BackboneSpec | str:
         """Return the entry, still without the path of the blocks, or what is wrong."""
         output = self.seen.tensor("out", self.attention)
-        if output is None or not are_shaped(output, self.seen.tensor("in", "")):
-            return "it does not return a tensor of the residual stream's shape"
+        stream = self.seen.tensor("in", "")
+        if stream is not None and stream.dim() == 4 and stream.shape[-1] != self._width():
+            return "its block gets maps of features, and no rows of positions"
+        if output is None or not are_shaped(output, stream):
+            return self._in_windows() or "it does not return a tensor of the residual stream's shape"
         norm = self._norm_before()
         if norm is None:
             return self._without_norm_before(output)
@@ -63,6 +66,24 @@ class Around:
             return "nothing behind it joins the residual stream unchanged"
         joined = None if place.path == self.attention else place.path
         return self._spec(pre_norm=norm, joined=joined, multiplier=place.multiplier)
+
+    def _width(self) -> Any:
+        return getattr(self.model.config, "hidden_size", None)
+
+    def _in_windows(self) -> BackboneSpec | None:
+        """Return the entry of an attention over windows of the stream, whose output joins it put together again."""
+        stream, given = self.seen.tensor("in", ""), self.seen.tensor("in", self.attention)
+        if stream is None or given is None or stream.dim() != 3 or given.numel() < stream.numel():
+            return None
+        place = self._joining(self._behind())
+        if place is None or place.path == self.attention:
+            return None
+        norm, how = self._norm_before(), {"joined": place.path, "multiplier": place.multiplier, "in_windows": True}
+        if norm is not None:
+            return self._spec(pre_norm=norm, **how)
+        behind = [path for path in self._behind() if is_norm(path, self.block.get_submodule(path))]
+        first = next(iter(behind), None)
+        return None if first is None else self._spec(output_norm=first, **how)
 
     def _without_norm_before(self, output: Tensor) -> BackboneSpec | str:
         inside = self._norm_inside()
@@ -112,11 +133,10 @@ class Around:
         on_stream = [path for path in before if are_same(self.seen.tensor("in", path), stream)]
         return next(reversed(feeding or on_stream), None)
 
-    def _joining(self) -> Place | None:
+    def _joining(self, behind: list[str] | None = None) -> Place | None:
         """Return the last module that joins the stream of those that hand the attention's output on."""
-        behind = [self.attention, *self._behind()]
         found = None
-        for path in behind:
+        for path in [self.attention, *self._behind()] if behind is None else behind:
             place = self._place(path)
             if found is None or (place is not None and self._hands_on(found.path, path)):
                 found = place or found
@@ -204,8 +224,8 @@ class Around:
 
 
 def are_shaped(one: Tensor, other: Tensor | None) -> bool:
-    """Whether two tensors have the same shape, of rows, positions and a hidden size."""
-    return other is not None and one.shape == other.shape and one.dim() == 3
+    """Whether two tensors have the same shape, of rows, positions (or height and width) and a hidden size."""
+    return other is not None and one.shape == other.shape and one.dim() in (3, 4)
 
 
 def _noise_like(like: Tensor) -> Tensor:

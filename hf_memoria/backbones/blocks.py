@@ -22,7 +22,7 @@ def base_of(model: Any, spec: BackboneSpec) -> Any:
     return base if spec.base is None else base.get_submodule(spec.base)
 
 
-def blocks_of(base_model: nn.Module, spec: BackboneSpec) -> nn.ModuleList:
+def blocks_of(base_model: nn.Module, spec: BackboneSpec) -> nn.ModuleList | nn.Sequential:
     """Return the list of blocks of a base model.
 
     Raises:
@@ -30,7 +30,7 @@ def blocks_of(base_model: nn.Module, spec: BackboneSpec) -> nn.ModuleList:
         ValueError: if the entry's path leads nowhere.
     """
     blocks = submodule(base_model, spec, "blocks")
-    if not isinstance(blocks, nn.ModuleList):
+    if not isinstance(blocks, (nn.ModuleList, nn.Sequential)):
         raise TypeError(f"blocks must lead to a ModuleList; got {type(blocks).__name__} at {spec.blocks!r}.")
     return blocks
 
@@ -86,15 +86,21 @@ def check_layers_exist(config: Any, field: str, layers: list[int] | None) -> Non
         raise ValueError(f"{field} must name blocks that have a self-attention, which are {reading}; got {layers}.")
 
 
+def attention_heads(config: Any) -> int:
+    """Return how many heads the self-attention of the reading blocks has."""
+    heads: int = config.backbone_spec.num_heads or config.num_attention_heads
+    return heads
+
+
 def cross_attention_heads(config: Any) -> int:
     """Return how many heads a cross-attention of the hidden size has: the backbone's, or the most that divide both."""
-    return math.gcd(config.hidden_size, config.num_attention_heads)
+    return math.gcd(config.hidden_size, attention_heads(config))
 
 
 def head_size(config: Any) -> int:
     """Return the size of a head of the backbone's attention."""
     # What a config says for all layers; of some it may not be asked for by name, since it differs between layers.
-    size: int = vars(config).get("head_dim") or config.hidden_size // config.num_attention_heads
+    size: int = vars(config).get("head_dim") or config.hidden_size // attention_heads(config)
     return size
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hf_memoria.backbones.holders import HookHolder
 from hf_memoria.backbones.ownership import ATTENTION
 from hf_memoria.backbones.warnings_once import learns, note_empty_start
 
@@ -111,8 +112,22 @@ def leave(base: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         return
     if call.bare:
         _thread.call = call.outer
-    elif output is not None:
+    elif output is not None and call.final_hidden is None:
         call.final_hidden = output[0]
+
+
+class FinalHidden(HookHolder):
+    """Hook of the module whose output counts as the final hidden states; an entry's `final`."""
+
+    def __init__(self, base: nn.Module) -> None:
+        self.base = base
+
+    def keep(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Keep it for the memory; a forward hook."""
+        call = call_of(self.base)
+        if call is not None and not call.bare:
+            hidden = output[0] if isinstance(output, tuple) else output
+            call.final_hidden = hidden.flatten(1, -2)
 
 
 def run_segment(model: Any, stock_forward: Callable[..., Any], reading: Any, kwargs: dict[str, Any]) -> Any:
@@ -130,7 +145,7 @@ def run_segment(model: Any, stock_forward: Callable[..., Any], reading: Any, kwa
     alone = model.base_model is model  # no hook sees a base model's own forward when it is called from its subclass
     call = Call(model.base_model, reading, wants_attentions(model.config, kwargs), entered=alone)
     output = call.run(stock_forward, **kwargs, return_dict=True)
-    reading.final_hidden = output[0] if alone else call.final_hidden
+    reading.final_hidden = output[0] if call.final_hidden is None else call.final_hidden
     return output
 
 
@@ -163,7 +178,7 @@ def _run_within(call: Call, function: Callable[..., Any], *args: Any, **kwargs: 
     return function(*args, **kwargs) if current_call() is call else call.run(function, *args, **kwargs)
 
 
-def replay_wrappers(blocks: nn.ModuleList) -> None:
+def replay_wrappers(blocks: nn.ModuleList | nn.Sequential) -> None:
     """Let blocks that torch's `checkpoint_wrapper` wraps, as activation checkpointing of FSDP does, replay calls."""
     for block in blocks:
         checkpoint = getattr(block, "checkpoint_fn", None)

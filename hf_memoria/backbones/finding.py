@@ -15,6 +15,7 @@ from torch import nn
 
 from hf_memoria.backbones.around import Around
 from hf_memoria.backbones.spec import BackboneSpec
+from hf_memoria.backbones.stages import blocks_in_shape, heads_of, last_stage
 from hf_memoria.backbones.tree import NotFoundError, attention_paths, find_blocks
 from hf_memoria.backbones.watching import are_same, at_rest, watch
 
@@ -37,6 +38,9 @@ def find_spec(model: Any, inputs: Mapping[str, Any]) -> BackboneSpec:
     start = _running_base(model, inputs)
     base = model.base_model if start is None else model.base_model.get_submodule(start)
     path, blocks = find_blocks(base)
+    if "pixel_values" in inputs:
+        path = last_stage(model, base, path, inputs)
+        blocks = base.get_submodule(path)
     having = [index for index, block in enumerate(blocks) if attention_paths(block)]
     tried: list[str] = []
     for index in dict.fromkeys((having[len(having) // 2], having[0])):
@@ -83,10 +87,15 @@ def _in_block(model: Any, block: nn.Module, inputs: Mapping[str, Any], tried: li
 def _with_rest(spec: BackboneSpec, model: Any, base: Any, inputs: Mapping[str, Any]) -> BackboneSpec:
     config, blocks = model.config, base.get_submodule(spec.blocks)
     reads = tuple(index for index, block in enumerate(blocks) if spec.attention in attention_paths(block))
+    if "pixel_values" in inputs:
+        fitting = blocks_in_shape(model, base, spec.blocks, spec.joins, inputs)
+        reads = tuple(index for index in reads if index in fitting)
     causal = _is_causal(base, inputs)
     pads_first = any(hasattr(module, "create_position_ids_from_input_ids") for module in base.modules())
+    sizes = _sizes(model, base, spec, inputs, blocks[reads[-1]]) if "pixel_values" in inputs else {}
     return replace(
         spec,
+        **sizes,
         causal=causal,
         reads=None if len(reads) == len(blocks) else reads,
         num_blocks=None if len(blocks) == getattr(config, "num_hidden_layers", None) else len(blocks),
@@ -96,6 +105,21 @@ def _with_rest(spec: BackboneSpec, model: Any, base: Any, inputs: Mapping[str, A
         embeddings=None if causal or _takes_positions(base) else _embeddings(model, base, spec.blocks, inputs),
         positions_after_padding=pads_first,
     )
+
+
+def _sizes(model: Any, base: Any, spec: BackboneSpec, inputs: Mapping[str, Any], block: nn.Module) -> dict[str, Any]:
+    """Return what an entry says where config or output do not: of models with stages, or of maps of features."""
+    stream, config = watch(model, block, inputs).tensor("in", ""), model.config
+    assert stream is not None  # it has run
+    with torch.no_grad(), at_rest(base):
+        output = base(**inputs, return_dict=True)[0]
+    width, heads = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", None)
+    final = output.dim() == 3 and output.shape[-1] == stream.shape[-1]
+    return {
+        "width": None if width == stream.shape[-1] else stream.shape[-1],
+        "num_heads": None if type(heads) is int else heads_of(block.get_submodule(spec.attention)),
+        "final": None if final else f"{spec.blocks}.{len(base.get_submodule(spec.blocks)) - 1}",
+    }
 
 
 def _named(config: Any, names: tuple[str, ...], kind: type) -> str | None:

@@ -40,6 +40,12 @@ class BackboneSpec:
             join the segment; None puts them into `inputs_embeds`, and their positions into `position_ids`.
         reads: numbers of the blocks that have a self-attention, in which alone memory is read; None is all.
         num_blocks: blocks in the list, where the config's `num_hidden_layers` says something else (ALBERT).
+        in_windows: whether the attention gets and returns the stream cut into windows (Swin), so that the stream is
+            found at the block itself where no norm reads it.
+        width: width of the stream, where the config's `hidden_size` does not say it; of stages, the last one's.
+        num_heads: heads of the attention, where the config's `num_attention_heads` is no number.
+        final: path from the base model to the module whose output counts as the final hidden states, where the base
+            model returns something else than rows, positions and the stream's width.
 
     Raises:
         ValueError: if not exactly one of `pre_norm`, `post_norm` and `output_norm` is given.
@@ -62,6 +68,10 @@ class BackboneSpec:
     embeddings: str | None = None
     reads: tuple[int, ...] | None = None
     num_blocks: int | None = None
+    in_windows: bool = False
+    width: int | None = None
+    num_heads: int | None = None
+    final: str | None = None
 
     def __post_init__(self) -> None:
         norms = (self.pre_norm, self.post_norm, self.output_norm)

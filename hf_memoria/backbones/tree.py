@@ -14,7 +14,8 @@ OTHER_WORDS = ("cross", "encdec", "encoder_attn", "crossattention")
 NO_NORM = ("layer", "block", "encoder", "output", "intermediate", "mlp")
 """Ends of the names of classes that are no norms, whatever else they are called (RoBERTa-PreLayerNorm)."""
 
-NO_ATTENTION = (nn.Linear, nn.ModuleList, nn.Dropout, nn.Identity)
+NO_ATTENTION = (nn.Linear, nn.ModuleList, nn.Sequential, nn.Dropout, nn.Identity)
+"""Classes that are no self-attention, whatever name leads to them: RegNet's `attention` weighs channels."""
 
 
 class NotFoundError(ValueError):

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from hf_memoria.backbones.sliding_windows import FULL, SLIDING, other_layer_types
+from hf_memoria.generation.row_groups import RowGroups
 from hf_memoria.memories.interface import Recall, State
 
 KEPT_BY_ROWS = (FULL, SLIDING, "chunked_attention")
@@ -37,9 +38,11 @@ class MemoriaCache(DynamicCache):
         real: bool `[B, N]`, on the CPU.
         left: the tensors that those columns left for the write of their segment, `[B, N, ...]` by name.
         recall: the contents that each row reads in its segment.
+        in_step: whether rows in step have a cache of the backbone each (`row_groups.py`), since some layer keeps more
+            than keys and values of positions, or none does.
 
     Raises:
-        ValueError: if the config has no memory, or is of a backbone with recurrent layers.
+        ValueError: if the config has no memory.
     """
 
     is_croppable = False  # what was written cannot be taken back
@@ -48,13 +51,7 @@ class MemoriaCache(DynamicCache):
         super().__init__()
         if getattr(config, "memory", None) is None:
             raise ValueError("config must be of a model with memory for a MemoriaCache; its memory is None.")
-        recurrent = other_layer_types(config, KEPT_BY_ROWS)
-        if recurrent:
-            raise ValueError(
-                f"layer_types must be of {', '.join(map(repr, KEPT_BY_ROWS))} for a MemoriaCache, which ends segments "
-                f"row by row; got {', '.join(map(repr, recurrent))}, whose states have no positions to let go. Read "
-                "segments one after another, each with memory=output.memory of the one before."
-            )
+        self.in_step = bool(other_layer_types(config, KEPT_BY_ROWS))
         self.segment_length: int | None = config.segment_length
         self._clear(memory)
 
@@ -65,6 +62,7 @@ class MemoriaCache(DynamicCache):
         self.left: dict[str, Tensor] = {}
         self.seen = 0
         self.row_ends: Any = None
+        self.groups = RowGroups()
 
     @torch.compiler.disable
     def start_from(self, given: Mapping[str, Any], starting_state: Callable[[Mapping[str, Any]], Any]) -> None:
@@ -124,6 +122,7 @@ class MemoriaCache(DynamicCache):
         arriving = coming.any(dim=-1)
         if self.recall is None:
             self.recall = call_up(self._state())
+            self._check_in_step()
             for block, (keys, values) in enumerate(self.recall.prefix):
                 self.keys_and_values.update(keys, values, block)
             return
@@ -134,6 +133,14 @@ class MemoriaCache(DynamicCache):
             fresh = call_up(self._state(new))
             self.recall = fresh if len(new) == len(arriving) else self.recall.put(new, fresh)
             self._put_prefix(new, fresh)
+
+    def _check_in_step(self) -> None:
+        if self.in_step and (self._recall().num_prefix or self._recall().reads_cache):
+            raise ValueError(
+                "past_key_values must be None with a memory that stands in the KV cache, as memory tokens do, on a "
+                "backbone that has none, or layers without one. Read segments one after another, each with "
+                "memory=output.memory of the one before."
+            )
 
     def _put_prefix(self, rows: Tensor, fresh: Any) -> None:
         layers: list[Any] = self.layers
@@ -148,8 +155,11 @@ class MemoriaCache(DynamicCache):
 
     def extend(self, coming: Tensor, reading: Any) -> None:
         """Keep what a forward over a chunk left in its reading; bool `coming` `[B, T]` are its real positions."""
-        self.recall = self._recall().after(reading)
-        left = reading.left()
+        self.keep(coming, self._recall().after(reading), reading.left())
+
+    def keep(self, coming: Tensor, recall: Recall[Any, Any], left: Mapping[str, Tensor]) -> None:
+        """Keep what the rows read after a chunk, and what its positions left, `[B, T, ...]` by name."""
+        self.recall = recall
         self.left = {
             name: _joined(self.left.get(name), left.get(name), self.columns, coming.shape[1])
             for name in {**self.left, **left}
@@ -186,6 +196,7 @@ class MemoriaCache(DynamicCache):
         written = recall.take(rows).memorize(self._state(rows), left, real.to(device), cached)
         self.memory = _replace_rows(self._state(), rows, written)
         self.real = self.real & ~full.unsqueeze(-1)
+        self.groups.drop(rows)
         self._drop_dead_columns()
 
     def _keys_and_values_of(self, rows: Tensor, used: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -212,7 +223,7 @@ class MemoriaCache(DynamicCache):
     def copy(self) -> MemoriaCache:
         """Return a second cache that goes its own way; tensors are shared, and neither changes them."""
         twin = copy.copy(self)
-        twin.layers = [copy.copy(layer) for layer in self.layers]
+        twin.layers, twin.groups = [copy.copy(layer) for layer in self.layers], self.groups.copy()
         return twin
 
     def reset(self) -> None:
@@ -239,6 +250,7 @@ class MemoriaCache(DynamicCache):
     def _take_rows(self, index: Tensor) -> None:
         self.memory = None if self.memory is None else self.memory[index]
         self.recall = None if self.recall is None else self.recall.take(index)
+        self.groups = self.groups.take(index)
         if self.seen:
             self.real = self.real[index.cpu()]
             self.left = {name: value[index.to(value.device)] for name, value in self.left.items()}

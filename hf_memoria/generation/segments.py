@@ -11,11 +11,9 @@ from transformers import GenerationMixin
 from transformers.utils import ModelOutput
 
 from hf_memoria.generation.cache import MemoriaCache
+from hf_memoria.generation.in_step import BY_POSITION, read_in_step
 from hf_memoria.generation.masks import segment_mask
 from hf_memoria.memories.interface import system_of
-
-BY_POSITION = ("input_ids", "inputs_embeds", "token_type_ids")
-"""Arguments of a forward with an entry for each position."""
 
 MADE_HERE = ("attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep", "return_dict")
 
@@ -38,6 +36,7 @@ def read_in_segments(
     Raises:
         ValueError: if something is asked for that several segments do not have.
     """
+    cache.in_step |= "past_key_values" not in model._forward_names
     real = _real_positions(kwargs.get("attention_mask"), like)
     pieces = list(split_at_segment_ends(cache, real))
     _check_output(model, kwargs, len(pieces))
@@ -106,6 +105,8 @@ def _read_piece(
     inputs |= {name: inputs[name][:, start:end] for name in BY_POSITION if inputs.get(name) is not None}
     if "logits_to_keep" in kwargs:
         inputs["logits_to_keep"] = _logits_of_piece(kwargs["logits_to_keep"], end - start, real.shape[1] - end)
+    if cache.in_step:
+        return read_in_step(model, stock_forward, cache, coming, inputs)
     device = model_device(inputs)
     reading = cache.reading(coming.to(device))
     output = system.run(model, stock_forward, reading, inputs | _place(model, cache, coming, device))

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, TypeVar
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
-from transformers import PreTrainedConfig
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from hf_memoria.attentions.choice import AttentionChoice, check_attention_fits
 from hf_memoria.backbones import SPECS, BackboneSpec
@@ -58,6 +59,7 @@ class MemoriaConfigMixin(KeepsOwnCode, AttentionChoice):
     @property
     def _num_positions(self) -> int | None:
         positions = getattr(self, "max_position_embeddings", None)
+        positions = None if positions is not None and positions < 0 else positions  # XLNet's way of saying so
         if positions is None or not self.backbone_spec.positions_after_padding:
             return positions
         return positions - (getattr(self, "pad_token_id", None) or 0) - 1
@@ -105,11 +107,20 @@ class MemoriaConfigMixin(KeepsOwnCode, AttentionChoice):
             ValueError: if it is of another model type.
         """
         found = config.get("model_type", cls.model_type)
+        if _runs_as(found, cls.backbone_type):
+            # Some types have no model of their own; what their config leaves out is theirs all the same.
+            config, found = CONFIG_MAPPING[found].from_dict(config).to_dict(), cls.backbone_type
         if found not in (cls.model_type, cls.backbone_type):
             raise ValueError(f"model_type must be {cls.backbone_type!r} or {cls.model_type!r}; got {found!r}.")
         if found == cls.model_type:
             return config
         return {**{k: v for k, v in config.items() if k != "architectures"}, "model_type": cls.model_type}
+
+
+def _runs_as(model_type: str, other: str) -> bool:
+    """Whether a model type is another one whose base model is of the same class (InternLM 3 runs as a Llama)."""
+    names: Any = MODEL_MAPPING_NAMES
+    return model_type != other and names.get(model_type) is not None and names[model_type] == names.get(other)
 
 
 def memory_config_from(value: Any) -> MemorySettings | None:

@@ -56,7 +56,7 @@ def _find(model: Any) -> BackboneSpec:
         find_blocks(model.base_model)  # before anything is run
         inputs = probe_inputs(model)
         spec = find_spec(model, inputs)
-        _check_sizes(model.config)
+        _check_sizes(model.config, spec)
         prove(model, spec, inputs)
         return spec
     except NotFoundError as error:
@@ -104,9 +104,10 @@ def _short(inputs: dict[str, Any], config: Any) -> dict[str, Any]:
     return {"input_ids": inputs["input_ids"][:, : config.segment_length]}
 
 
-def _check_sizes(config: Any) -> None:
-    for name in ("hidden_size", "num_attention_heads", "num_hidden_layers"):
-        value = getattr(config, name, None)
+def _check_sizes(config: Any, spec: BackboneSpec) -> None:
+    own = {"hidden_size": spec.width, "num_attention_heads": spec.num_heads, "num_hidden_layers": spec.num_blocks}
+    for name, found in own.items():
+        value = found or getattr(config, name, None)
         if type(value) is not int:
             raise NotFoundError(f"its config has no {name} of one number, but {value!r}")
 

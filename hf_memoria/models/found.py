@@ -50,6 +50,13 @@ class FoundBackbone(MemoriaConfigMixin):
 
     backbone_entry: dict[str, Any] | None = None
 
+    def __post_init__(self, **kwargs: Any) -> None:
+        width = (self.backbone_entry or {}).get("width")
+        if width is not None:  # what memories know the stream's width by; a backbone of several widths has a list
+            self.hidden_size = width
+            kwargs |= {"hidden_size": width} if "hidden_size" in kwargs else {}
+        super().__post_init__(**kwargs)
+
     @property
     def backbone_spec(self) -> BackboneSpec:
         """Where things are in the blocks of this model."""

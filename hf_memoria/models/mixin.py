@@ -14,7 +14,16 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from hf_memoria.attentions.choice import AttendsByChoice
-from hf_memoria.backbones.calls import Call, ReplayedCheckpoint, call_of, enter, leave, note_bare, wants_attentions
+from hf_memoria.backbones.calls import (
+    Call,
+    FinalHidden,
+    ReplayedCheckpoint,
+    call_of,
+    enter,
+    leave,
+    note_bare,
+    wants_attentions,
+)
 from hf_memoria.backbones.ownership import MEMORY, record_added
 from hf_memoria.backbones.warnings_once import learns, note_carried, note_empty_start
 from hf_memoria.generation.cache import MemoriaCache
@@ -101,6 +110,9 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
             close_for_new_weights(self.config)
             # Once more: settings may have come to the config after it was made, as from_pretrained(memory=...) does.
             check_memory_fits(self.config)
+            final = self.config.backbone_spec.final
+            if final is not None:
+                self.base_model.get_submodule(final).register_forward_hook(FinalHidden(self.base_model).keep)
             record_added(self.base_model, MEMORY, lambda: system_of(self.config.memory).install(self))
             # Everything else is initialised already and marked so: this reaches what was just added.
             self.post_init()

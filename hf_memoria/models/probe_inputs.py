@@ -12,6 +12,9 @@ from hf_memoria.backbones.tree import NotFoundError
 ROWS, POSITIONS = 2, 8
 """Sizes of random text. Images are of the size that the config names."""
 
+IMAGE = 64
+"""Height and width of an image where the config names none, as of models that take any."""
+
 
 def probe_inputs(model: Any) -> dict[str, Tensor]:
     """Return random token ids or random images, as a model's config has them.
@@ -35,7 +38,7 @@ def probe_inputs(model: Any) -> dict[str, Tensor]:
             raise NotFoundError(f"its vocabulary of {most} is too small to try anything")
         return {name: ids.view(ROWS, POSITIONS).to(model.device)}
     if name == "pixel_values":
-        size = getattr(config, "image_size", None)
+        size = getattr(config, "image_size", None) or IMAGE
         height, width = size if isinstance(size, (tuple, list)) else (size, size)
         if not isinstance(height, int) or not isinstance(width, int):
             raise NotFoundError(f"its config has no image_size of one number or two, but {size!r}")

@@ -27,10 +27,12 @@ class ProbeReading:
     Attributes:
         values: the vector that each block reads, `[1, 1, D]` by its number; empty for a read that is closed.
         blocks: numbers of the blocks that have read.
+        shape: the rows of the input, and the positions if it is text, which the stream has to have.
         final_hidden: the final hidden states, as in every reading.
     """
 
     values: dict[int, Tensor]
+    shape: tuple[int, ...] = ()
     blocks: list[int] = field(default_factory=list)
     final_hidden: Tensor | None = None
 
@@ -53,13 +55,13 @@ def prove(model: Any, spec: BackboneSpec, inputs: Mapping[str, Any]) -> None:
     reading = list(range(len(blocks_of(base, spec))) if spec.reads is None else spec.reads)
     with at_rest(model), _reading_blocks(base, spec):
         with torch.no_grad():
-            plain, closed = model(**inputs, return_dict=True)[0], ProbeReading({})
+            plain, closed = model(**inputs, return_dict=True)[0], ProbeReading({}, _shape(inputs))
             same = torch.equal(_run(model, base, closed, inputs), plain)
         if not same:
             raise NotFoundError("a closed read changes the outputs")
         if sorted(set(closed.blocks)) != reading:
             raise NotFoundError(f"blocks {reading} were to read; {sorted(set(closed.blocks))} did")
-        opened = ProbeReading(_values(model, reading))
+        opened = ProbeReading(_values(model, spec, reading))
         read = _run(model, base, opened, inputs)
         if torch.equal(read, plain) or not bool(read.isfinite().all()):
             raise NotFoundError("an open read leaves the outputs as they were, or makes them infinite")
@@ -68,24 +70,33 @@ def prove(model: Any, spec: BackboneSpec, inputs: Mapping[str, Any]) -> None:
             if gradient is None or not bool(gradient.isfinite().all()) or not bool(gradient.any()):
                 raise NotFoundError(f"no gradient reaches what block {index} reads")
         if spec.causal:
-            _prove_causal(base, inputs, reading)
+            _prove_causal(base, spec, inputs, reading)
 
 
-def _prove_causal(base: Any, inputs: Mapping[str, Any], reading: list[int]) -> None:
+def _shape(inputs: Mapping[str, Any]) -> tuple[int, ...]:
+    name = next(iter(inputs))
+    return tuple(inputs[name].shape[: 2 if name == "input_ids" else 1])
+
+
+def _told(shape: tuple[int, ...]) -> str:
+    return " and ".join(f"{size} {name}" for size, name in zip(shape, ("rows", "positions"), strict=False))
+
+
+def _prove_causal(base: Any, spec: BackboneSpec, inputs: Mapping[str, Any], reading: list[int]) -> None:
     other = inputs["input_ids"].clone()
     other[:, -1] = other[:, 0]
     with torch.no_grad():
         outputs = [
-            _run(base, base, ProbeReading(_values(base, reading)), {**inputs, "input_ids": ids})[:, :-1]
+            _run(base, base, ProbeReading(_values(base, spec, reading)), {**inputs, "input_ids": ids})[:, :-1]
             for ids in (inputs["input_ids"], other)
         ]
     if not are_same(*outputs):
         raise NotFoundError("with a read that is open, positions see those after them")
 
 
-def _values(model: Any, reading: list[int]) -> dict[int, Tensor]:
+def _values(model: Any, spec: BackboneSpec, reading: list[int]) -> dict[int, Tensor]:
     generator = torch.Generator().manual_seed(1)
-    drawn = torch.randn(len(reading), 1, 1, model.config.hidden_size, generator=generator)
+    drawn = torch.randn(len(reading), 1, 1, spec.width or model.config.hidden_size, generator=generator)
     values = drawn.to(model.device, model.dtype)
     return {index: value.requires_grad_() for index, value in zip(reading, values, strict=True)}
 
@@ -113,6 +124,9 @@ def _reading_blocks(base: nn.Module, spec: BackboneSpec) -> Iterator[None]:
 
 def _read(block: nn.Module, reading: ProbeReading, index: int, hidden: Tensor) -> Tensor:
     reading.blocks.append(index)
+    shape = hidden.shape[: len(reading.shape)]
+    if shape != reading.shape:
+        raise NotFoundError(f"block {index} gets {_told(shape)} where the input has {_told(reading.shape)}")
     value = reading.values.get(index)
     if value is None:
         return hidden

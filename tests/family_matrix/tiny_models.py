@@ -30,8 +30,8 @@ SIZES: tuple[tuple[str, int], ...] = (
     (r"rotary_dim", 4),
     (r"(kv|q|o)_lora_rank|.*_rank", 8),
     (r"num_(local_)?experts|n_routed_experts|moe_num_experts|num_(routed_)?experts", 4),
-    (r"num_experts_per_tok|moe_topk|moe_k|top_k_experts|num_selected_experts|expert_top_k", 2),
-    (r"n_group|topk_group|num_expert_groups|n_shared_experts|first_k_dense_replace|num_shared_experts", 1),
+    (r"num_experts_per_tok(en)?|moe_topk|moe_k|top_k_experts|num_selected_experts|expert_top_k", 2),
+    (r"n_group|topk_group|num_expert_groups?|n_shared_experts|first_k_dense_replace|num_shared_experts", 1),
     (r"sliding_window|attention_window.*|window_size|local_attention(_window)?|attention_chunk_size", 16),
     (r"attn_layer_period|expert_layer_period|full_attention_interval|global_attn_every_n_layers", 2),
     (r"attn_layer_offset|expert_layer_offset", 1),
@@ -56,6 +56,16 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "swin": {"num_heads": [2, 2], "depths": [2, 2], "embed_dim": 16, "window_size": 2},
     "swinv2": {"num_heads": [2, 2], "depths": [2, 2], "embed_dim": 16, "window_size": 2},
     "donut-swin": {"num_heads": [2, 2], "depths": [2, 2], "embed_dim": 16, "window_size": 2},
+    "pvt": {"image_size": 64, "hidden_sizes": [8, 16, 16, 32], "num_attention_heads": [1, 2, 2, 4], "depths": [1] * 4},
+    "pvt_v2": {"image_size": 64, "hidden_sizes": [8, 16, 16, 32], "num_attention_heads": [1, 2, 2, 4]},
+    "segformer": {"hidden_sizes": [8, 16, 16, 32], "num_attention_heads": [1, 2, 2, 4]},
+    "cvt": {  # its drop path drops the stream itself
+        "embed_dim": [8, 16, 32],
+        "num_heads": [1, 2, 4],
+        "depth": [1, 2, 3],
+        "drop_path_rate": [0.0, 0.0, 0.0],
+    },
+    "hiera": {"image_size": [64, 64], "embed_dim": 8, "depths": [1, 1, 2, 3], "patch_size": [7, 7]},
     "neomme": {"head_dim": 16},
 }
 """What else the configs of some model types need."""

@@ -163,3 +163,8 @@ def model(request, family):
 @pytest.fixture
 def build_decoder():
     return decoder
+
+
+@pytest.fixture
+def build_token_decoder():
+    return token_decoder

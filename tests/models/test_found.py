@@ -1,5 +1,6 @@
 """Models without an entry: where their blocks can read is found, proved, and kept in the config."""
 
+import json
 import pickle
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import torch
 from families import read_all, small_memory, states_equal
 from tiny_stock import tiny_stock
 from torch import nn
+from transformers import AutoModelForCausalLM, InternLM3Config
 
 import hf_memoria
 from hf_memoria.backbones.tree import NotFoundError
@@ -228,11 +230,27 @@ def test_a_memory_that_a_family_cannot_have_is_refused_when_it_is_chosen():
         hf_memoria.wrap(stock_model("BloomForCausalLM"), memory=hf_memoria.TokenMemoryConfig(num_tokens=3))
 
 
-def test_recurrent_layers_read_segments_and_do_not_generate():
+def test_recurrent_layers_do_not_read():
     model = hf_memoria.wrap(stock_model("Lfm2ForCausalLM"), memory=small_memory())
     assert "memory" not in dict(model.base_model.layers[0].named_children())
-    with pytest.raises(ValueError, match="for a MemoriaCache, which ends segments row by row; got 'conv'"):
-        model.generate(segments()[0]["input_ids"], max_new_tokens=2)
+
+
+def test_what_runs_as_a_model_of_another_type_takes_a_memory_as_that(tmp_path):
+    sizes = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 16}
+    config = InternLM3Config(**sizes, num_attention_heads=4, num_key_value_heads=2)
+    stock = AutoModelForCausalLM.from_config(config).eval()  # a LlamaForCausalLM
+    ids = {"input_ids": segments()[0]["input_ids"]}
+    wrapped = hf_memoria.wrap(stock, memory=small_memory())
+    stock.save_pretrained(tmp_path / "plain")
+    saved = json.loads((tmp_path / "plain" / "config.json").read_text())
+    del saved["rms_norm_eps"]  # 1e-5 of this type, 1e-6 of Llama
+    (tmp_path / "plain" / "config.json").write_text(json.dumps(saved))
+    loaded = hf_memoria.MemoriaAutoModelForCausalLM.from_pretrained(tmp_path / "plain", memory=small_memory())
+    wrapped.save_pretrained(tmp_path / "own")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "own")
+    for model in (wrapped, loaded, again):
+        assert type(model) is hf_memoria.MemoriaLlamaForCausalLM
+        assert torch.equal(model.eval()(**ids).logits, stock(**ids).logits)
 
 
 def test_what_is_no_model_is_named():

@@ -10,7 +10,7 @@ from torch import nn
 
 from hf_memoria.attentions.sdm.attention import WEIGHTINGS, SdmAttention
 from hf_memoria.attentions.settings import AttentionSettings
-from hf_memoria.backbones import head_size
+from hf_memoria.backbones import attention_heads, head_size
 from hf_memoria.sdm import optimal_radius
 from hf_memoria.sdm.radius import CRITERIA
 from hf_memoria.settings import check_count, check_list_of_counts, check_one_of
@@ -80,7 +80,7 @@ class SdmAttentionConfig(AttentionSettings):
         Raises:
             ValueError: if the radius does not fit its heads.
         """
-        heads = config.num_attention_heads
+        heads = attention_heads(config)
         head_dim = head_size(config)
         n = self.n or head_dim
         return SdmAttention(

@@ -75,7 +75,8 @@ def install_episodic_memory(model: Any) -> None:
         BlockReads(base, blocks[index], index, search).attach(spec)
     for index in stored:
         blocks[index].register_forward_pre_hook(InputHooks(base, index).keep_hidden, with_kwargs=True)
-    blocks[0].register_forward_pre_hook(InputHooks(base, 0).keep_embeddings, with_kwargs=True)
+    first = next(iter(reading_blocks(config)))  # of a stage's blocks, the first may get another width
+    blocks[first].register_forward_pre_hook(InputHooks(base, first).keep_embeddings, with_kwargs=True)
     if memory.share_attention:
         share_attention(model, sharing_layers(config), stored)
     if memory.keep == "learned" and memory.capacity is not None:
@@ -115,7 +116,7 @@ def search(block: Any, reading: EpisodicReading, index: int, hidden: Tensor) -> 
 
 
 class InputHooks(HookHolder):
-    """Hooks that keep what goes into blocks."""
+    """Hooks that keep what goes into blocks, `[B, T, D]`."""
 
     def __init__(self, base_model: nn.Module, index: int) -> None:
         self.base_model, self.index = base_model, index
@@ -135,4 +136,4 @@ class InputHooks(HookHolder):
 
 def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     found: Tensor = args[0] if args else kwargs["hidden_states"]
-    return found
+    return found.flatten(1, -2)

@@ -17,6 +17,7 @@ from hf_memoria.backbones import (
     BackboneSpec,
     Call,
     HookHolder,
+    attention_heads,
     blocks_of,
     leave_undecayed,
     norm_of,
@@ -209,7 +210,7 @@ def share_attention(model: Any, layers: list[int], stored: list[int]) -> None:
     rotary, blocks = RotaryHooks(base).attach(), blocks_of(base, spec)
     for index in layers:
         if not rotary:
-            blocks[index].memory_distances = DistanceBias(config.num_attention_heads)
+            blocks[index].memory_distances = DistanceBias(attention_heads(config))
         for module in submodule(blocks[index], spec, "attention").modules():
             setattr(module, INDEX, index)
         SharingHooks(base, blocks[index], index, stored.index(index), spec).attach()

@@ -41,7 +41,8 @@ class BlockReads(HookHolder):
             return [norm.register_forward_hook(self.read_after_norm)]
         self.multiplier, self.adds_residual = spec.multiplier_of(self.base_model.config), spec.adds_residual
         # The norm's hook, not the block's: it gets the residual stream whatever the block does before.
-        reads_stream = submodule(self.block, spec, "attention") if spec.pre_norm is None else norm
+        attention = self.block if spec.in_windows else submodule(self.block, spec, "attention")
+        reads_stream = attention if spec.pre_norm is None else norm
         return [
             reads_stream.register_forward_pre_hook(self.keep_residual, with_kwargs=True),
             joins_of(self.block, spec).register_forward_hook(self.read_after_attention),
@@ -66,7 +67,8 @@ class BlockReads(HookHolder):
                 f"{type(output).__name__} from {type(module).__name__}."
             )
         hidden = added if self.adds_residual else added * self.multiplier + residual
-        read = self.read_into(self.block, call.reading, self.index, hidden) - hidden
+        rows = hidden.flatten(1, -2)  # of images, some keep height and width apart (SAM)
+        read = (self.read_into(self.block, call.reading, self.index, rows) - rows).view_as(hidden)
         added = added + (read / self.multiplier if self.multiplier != 1 else read)
         return (added, *output[1:]) if isinstance(output, tuple) else added
 
