@@ -57,14 +57,25 @@ def _names(spec: Any) -> list[str]:
 
 
 def _translations() -> dict[Any, Any]:
-    """Return what torch's exporter has no translation of: stable sorts, which TopK of every entry is by definition."""
+    """Return translations that torch's exporter or the runtime of ONNX lacks, by torch's operation.
+
+    A stable sort is TopK of every entry by definition. Of int8 and bool, which tiers and masks are, onnxruntime
+    chooses none.
+    """
+    from onnxscript import ir
     from onnxscript import opset18 as op
 
-    def sort_stable(self, dim=-1, descending=False, stable=True):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    def sort_stable(self: Any, dim: int = -1, descending: bool = False, stable: bool = True) -> Any:
         count = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]), axis=0)
         return op.TopK(self, count, axis=dim, largest=int(descending), sorted=1)
 
-    return {torch.ops.aten.sort.stable: sort_stable}
+    def where(condition: Any, self: Any, other: Any) -> Any:
+        if self.dtype not in (ir.DataType.INT8, ir.DataType.BOOL):
+            return op.Where(condition, self, other)
+        chosen = op.Where(condition, op.Cast(self, to=ir.DataType.INT32), op.Cast(other, to=ir.DataType.INT32))
+        return op.Cast(chosen, to=self.dtype)
+
+    return {torch.ops.aten.sort.stable: sort_stable, torch.ops.aten.where.self: where}
 
 
 def _reason(error: BaseException) -> str:

@@ -41,7 +41,7 @@ def step(
     state: EngramState, working: Tensor, setting: Setting, how: str = "mean_l2", graph: str = "auto"
 ) -> EngramState:
     """Remind and memorize one segment in which nothing dies."""
-    mask = torch.ones(working.shape[:2], dtype=torch.bool)
+    mask = torch.ones(working.shape[:2], dtype=torch.bool, device=working.device)
     reminded = remind(
         state,
         working,
@@ -56,7 +56,7 @@ def step(
         working,
         mask,
         reminded,
-        torch.ones(reminded.index.shape),
+        torch.ones(reminded.index.shape, device=working.device),
         cue=working,
         cue_mask=mask,
         initial_lifespan=1e6,
@@ -66,17 +66,19 @@ def step(
     )
 
 
-def grown(setting: Setting, batch: int, long_term: int, seed: int, one_lane: bool = False) -> EngramState:
+def grown(
+    setting: Setting, batch: int, long_term: int, seed: int, one_lane: bool = False, device: str = "cpu"
+) -> EngramState:
     """Return a state with full short-term memory and about `long_term` long-term engrams, made by the engine.
 
     With `one_lane` a single row lives, and the others are copies of it: large stores are there in a `batch`-th of the
     time, and a step costs what it costs, because rows are independent and read segments of their own from there on.
     """
     lanes = 1 if one_lane else batch
-    state = EngramState.empty(lanes, setting.hidden)
+    state = EngramState.empty(lanes, setting.hidden, device=device)
     segments = clustered(setting, lanes, seed)
     for _ in range(-(-(setting.short_term + long_term) // setting.working)):
-        state = step(state, next(segments), setting)
+        state = step(state, next(segments).to(device), setting)
     return state[[0] * batch] if lanes < batch else state
 
 

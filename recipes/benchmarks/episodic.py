@@ -7,22 +7,22 @@
 A step is forward, backward and AdamW in float32; `generate()` is timed by token, the plain backbone within its window
 and the model with memory beyond it, both at the same number of positions. Models live in one process and take turns,
 so that a machine that slows down slows all; medians of processor time are printed, and the ratios of the rounds.
-`--profile` prints where the time of a step goes.
+`--profile` prints where the time of a step goes. On a GPU (`--device cuda`) steps are under bfloat16 autocast; times
+are those between two moments at which it has nothing to do.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from backbone import gpt2
-from figures import add_output, settings_of, write
+from figures import add_device, add_output, autocast, clock, machine, settings_of, write
 from tqdm import tqdm
 
 from hf_memoria import EpisodicMemoryConfig, EpisodicState, MemoriaCache, wrap
@@ -52,6 +52,7 @@ def parse_arguments() -> argparse.Namespace:
     for name, default in {**sizes, "rounds": 5, "new_tokens": 300, "threads": 1, "seed": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--profile", action="store_true", help="Print where the time of a step goes.")
+    add_device(parser)
     add_output(parser, __file__)
     return parser.parse_args()
 
@@ -60,20 +61,20 @@ def build(form: str | None, args: argparse.Namespace) -> Any:
     """Return a model without dropout, with a memory of a form or without one."""
     backbone = gpt2(args, positions=args.segment_length, dropout=0.0)
     if form is None:
-        return backbone
+        return backbone.to(args.device)
     memory = EpisodicMemoryConfig(capacity=args.engrams, stm_capacity=0, top_k=args.top_k, gate=None, **FORMS[form])
-    return wrap(backbone, memory=memory)
+    return wrap(backbone, memory=memory).to(args.device)
 
 
 def filled(model: Any, args: argparse.Namespace, rows: int, engrams: int) -> EpisodicState:
     """Return a state of a model whose rows hold so many engrams."""
-    ids = torch.randint(0, args.vocabulary, (rows, engrams))
+    ids = torch.randint(0, args.vocabulary, (rows, engrams), device=args.device)
     hidden = None
     if model.config.memory.stores_hidden:
-        hidden = torch.randn(rows, engrams, 1, args.hidden_size)
+        hidden = torch.randn(rows, engrams, 1, args.hidden_size, device=args.device)
     segment = Segment(real=torch.ones_like(ids, dtype=torch.bool), ids=ids, hidden=hidden)
-    empty = EpisodicState.empty(rows, args.hidden_size, window=model.config.memory.key_window)
-    return write_segment(empty, segment, torch.zeros(rows, 0), KeepPolicy(keep="fifo"))
+    empty = EpisodicState.empty(rows, args.hidden_size, window=model.config.memory.key_window, device=args.device)
+    return write_segment(empty, segment, torch.zeros(rows, 0, device=args.device), KeepPolicy(keep="fifo"))
 
 
 def stepper(form: str | None, args: argparse.Namespace) -> Callable[[], None]:
@@ -83,8 +84,10 @@ def stepper(form: str | None, args: argparse.Namespace) -> Callable[[], None]:
     given = {} if form is None else {"memory": filled(model, args, args.batch_size, args.engrams)}
 
     def step() -> None:
-        ids = torch.randint(0, args.vocabulary, (args.batch_size, args.segment_length))
-        model(ids, labels=ids, use_cache=False, **given).loss.backward()
+        ids = torch.randint(0, args.vocabulary, (args.batch_size, args.segment_length), device=args.device)
+        with autocast(args.device):
+            loss = model(ids, labels=ids, use_cache=False, **given).loss
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -95,7 +98,7 @@ def generator(form: str | None, args: argparse.Namespace) -> Callable[[], None]:
     """Return what generates tokens: the backbone within its window again and again, a memory through many windows."""
     model = build(form, args).eval()
     options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-    prompt = torch.zeros(1, 1, dtype=torch.int64)
+    prompt = torch.zeros(1, 1, dtype=torch.int64, device=args.device)
 
     def within() -> None:
         for _ in range(max(args.new_tokens // (args.segment_length - 1), 1)):
@@ -110,15 +113,15 @@ def generator(form: str | None, args: argparse.Namespace) -> Callable[[], None]:
     return within if form is None else beyond
 
 
-def in_turn(works: dict[str, Callable[[], None]], rounds: int, what: str) -> dict[str, Any]:
+def in_turn(works: dict[str, Callable[[], None]], rounds: int, what: str, device: str) -> dict[str, Any]:
     """Return medians of processor time by name, in seconds, and ratios to the first, after a round that counts not."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for number in tqdm(range(rounds + 1), desc=what, unit="round"):
         for name, work in works.items():
-            started = time.process_time()
+            started = clock(device)
             work()
             if number:
-                seconds[name].append(time.process_time() - started)
+                seconds[name].append(clock(device) - started)
     first = next(iter(seconds))
     ratios = {n: [m / p for m, p in zip(of, seconds[first], strict=True)] for n, of in seconds.items()}
     return {
@@ -143,10 +146,10 @@ def search(args: argparse.Namespace) -> dict[str, Any]:
     bank = None
     with torch.no_grad():
         for name, length in (("segment", args.segment_length), ("first token", 1), ("next token", 1)):
-            hidden = torch.randn(1, length, args.hidden_size)
-            started = time.process_time()
+            hidden = torch.randn(1, length, args.hidden_size, device=args.device)
+            started = clock(args.device)
             bank = reader(hidden, store, embed, bank, keep=name == "first token").bank
-            seconds[name] = round(time.process_time() - started, 3)
+            seconds[name] = round(clock(args.device) - started, 5)
     held = [value for value in state._of_engrams().values() if value.shape[1]]
     return {
         "engrams": args.searched,
@@ -164,10 +167,11 @@ def main() -> None:
     if args.profile:
         show_profile(stepper("separate read", args))
         return
+    timed = partial(in_turn, rounds=args.rounds, device=args.device)
     figures = {
-        "machine": f"{platform.machine()}, {args.threads} thread(s), torch {torch.__version__}",
-        "training_step": in_turn({name: stepper(form, args) for name, form in forms.items()}, args.rounds, "Steps"),
-        "generate": in_turn({name: generator(form, args) for name, form in forms.items()}, args.rounds, "Tokens"),
+        "machine": machine(args.device, args.threads),
+        "training_step": timed({name: stepper(form, args) for name, form in forms.items()}, what="Steps"),
+        "generate": timed({name: generator(form, args) for name, form in forms.items()}, what="Tokens"),
         "search": search(args),
         "settings": settings_of(args),
     }

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
+
+import torch
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
@@ -16,6 +20,30 @@ def add_output(parser: argparse.ArgumentParser, script: str, more: str = "") -> 
     """Add `--output`, by default the file in which runs of a script leave their figures."""
     default = RESULTS / Path(script).stem / "base" / "results.json"
     parser.add_argument("--output", type=Path, default=default, help=f"JSON file for the figures{more}.")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add `--device`; on a GPU training steps are under bfloat16 autocast, and times are by the clock."""
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+
+
+def clock(device: str) -> float:
+    """Return seconds of this process's work, or, on a GPU, of the clock once all work is done."""
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def machine(device: str, threads: int) -> str:
+    """Return what figures were measured on."""
+    name = f"{platform.machine()}, {threads} thread(s)" if device == "cpu" else torch.cuda.get_device_name()
+    return f"{name}, torch {torch.__version__}"
+
+
+def autocast(device: str) -> torch.autocast:
+    """Return the context of a training step: bfloat16 on a GPU, float32 elsewhere."""
+    return torch.autocast(device, torch.bfloat16, enabled=device != "cpu")
 
 
 def write(figures: dict[str, Any], path: Path) -> None:

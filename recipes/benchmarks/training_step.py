@@ -1,22 +1,22 @@
 """What memory costs in training: a step of GPT-2 with an engram memory against a step of plain GPT-2.
 
     python recipes/benchmarks/training_step.py                       # GPT-2 small, segments of 150, batch 4
+    python recipes/benchmarks/training_step.py --device cuda --segment_length 512 --batch_size 32   # bfloat16
     python recipes/benchmarks/training_step.py --layers 2 --hidden_size 64 --heads 4 --vocabulary 200 --rounds 2
 
 A step is forward, backward and AdamW in float32. The models live in one process and take turns, so that a machine that
 slows down slows all; medians of processor time are printed, and the ratio of each round. `floor` is the same model,
 its blocks reading as many keys that stand for nothing, two ordinary cross-attentions in each: what is above it is the
 engine's and the abstractor's. Peak memory is that of a process of its own for each model. Beside the ratio of time
-stands that of multiplications, optimizer left out.
+stands that of multiplications, optimizer left out. On a GPU steps are under bfloat16 autocast, as with `bf16`, and
+times are those between two moments at which it has nothing to do.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
-import time
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from backbone import gpt2
 from engine_arms import SETTINGS, grown
-from figures import add_output, printed_by, settings_of, status, write
+from figures import add_device, add_output, autocast, clock, machine, printed_by, settings_of, status, write
 from tqdm import tqdm
 from transformers import GPT2LMHeadModel
 
@@ -50,6 +50,7 @@ def parse_arguments() -> argparse.Namespace:
     for name, default in {**sizes, "rounds": 7, "threads": 1, "seed": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--long_term", type=int, nargs="+", default=[1000, 4000], help="Long-term engrams a lane.")
+    add_device(parser)
     add_output(parser, __file__)
     parser.add_argument("--only", choices=ARMS, help="Take steps of one model and print this process's peak memory.")
     return parser.parse_args()
@@ -58,18 +59,20 @@ def parse_arguments() -> argparse.Namespace:
 def build(arm: str, args: argparse.Namespace) -> Any:
     """Return a model without dropout, with memory or without."""
     backbone = gpt2(args, positions=1024, dropout=0.0)
-    return (wrap(backbone, memory=EngramMemoryConfig(gate=None)) if arm != "plain" else backbone).train()
+    return (
+        (wrap(backbone, memory=EngramMemoryConfig(gate=None)) if arm != "plain" else backbone).to(args.device).train()
+    )
 
 
-def two_cross_attentions(model: Any, batch_size: int) -> Reading:
+def two_cross_attentions(model: Any, batch_size: int, device: str) -> Reading:
     """Return what makes the blocks of a model read the same number of keys, with no memory behind them."""
     settings, size = model.config.memory, model.config.hidden_size
-    working = torch.randn(batch_size, settings.num_memories, size, requires_grad=True)
-    engrams = torch.randn(batch_size, settings.num_reminded_stm + settings.num_reminded_ltm, size)
-    index = torch.arange(engrams.shape[1]).expand(batch_size, -1)
+    working = torch.randn(batch_size, settings.num_memories, size, device=device, requires_grad=True)
+    engrams = torch.randn(batch_size, settings.num_reminded_stm + settings.num_reminded_ltm, size, device=device)
+    index = torch.arange(engrams.shape[1], device=device).expand(batch_size, -1)
     reminded = Reminded(index, torch.ones_like(index, dtype=torch.bool), engrams)
     reading = Reading(None, lambda cue, mask: (cue, mask), lambda cue, mask: reminded)
-    reading.take_cue(working, torch.ones(working.shape[:2], dtype=torch.bool))
+    reading.take_cue(working, torch.ones(working.shape[:2], dtype=torch.bool, device=device))
     return reading
 
 
@@ -83,25 +86,28 @@ class Stepper:
         if arm == "memory":
             setting = SETTINGS["gpt2"]
             setting = replace(setting, hidden=args.hidden_size)
-            self.memories = {size: grown(setting, args.batch_size, size, args.seed) for size in args.long_term}
+            grow = partial(grown, setting, args.batch_size, seed=args.seed, device=args.device)
+            self.memories = {size: grow(size) for size in args.long_term}
 
     def step(self, long_term: int | None = None) -> float:
-        """Take a step; return its seconds of processor time."""
-        ids = torch.randint(0, self.args.vocabulary, (self.args.batch_size, self.args.segment_length))
+        """Take a step; return its seconds of processor time, or on a GPU of the clock."""
+        rows, device = self.args.batch_size, self.args.device
+        ids = torch.randint(0, self.args.vocabulary, (rows, self.args.segment_length), device=device)
         inputs: dict[str, Any] = {"input_ids": ids, "labels": ids, "use_cache": False}
         if long_term is not None:
             inputs["memory"] = self.memories[long_term]
         forward = self.model
         if self.arm == "floor":
-            reading = two_cross_attentions(self.model, self.args.batch_size)
+            reading = two_cross_attentions(self.model, rows, device)
             stock_forward = partial(GPT2LMHeadModel.forward, self.model)
             forward = lambda **inputs: run_segment(self.model, stock_forward, reading, inputs)  # noqa: E731
-        started = time.process_time()
-        output = forward(**inputs)
+        started = clock(device)
+        with autocast(device):
+            output = forward(**inputs)
         output.loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        seconds = time.process_time() - started
+        seconds = clock(device) - started
         if long_term is not None:
             self.memories[long_term] = output.memory
         return seconds
@@ -130,7 +136,7 @@ def main() -> None:
         stepper = Stepper(args.only, args)
         for _ in range(3):
             stepper.step(args.long_term[0] if args.only == "memory" else None)
-        print(status("VmHWM"))
+        print(status("VmHWM") if args.device == "cpu" else torch.cuda.max_memory_allocated() / 2**20)
         return
     peaks = {arm: float(printed_by(__file__, arm)[-1]) for arm in tqdm(ARMS, desc="Peak memory", unit="model")}
     steppers = {arm: Stepper(arm, args) for arm in ARMS}
@@ -155,7 +161,7 @@ def report(args: argparse.Namespace, seconds: dict[str, list[float]], peaks: dic
     tokens = args.batch_size * args.segment_length
     ratios = {name: [m / p for m, p in zip(times, seconds["plain"], strict=True)] for name, times in seconds.items()}
     figures = {
-        "machine": f"{platform.machine()}, {args.threads} thread(s), torch {torch.__version__}",
+        "machine": machine(args.device, args.threads),
         "tokens_per_second": {name: round(tokens / statistics.median(times), 1) for name, times in seconds.items()},
         "seconds_per_step": {name: round(statistics.median(times), 3) for name, times in seconds.items()},
         "ratio_of_time": {
