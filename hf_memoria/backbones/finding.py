@@ -110,9 +110,9 @@ def _with_rest(spec: BackboneSpec, model: Any, base: Any, inputs: Mapping[str, A
 def _sizes(model: Any, base: Any, spec: BackboneSpec, inputs: Mapping[str, Any], block: nn.Module) -> dict[str, Any]:
     """Return what an entry says where config or output do not: of models with stages, or of maps of features."""
     stream, config = watch(model, block, inputs).tensor("in", ""), model.config
-    assert stream is not None  # it has run
-    with torch.no_grad(), at_rest(base):
-        output = base(**inputs, return_dict=True)[0]
+    assert stream is not None  # both have run
+    output = watch(model, base, inputs).tensor("out", "")
+    assert output is not None
     width, heads = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", None)
     final = output.dim() == 3 and output.shape[-1] == stream.shape[-1]
     return {

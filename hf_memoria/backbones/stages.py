@@ -18,7 +18,7 @@ def last_stage(model: Any, base: nn.Module, path: str, inputs: Mapping[str, Any]
 
     Args:
         model: the model, with head or without.
-        base: what runs as its base model.
+        base: the module that runs as its base model.
         path: the path of the list of blocks, or of stages.
         inputs: the inputs of a forward.
 
@@ -46,7 +46,7 @@ def blocks_in_shape(model: Any, base: nn.Module, path: str, joins: str, inputs: 
 
     Args:
         model: the model, with head or without.
-        base: what runs as its base model.
+        base: the module that runs as its base model.
         path: the path of the list of blocks.
         joins: the path from a block to the module whose output is added to the stream.
         inputs: the inputs of a forward.

@@ -104,6 +104,7 @@ def plus(output: Any, added: Tensor) -> Any:
 
 def first_tensor(values: Any) -> Tensor | None:
     """Return the first floating point tensor of some values, or None."""
+    values = tuple(values.values()) if isinstance(values, Mapping) else values
     values = values if isinstance(values, (tuple, list)) else (values,)
     found = (value for value in values if isinstance(value, Tensor) and value.is_floating_point())
     return next((value.detach() for value in found), None)

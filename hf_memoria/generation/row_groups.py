@@ -22,7 +22,7 @@ class RowGroup:
 
     Attributes:
         rows: numbers of the rows in the batch, int64 `[R]`, on the CPU.
-        begun: what they read, as it was when their segments began.
+        begun: the recall of the rows when their segments began.
         inputs: the values of the segment's tokens, `[R, N, ...]` by name of the argument.
         stock: the backbone's cache of these tokens; None where they have to be read again.
     """
@@ -64,7 +64,7 @@ class RowGroups:
         Args:
             coming: real positions of a piece, bool `[B, T]`, on the CPU.
             filled: tokens in each row's segment, int64 `[B]`; 0 where it begins.
-            recall: what every row reads.
+            recall: the recall of all rows.
         """
         number = {row: place for place, group in enumerate(self.groups) for row in group.rows.tolist()}
         found: dict[tuple[int, int], list[int]] = defaultdict(list)

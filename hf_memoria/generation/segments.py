@@ -15,7 +15,15 @@ from hf_memoria.generation.in_step import BY_POSITION, read_in_step
 from hf_memoria.generation.masks import segment_mask
 from hf_memoria.memories.interface import system_of
 
-MADE_HERE = ("attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep", "return_dict")
+MADE_HERE = (
+    "attention_mask",
+    "position_ids",
+    "past_key_values",
+    "use_cache",
+    "logits_to_keep",
+    "return_dict",
+    "next_sequence_length",
+)
 
 JOINED = ("logits", "last_hidden_state")
 
@@ -36,6 +44,10 @@ def read_in_segments(
     Raises:
         ValueError: if something is asked for that several segments do not have.
     """
+    few = kwargs.get("next_sequence_length")
+    if few is not None:  # handed on by a backbone that prepares its inputs itself, and all of them (OpenAI's GPT)
+        kwargs = kwargs | {name: kwargs[name][:, -few:] for name in BY_POSITION if kwargs.get(name) is not None}
+        like = like[:, -few:]
     cache.in_step |= "past_key_values" not in model._forward_names
     real = _real_positions(kwargs.get("attention_mask"), like)
     pieces = list(split_at_segment_ends(cache, real))

@@ -35,6 +35,7 @@ FEW = {
     ("encoders", "distilbert"): ("engram",),
     ("encoders", "deberta-v2"): ("engram",),
     ("vision", "dinov2"): ("engram",),
+    ("vision", "dinov3_vit"): ("engram",),
     ("vision", "siglip_vision_model"): ("episodic",),
     ("vision", "hiera"): ("episodic",),
     ("vision", "sam_vision_model"): ("episodic",),

@@ -66,6 +66,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "drop_path_rate": [0.0, 0.0, 0.0],
     },
     "hiera": {"image_size": [64, 64], "embed_dim": 8, "depths": [1, 1, 2, 3], "patch_size": [7, 7]},
+    "levit": {"image_size": 64, "patch_size": 16},
+    "mobilevitv2": {"image_size": 64},
     "neomme": {"head_dim": 16},
 }
 """What else the configs of some model types need."""
