@@ -63,6 +63,8 @@ INTERFACES: tuple[Interface, ...] = (
         "models.adapter_saving",
         parameters=("resolved_file", "commit_hash"),
     ),
+    exists("transformers.models.auto.modeling_auto.MODEL_MAPPING_NAMES", "models.config"),
+    exists("torch.utils._pytree", "exporting.memory", "exporting.onnx", "exporting.pytrees"),
     exists("transformers.AutoModel._model_mapping", "models.found", "models.auto"),
     exists("transformers.CONFIG_MAPPING.register", "models.found", parameters=("key", "value")),
     exists("transformers.modeling_utils.load_state_dict", "memoria_pytorch.convert"),

@@ -38,7 +38,7 @@ def empty_memory(program: torch.export.ExportedProgram, rows: int) -> Any:
     """Return the memory of new lanes for an exported segment, of which nothing else has to be there.
 
     Args:
-        program: what `export_segment` returned, or `torch.export.load`.
+        program: the program that `export_segment` or `torch.export.load` returned.
         rows: rows of the inputs.
 
     Raises:

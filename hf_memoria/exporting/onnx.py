@@ -14,7 +14,7 @@ def export_onnx(program: torch.export.ExportedProgram, path: str | Path) -> None
     """Write an exported segment as an ONNX file; its memory is inputs and outputs named `memory.<tensor>`.
 
     Args:
-        program: what `export_segment` returned, or `torch.export.load`.
+        program: the program that `export_segment` or `torch.export.load` returned.
         path: the file, `.onnx`; large weights lie beside it, as ONNX has it.
 
     Raises:

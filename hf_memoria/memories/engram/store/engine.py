@@ -85,8 +85,7 @@ def memorize(
     fired = reminded.index.shape[1] + working.shape[1]
 
     exporting = torch.compiler.is_exporting()
-    room_for = with_fixed_room if exporting else with_room
-    state = room_for(_with_graph(state, graph), working.shape[1], fired)
+    state = (with_fixed_room if exporting else with_room)(_with_graph(state, graph), working.shape[1], fired)
     state = _credit_and_fire(state, reminded.index, recalled, working_mask, weights, lifespan_extend_scale)
     state = add_working(state, working, working_mask, initial_lifespan)
     state = promote(grow_older(state, active), active, stm_capacity)

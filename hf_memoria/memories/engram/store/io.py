@@ -17,7 +17,8 @@ from torch import Tensor
 from hf_memoria.memories.engram.store.cofire_events import EventGraph
 from hf_memoria.memories.engram.store.compaction import compact
 from hf_memoria.memories.engram.store.room import Claim, Room
-from hf_memoria.memories.engram.store.state import GRAPHS, EngramKind, EngramState
+from hf_memoria.memories.engram.store.stacking import GRAPHS
+from hf_memoria.memories.engram.store.state import EngramKind, EngramState
 from hf_memoria.memories.shared.file_checks import FileFormat, check, check_between, check_finite
 from hf_memoria.memories.shared.files import read_tensors, write_tensors
 

@@ -58,6 +58,11 @@ def zero_unless(value: Tensor, mask: Tensor) -> Tensor:
     return value.masked_fill(~mask.unsqueeze(-1), 0.0)
 
 
+def trailing(mask: Tensor, like: Tensor) -> Tensor:
+    """Return a mask with axes of one at its end, as many as the other tensor has more."""
+    return mask.reshape(mask.shape + (1,) * (like.dim() - mask.dim()))
+
+
 def pad_slots(value: Tensor, count: int, fill: float = 0) -> Tensor:
     """Widen axis 1 by `count` entries."""
     return F.pad(value, (0, 0) * (value.dim() - 2) + (0, count), value=fill) if count else value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,13 @@ from hf_memoria.memories.engram.store.cofire_folding import events_from_table
 from hf_memoria.memories.engram.store.room import Room
 
 Graph = DenseGraph | EventGraph
+GRAPHS = {graph.form: graph for graph in (DenseGraph, EventGraph)}
+
+
+def graph_from(tensors: Mapping[str, Tensor]) -> Graph:
+    """Return the graph whose tensors these are, by the names that a state gives them."""
+    form = next(form for form in GRAPHS.values() if all(f"graph.{part.name}" in tensors for part in fields(form)))
+    return form(**{part.name: tensors[f"graph.{part.name}"] for part in fields(form)})
 
 
 def check_alike(vectors: Sequence[Tensor]) -> None:
@@ -31,6 +39,18 @@ def check_alike(vectors: Sequence[Tensor]) -> None:
     for name, found in kinds.items():
         if len(found) > 1:
             raise ValueError(f"{name} must be the same in all states; got {sorted(found)}.")
+
+
+def stacked_fields(states: Sequence[Any], tensors: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of one state with the rows of several.
+
+    Args:
+        states: engram states of as many slots and cue positions each.
+        tensors: names of the tensors that are theirs, not their graphs'.
+    """
+    own = stack_tensors([{name: getattr(state, name) for name in tensors} for state in states])
+    graph = stack_graphs([state.graph for state in states])
+    return {**own, "graph": graph, "room": shared_room([state.room for state in states])}
 
 
 def stack_tensors(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

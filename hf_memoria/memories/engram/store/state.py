@@ -19,12 +19,11 @@ from hf_memoria.memories.engram.store.cofire import DenseGraph
 from hf_memoria.memories.engram.store.cofire_events import EventGraph
 from hf_memoria.memories.engram.store.precision import in_type, outside_autocast
 from hf_memoria.memories.engram.store.room import NOTHING_KNOWN, Claim, Room
-from hf_memoria.memories.engram.store.slots import members, pad_slots
-from hf_memoria.memories.engram.store.stacking import check_alike, shared_room, stack_graphs, stack_tensors
+from hf_memoria.memories.engram.store.slots import members, pad_slots, trailing
+from hf_memoria.memories.engram.store.stacking import check_alike, graph_from, stacked_fields
 from hf_memoria.memories.shared.rows import engram_ids, listed_states, row_index, row_mask
 
 CofireGraph = DenseGraph | EventGraph
-GRAPHS = {graph.form: graph for graph in (DenseGraph, EventGraph)}
 
 
 class EngramKind(IntEnum):
@@ -181,11 +180,8 @@ class EngramState:
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> EngramState:
         """Return a state whose `tensors()` these are, and of which the host knows nothing more."""
-        form = next(form for form in GRAPHS.values() if all(f"graph.{part.name}" in tensors for part in fields(form)))
-        graph = form(**{part.name: tensors[f"graph.{part.name}"] for part in fields(form)})
-        return cls(
-            **{name: tensors[name] for name in TENSOR_FIELDS}, graph=graph, room=NOTHING_KNOWN, claim=Claim(taken=True)
-        )
+        own = {name: tensors[name] for name in TENSOR_FIELDS}
+        return cls(**own, graph=graph_from(tensors), room=NOTHING_KNOWN, claim=Claim(taken=True))
 
     def known(self) -> dict[str, Any]:
         """Return the host's knowledge of the buffers, as plain JSON."""
@@ -215,8 +211,7 @@ class EngramState:
         if dtype is not None:
             masks = {"cue": moved["cue_mask"], "data": moved["kind"] != int(EngramKind.EMPTY)}
             moved |= {name: in_type(name, moved[name], mask, dtype) for name, mask in masks.items()}
-        shared = moved["data"] is self.data
-        return self.with_tensors(moved, self.claim if shared else Claim())
+        return self.with_tensors(moved, self.claim if moved["data"] is self.data else Claim())
 
     def detach(self) -> EngramState:
         """Cut the state off any autograd graph."""
@@ -235,7 +230,7 @@ class EngramState:
         """
         rows = row_mask("rows", rows, self.batch_size, self.data.device)
         fresh: dict[str, Any] = {
-            name: value.masked_fill(_trailing(rows, value), -1 if name == "recent" else 0)
+            name: value.masked_fill(trailing(rows, value), -1 if name == "recent" else 0)
             for name, value in self.tensors().items()
             if name in RESET_FIELDS
         }
@@ -261,7 +256,7 @@ class EngramState:
 
     def _erase(self, gone: Tensor) -> EngramState:
         erased: dict[str, Any] = {
-            name: getattr(self, name).masked_fill(_trailing(gone, getattr(self, name)), 0) for name in SLOT_FIELDS
+            name: getattr(self, name).masked_fill(trailing(gone, getattr(self, name)), 0) for name in SLOT_FIELDS
         }
         missing = self.recent < 0
         slots = self.recent.to(torch.int64).clamp(min=0).flatten(1)
@@ -279,12 +274,7 @@ class EngramState:
         states = listed_states(states, EngramState)
         check_alike([state.data for state in states])
         capacity, positions = max(state.capacity for state in states), max(state.cue.shape[1] for state in states)
-        states = [state.pad(capacity, positions) for state in states]
-        own: dict[str, Any] = stack_tensors(
-            [{name: getattr(state, name) for name in TENSOR_FIELDS} for state in states]
-        )
-        graph = stack_graphs([state.graph for state in states])
-        return EngramState(**own, graph=graph, room=shared_room([state.room for state in states]))
+        return EngramState(**stacked_fields([state.pad(capacity, positions) for state in states], TENSOR_FIELDS))
 
     def pad(self, capacity: int, cue_length: int) -> EngramState:
         """Widen to at least `capacity` slots and `cue_length` cue positions, all of the new ones invalid."""
@@ -308,7 +298,3 @@ class EngramState:
 SLOT_FIELDS = ("data", "kind", "lifespan", "id", "created", "fire_counts")
 TENSOR_FIELDS = tuple(part.name for part in fields(EngramState) if part.name not in ("graph", "room", "claim"))
 RESET_FIELDS = tuple(name for name in TENSOR_FIELDS if name not in ("data", "used"))
-
-
-def _trailing(mask: Tensor, like: Tensor) -> Tensor:
-    return mask.reshape(mask.shape + (1,) * (like.dim() - mask.dim()))

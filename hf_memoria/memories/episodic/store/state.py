@@ -280,9 +280,8 @@ def aligned(states: Sequence[Any]) -> list[Any]:
     own = [state for state in states if isinstance(state, EpisodicState)]
     if not own or len(own) < len(states):
         return list(states)
-    width = max(state.width for state in own)
     vectors = [name for name in VECTORS if any(getattr(state, name).shape[1] for state in own)]
-    return [state.widened(width, vectors=vectors) for state in own]
+    return [state.widened(max(one.width for one in own), vectors=vectors) for state in own]
 
 
 def take(value: Tensor, order: Tensor) -> Tensor:
@@ -291,8 +290,7 @@ def take(value: Tensor, order: Tensor) -> Tensor:
         return value
     if 0 in value.shape[2:]:  # which the runtime of ONNX cannot gather
         return value.new_zeros(*order.shape, *value.shape[2:])
-    index = order.reshape(*order.shape, *[1] * (value.dim() - 2)).expand(-1, -1, *value.shape[2:])
-    return value.gather(1, index)
+    return value.gather(1, order.reshape(*order.shape, *[1] * (value.dim() - 2)).expand(-1, -1, *value.shape[2:]))
 
 
 FIELDS: tuple[str, ...] = tuple(part.name for part in fields(EpisodicState))
