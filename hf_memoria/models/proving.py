@@ -27,7 +27,7 @@ class ProbeReading:
     Attributes:
         values: the vector that each block reads, `[1, 1, D]` by its number; empty for a read that is closed.
         blocks: numbers of the blocks that have read.
-        shape: the rows of the input, and the positions if it is text, which the stream has to have.
+        shape: the rows of the input, and of a causal model its positions, which the stream has to have.
         final_hidden: the final hidden states, as in every reading.
     """
 
@@ -55,7 +55,7 @@ def prove(model: Any, spec: BackboneSpec, inputs: Mapping[str, Any]) -> None:
     reading = list(range(len(blocks_of(base, spec))) if spec.reads is None else spec.reads)
     with at_rest(model), _reading_blocks(base, spec):
         with torch.no_grad():
-            plain, closed = model(**inputs, return_dict=True)[0], ProbeReading({}, _shape(inputs))
+            plain, closed = model(**inputs, return_dict=True)[0], ProbeReading({}, _shape(spec, inputs))
             same = torch.equal(_run(model, base, closed, inputs), plain)
         if not same:
             raise NotFoundError("a closed read changes the outputs")
@@ -73,9 +73,9 @@ def prove(model: Any, spec: BackboneSpec, inputs: Mapping[str, Any]) -> None:
             _prove_causal(base, spec, inputs, reading)
 
 
-def _shape(inputs: Mapping[str, Any]) -> tuple[int, ...]:
-    name = next(iter(inputs))
-    return tuple(inputs[name].shape[: 2 if name == "input_ids" else 1])
+def _shape(spec: BackboneSpec, inputs: Mapping[str, Any]) -> tuple[int, ...]:
+    # An encoder may fill positions up to whole windows (Longformer); what a causal model generates would not fit then.
+    return tuple(next(iter(inputs.values())).shape[: 2 if spec.causal else 1])
 
 
 def _told(shape: tuple[int, ...]) -> str:
