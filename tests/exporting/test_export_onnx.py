@@ -9,6 +9,8 @@ from families import tiny_model, tiny_segments
 from hf_memoria import export_segment
 from hf_memoria.exporting import empty_memory, export_onnx
 
+pytestmark = pytest.mark.slow
+
 
 def test_without_onnx_the_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnx", None)

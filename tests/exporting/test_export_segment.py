@@ -10,6 +10,8 @@ from families import answer, small_memory, tiny_model, tiny_segments
 from hf_memoria import LwpfAttentionConfig, TokenMemoryConfig, export_segment, load_memory, save_memory
 from hf_memoria.exporting import empty_memory, fixed_memory
 
+pytestmark = pytest.mark.slow
+
 HEADS = {"GPT2": "ForCausalLM", "Llama": "ForCausalLM", "Bert": "ForMaskedLM", "ViT": "ForImageClassification"}
 BOUNDED = {"engram": {"ltm_capacity": 4, "ltm_search_depth": 1}, "token": {}, "episodic": {"layers": [0]}}
 # GPT-2 with engrams is read in a process of its own.

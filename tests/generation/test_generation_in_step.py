@@ -17,6 +17,8 @@ from transformers import (
 import hf_memoria
 from hf_memoria import MemoriaCache
 
+pytestmark = pytest.mark.slow
+
 SEGMENT = 10
 SIZES = {
     "vocab_size": 99,

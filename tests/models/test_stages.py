@@ -25,6 +25,8 @@ from hf_memoria.backbones.stages import last_stage
 from hf_memoria.backbones.tree import NotFoundError
 from hf_memoria.models.entries import spec_for
 
+pytestmark = pytest.mark.slow
+
 STAGES = {"hidden_sizes": [8, 16, 16, 32], "num_attention_heads": [1, 2, 2, 4], "depths": [1, 1, 1, 2]}
 WINDOWS = {"image_size": 32, "patch_size": 4, "embed_dim": 16, "depths": [1, 2], "num_heads": [2, 4], "window_size": 2}
 BACKBONES = {
