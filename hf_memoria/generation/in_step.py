@@ -26,8 +26,8 @@ def read_in_step(
 ) -> ModelOutput:
     """Read a piece in which no row crosses the end of a segment, without its padding.
 
-    One token goes on from the backbone's cache. Several that do not begin a segment are read with all of it again, which
-    asks nothing of how a recurrent layer goes on with a chunk.
+    One token goes on from the backbone's cache. Several that do not begin a segment are read with all of it again,
+    which asks nothing of how a recurrent layer goes on with a chunk.
 
     Args:
         model: a model with memory.
