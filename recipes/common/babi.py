@@ -164,12 +164,11 @@ class BabiTask:
             length = self.segment_length - self.question_length * asks
             words = told[done : done + length]
             done += length
-            known |= {word.person: (word.id, segment) for word in words if word.person}
             whole = _before_parted_fact(words, told[done : done + 1]) if asks else length
-            document += [(word.id, 0, IGNORED) for word in words[:whole]]
-            if asks:
-                document += self._questions(known, segment, choose)
-            document += [(word.id, 0, IGNORED) for word in words[whole:]]
+            for part, questions in ((words[:whole], asks), (words[whole:], False)):
+                document += [(word.id, 0, IGNORED) for word in part]
+                known |= {word.person: (word.id, segment) for word in part if word.person}
+                document += self._questions(known, segment, choose) if questions else []
         ids, lags, targets = (list(part) for part in zip(*document, strict=True))
         return ids, lags, targets
 
