@@ -21,7 +21,7 @@ PERSONS = ("daniel", "john", "mary", "sandra")
 PLACES = ("bathroom", "bedroom", "garden", "hallway", "kitchen", "office")
 WAYS = ("moved", "went", "went back", "journeyed", "travelled")
 FACTS = 10
-"""Of a story of bAbI's first task."""
+"""Of a story of bAbI's first task when its last question is asked."""
 
 Sentence = tuple[str, ...]
 Story = list[Sentence]
@@ -47,14 +47,17 @@ def sentences_of(texts: Iterable[str], longest: int) -> list[Sentence]:
 
 
 def read_stories(path: Path) -> list[Story]:
-    """Return the stories of a file of bAbI's first task, without its questions."""
-    stories: list[Story] = []
+    """Return what was told before each question of a file of bAbI's first task: 2, 4, 6, 8 and 10 facts."""
+    told: Story = []
+    stories = []
     for line in path.read_text(encoding="utf-8").splitlines():
         number, text = line.split(" ", 1)
         if number == "1":
-            stories.append([])
-        if "\t" not in text:
-            stories[-1].append(tuple(words_of(text)))
+            told = []
+        if "\t" in text:
+            stories.append(list(told))
+        else:
+            told.append(tuple(words_of(text)))
     return stories
 
 
@@ -65,7 +68,13 @@ def made_up_stories(count: int, seed: int) -> list[Story]:
     def fact() -> Sentence:
         return (draw.choice(PERSONS), *draw.choice(WAYS).split(), "to", "the", draw.choice(PLACES), ".")
 
-    return [[fact() for _ in range(FACTS)] for _ in range(count)]
+    whole = [[fact() for _ in range(FACTS)] for _ in range(count)]
+    return [story[:length] for story in whole for length in range(2, FACTS + 1, 2)]
+
+
+def last_of_each(story: Story) -> Story:
+    """Return the last fact about each person: nothing that is told is told again."""
+    return list({fact[0]: fact for fact in story}.values())
 
 
 def vocabulary_of(books: list[Sentence], size: int) -> dict[str, int]:

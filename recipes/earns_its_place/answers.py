@@ -122,9 +122,14 @@ def trained(arm: Arm, task: Any, seed: int, rate: float, args: AnswersArguments)
     )
     model = wrap(backbone, memory=arm.memory(args))
     arm.prepare(model)
+    return model, learn(model, arm, task, seed, rate, args)
+
+
+def learn(model: PreTrainedModel, arm: Arm, task: Any, seed: int, rate: float, args: AnswersArguments) -> Run:
+    """Train a model on a task; return the seconds that it took and the curve of its loss."""
     started = time.process_time()
     losses = (train_whole if arm.tokens else train_by_segments)(model, arm, task, rate, seed, args)
-    return model, {"seconds": round(time.process_time() - started, 1), "curves": {"loss": losses}}
+    return {"seconds": round(time.process_time() - started, 1), "curves": {"loss": losses}}
 
 
 def train_by_segments(

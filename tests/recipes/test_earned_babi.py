@@ -10,6 +10,7 @@ from common.babi import (
     PERSONS,
     PLACES,
     BabiTask,
+    last_of_each,
     made_up_stories,
     read_stories,
     sentences_of,
@@ -23,11 +24,18 @@ from earns_its_place import babi, rivals, suite
 from hf_memoria import EpisodicMemoryConfig, wrap
 from hf_memoria.memories.episodic.reader import EpisodicReader
 
-BOOK = "It was a dark and stormy night; the rain fell. Nobody moved to the door! Where is Mary? She was away."
+BOOK = "It was a dark and stormy night; the rain fell. Nobody came to the door! Where is Mary? She was away."
 BOOKS = sentences_of([BOOK], longest=9)
 IDS = vocabulary_of(BOOKS, 60)
 TASK = BabiTask(4, 32, made_up_stories(5, seed=0), BOOKS, IDS, asks_always=True)
-FILE = "1 Mary moved to the bathroom.\n2 John went back to the hallway.\n3 Where is Mary? \tbathroom\t1\n"
+FILE = """1 Mary moved to the bathroom.
+2 John went back to the hallway.
+3 Where is Mary? \tbathroom\t1
+4 Mary went to the office.
+5 Where is John? \thallway\t2
+1 Sandra went to the office.
+2 Where is Sandra? \toffice\t1
+"""
 
 
 def test_text_becomes_sentences_of_words_and_marks():
@@ -41,10 +49,12 @@ def test_text_becomes_sentences_of_words_and_marks():
 
 
 def test_stories_are_read_without_their_questions(tmp_path):
-    (tmp_path / "qa1.txt").write_text(FILE + "1 Sandra went to the office.\n", encoding="utf-8")
-    first, second = read_stories(tmp_path / "qa1.txt")
+    (tmp_path / "qa1.txt").write_text(FILE, encoding="utf-8")
+    first, second, third = read_stories(tmp_path / "qa1.txt")
     assert [" ".join(fact) for fact in first] == ["mary moved to the bathroom .", "john went back to the hallway ."]
-    assert len(second) == 1
+    assert second == [*first, ("mary", "went", "to", "the", "office", ".")]
+    assert last_of_each(second) == [second[2], second[1]]
+    assert [len(story) for story in (third, *made_up_stories(1, seed=0))] == [1, 2, 4, 6, 8, 10]
     for fact in made_up_stories(20, seed=1)[3]:
         assert fact[0] in PERSONS
         assert fact[-2] in PLACES
@@ -77,16 +87,17 @@ def test_the_answer_is_the_place_of_the_last_fact(always):
             assert lag[at] == at // 32 - told // 32
             answered, ago = answered + 1, ago | {lag[at]}
         joined = " ".join(words)
-        assert sum(joined.count(f" to the {place} .") for place in PLACES) == FACTS, "no fact is parted by questions"
-    assert answered > (200 if always else 60)
+        whole = sum(joined.count(f" to the {place} .") for place in PLACES)
+        assert whole == sum(words.count(place) for place in PLACES), "no fact is parted by questions"
+    assert answered > (150 if always else 40)
     assert ago == {0, 1, 2, 3}
 
 
 def test_longer_documents_tell_as_many_facts():
     ids, *_ = replace(TASK, segments=16).draw(5, torch.Generator().manual_seed(0))
     places = torch.tensor([IDS[place] for place in PLACES])
-    assert torch.isin(ids, places).sum(dim=1).tolist() == [FACTS] * 5
-    with pytest.raises(ValueError, match="a document must have room for 80 words beside questions; got 40"):
+    assert set(torch.isin(ids, places).sum(dim=1).tolist()) <= {2, 4, 6, 8, 10}
+    with pytest.raises(ValueError, match="a document must have room for 80 words beside questions; got 52"):
         replace(TASK, segments=2)
 
 
@@ -104,7 +115,8 @@ def test_keys_that_start_as_queries_find_their_word():
 def files(tmp_path):
     (tmp_path / "books").mkdir()
     (tmp_path / "books" / "one.txt").write_text(BOOK, encoding="utf-8")
-    facts = "\n".join(f"{n + 1} Mary went to the {PLACES[n % 6]}." for n in range(FACTS))
+    facts = [f"{n + 1} Mary went to the {PLACES[n % 6]}." for n in range(FACTS)]
+    facts = "\n".join([*facts, "11 Where is Mary?\thallway\t10"])
     for part in ("train", "test"):
         (tmp_path / babi.FILE.format(part)).write_text("\n".join([facts] * 10), encoding="utf-8")
     books = [flag for name in ("train", "validation", "test") for flag in (f"--{name}_file", tmp_path / "books")]
@@ -123,6 +135,8 @@ def test_every_arm_runs(files, tmp_path, capsys):
     assert {"times_1", "times_2", "times_16"} < set(results["summary"]["episodic"])
     assert any("times_16 >= 0.8" in bar["bar"] for bar in kept["bars"])
     assert results["summary"]["episodic"]["bytes"]["value"] > 16 * 128 * 4
+    (run,) = kept["runs"]["episodic"]
+    assert set(run["curves"]) == {"loss", "first_loss"}
     assert (tmp_path / "out" / "by_length.png").exists()
     assert (tmp_path / "out" / "bytes.png").exists()
     assert "made up" not in capsys.readouterr().out
