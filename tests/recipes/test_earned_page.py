@@ -20,8 +20,8 @@ SHOWN = {
     "babi": (babi, tuple(f"times_{times}" for times in (1, 2, 4, 8, 16, 32, 64))),
 }
 
-SEEDS = {"marked": [0, 1, 2], "again": [0, 1, 2]}
-"""Of tasks that were run with more than the first, as the page says."""
+SEEDS = {"marked": [0, 1, 2], "again": [0, 1, 2], "babi/episodic_sharp": [0, 1]}
+"""Of tasks, and of arms of them, that were run with more than the first, as the page says."""
 
 
 def page_of(task):
@@ -50,7 +50,7 @@ def test_every_arm_that_was_run_is_in_its_table_with_its_figures(task):
     module, measures = SHOWN[task]
     results = published(task)
     for arm in results["summary"]:
-        assert [run["seed"] for run in results["runs"][arm]] == SEEDS.get(task, [0]), "the page says which"
+        assert [run["seed"] for run in results["runs"][arm]] == SEEDS.get(f"{task}/{arm}", SEEDS.get(task, [0]))
         assert row_of(arm, results, measures, module.ARMS[arm].label) in page_of(task).splitlines()
 
 
