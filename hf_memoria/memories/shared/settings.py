@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
+
 AUTO = "auto"
 """A gate that is chosen by the weights that the memory is put on."""
 
