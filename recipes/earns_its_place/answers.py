@@ -95,6 +95,21 @@ def run_arm(
     arm: Arm, task: Any, groups: Groups, seed: int, rate: float, args: AnswersArguments, learned: Any = None
 ) -> Run:
     """Train one arm on a task (or on `learned`, another one of the same sizes), and measure it."""
+    model, learning = trained(arm, learned or task, seed, rate, args)
+    validation = measure(model, arm, draw(task, args.validation_documents, VALIDATION_SEED), groups)
+    same = (arm, task, args.layers, args.hidden_size, args.heads)
+    if same not in KNOWN_COSTS:  # counting takes as long as many steps
+        KNOWN_COSTS[same] = cost_of(model, arm, draw(task, 1, TEST_SEED))
+    return {
+        **measure(model, arm, draw(task, args.test_documents, TEST_SEED), groups),
+        "validation_loss": validation["loss"],
+        **KNOWN_COSTS[same],
+        **learning,
+    }
+
+
+def trained(arm: Arm, task: Any, seed: int, rate: float, args: AnswersArguments) -> tuple[PreTrainedModel, Run]:
+    """Return a model that has learned a task, with the seconds that it took and the curve of its loss."""
     set_seed(seed)
     backbone = small_gpt2(
         vocabulary=task.vocabulary,
@@ -107,20 +122,14 @@ def run_arm(
     )
     model = wrap(backbone, memory=arm.memory(args))
     arm.prepare(model)
+    return model, learn(model, arm, task, seed, rate, args)
+
+
+def learn(model: PreTrainedModel, arm: Arm, task: Any, seed: int, rate: float, args: AnswersArguments) -> Run:
+    """Train a model on a task; return the seconds that it took and the curve of its loss."""
     started = time.process_time()
-    losses = (train_whole if arm.tokens else train_by_segments)(model, arm, learned or task, rate, seed, args)
-    seconds = time.process_time() - started
-    validation = measure(model, arm, draw(task, args.validation_documents, VALIDATION_SEED), groups)
-    same = (arm, task, args.layers, args.hidden_size, args.heads)
-    if same not in KNOWN_COSTS:  # counting takes as long as many steps
-        KNOWN_COSTS[same] = cost_of(model, arm, draw(task, 1, TEST_SEED))
-    return {
-        **measure(model, arm, draw(task, args.test_documents, TEST_SEED), groups),
-        "validation_loss": validation["loss"],
-        **KNOWN_COSTS[same],
-        "seconds": round(seconds, 1),
-        "curves": {"loss": losses},
-    }
+    losses = (train_whole if arm.tokens else train_by_segments)(model, arm, task, rate, seed, args)
+    return {"seconds": round(time.process_time() - started, 1), "curves": {"loss": losses}}
 
 
 def train_by_segments(

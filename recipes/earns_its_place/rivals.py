@@ -4,10 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from hf_memoria import EngramMemoryConfig, EpisodicMemoryConfig, TokenMemoryConfig
 from hf_memoria.memories import MemorySettings
+from hf_memoria.memories.episodic.reader import EpisodicReader
 
 from .delta_rule import DeltaRuleConfig, tie_at_first
 
@@ -67,9 +69,21 @@ def cache(label: str, kept: Callable[[Any], int | None]) -> Arm:
     return Arm(label, lambda args: EpisodicMemoryConfig(capacity=kept(args), stm_capacity=1, **shared))
 
 
-def episodic(label: str, **settings: Any) -> Arm:
+def episodic(label: str, prepare: Callable[[PreTrainedModel], None] = as_it_is, **settings: Any) -> Arm:
     """Return an episodic memory with the separate read; everything is kept, if settings say nothing else."""
-    return Arm(label, lambda args: EpisodicMemoryConfig(**{"capacity": None, "top_k": args.top_k, **settings}))
+    return Arm(
+        label,
+        lambda args: EpisodicMemoryConfig(**{"capacity": None, "top_k": args.top_k, **settings}),
+        prepare=prepare,
+    )
+
+
+@torch.no_grad()
+def tie_reads_at_first(model: PreTrainedModel) -> None:
+    """Let keys of the separate reads start as queries, so that a word finds itself before anything is learned."""
+    for reader in model.modules():
+        if isinstance(reader, EpisodicReader):
+            reader.key.load_state_dict(reader.query.state_dict())
 
 
 NONE = Arm("no memory")

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from earns_its_place import again, episode, marked, mqar, recall
+from earns_its_place import again, babi, episode, marked, mqar, recall
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs/pages/results/earns_its_place.md").read_text(encoding="utf-8")
+PAGES = {
+    name: (ROOT / f"docs/pages/results/{name}.md").read_text(encoding="utf-8") for name in ("earns_its_place", "babi")
+}
 RESULTS = ROOT / "recipes" / "results" / "earns_its_place"
 SHOWN = {
     "recall": (recall, ("lag_1", "lag_2", "lag_8", "lag_32")),
@@ -15,7 +17,12 @@ SHOWN = {
     "again": (again, ("cold", "hot")),
     "episode": (episode, ("lag_2", "lag_4", "lag_8", "lag_16")),
     "mqar": (mqar, ("same_segment", "earlier")),
+    "babi": (babi, tuple(f"times_{times}" for times in (1, 2, 4, 8, 16, 32, 64))),
 }
+
+
+def page_of(task):
+    return PAGES.get(task, PAGES["earns_its_place"])
 
 
 def published(task):
@@ -41,13 +48,13 @@ def test_every_arm_that_was_run_is_in_its_table_with_its_figures(task):
     module, measures = SHOWN[task]
     results = published(task)
     for arm in results["summary"]:
-        assert row_of(arm, results, measures, module.ARMS[arm].label) in PAGE.splitlines()
+        assert row_of(arm, results, measures, module.ARMS[arm].label) in page_of(task).splitlines()
 
 
 @pytest.mark.parametrize("task", SHOWN)
 def test_arms_that_were_not_run_are_named_as_missing(task):
     module, _ = SHOWN[task]
-    missing = PAGE.split("## What is missing")[1]
+    missing = page_of(task).split("## What is missing")[1]
     for arm in module.parse([]).arms:
         if arm not in published(task)["summary"]:
             assert f"`{arm}`" in missing.split(f"* `{task}`")[1].split("\n*")[0], arm

@@ -1,0 +1,198 @@
+"""bAbI's first task with sentences of books between its facts: how much longer than in training may a document be?
+
+"Where is Mary?" has the place of the last fact about Mary as its answer (`common/babi.py`). Models from nothing learn
+documents of a few segments, and are tested on documents up to 64 times as long, with as many facts. Arms get the same
+backbone, documents and steps, and the best of the learning rates. All learn first to tell persons apart, on documents
+with one fact about each; the episodic memory did not find out when it was to begin with all facts. Bar: it is right in
+0.80 at 16 times the length, and above every other arm there by two standard deviations of the difference.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from common.arms import Run
+from common.babi import (
+    FACTS,
+    PERSONS,
+    BabiTask,
+    last_of_each,
+    made_up_stories,
+    read_stories,
+    sentences_of,
+    vocabulary_of,
+)
+from common.config import WrongSettingError, check_list, check_positive
+from common.corpus import load_corpus, read_files
+from common.sweep import plot_sweep
+from transformers import PreTrainedModel
+
+from hf_memoria.memories.episodic.reader import EpisodicReader
+
+from . import answers, rivals, suite
+from .bars import above, at_least, say
+from .pictures import by_bytes
+from .sizes import RivalArguments
+
+FILE = "qa1_single-supporting-fact_{}.txt"
+BAR = 16
+"""Times the training length at which the bar is."""
+
+
+@dataclass(kw_only=True)
+class Arguments(RivalArguments):
+    """The settings; all but files have their values in babi.yaml."""
+
+    facts: str | None = field(default=None, metadata={"help": "Folder of bAbI's files; else facts are made up."})
+    train_file: list[str] | None = field(default=None, metadata={"help": "Books; else Python's own documentation."})
+    validation_file: list[str] | None = field(default=None, metadata={"help": "Books to choose learning rates on."})
+    test_file: list[str] | None = field(default=None, metadata={"help": "Books to test on."})
+    vocabulary: int = field(metadata={"help": "Words: bAbI's and the most frequent of books; others are <unk>."})
+    longest_sentence: int = field(metadata={"help": "Words at which a sentence of a book is cut."})
+    segments: int = field(metadata={"help": "Segments of a document in training."})
+    segment_length: int = field(metadata={"help": "Words of a segment."})
+    asked: int = field(metadata={"help": "Persons asked for in each segment in training; all are at a test's end."})
+    first_steps: int = field(metadata={"help": "Steps before the others, on one fact about each person."})
+    times: list[int] = field(metadata={"help": "Lengths of tests, in training lengths."})
+    test_words: int = field(metadata={"help": "Of all test documents of a length at most, as far as 16 suffice."})
+    key_window: int = field(metadata={"help": "Words that a key of the episodic memory is made of."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "vocabulary", "longest_sentence", "segments", "segment_length", "test_words", "top_k")
+        check_positive(self, "first_steps")
+        check_list(self, "times", 0)
+        self.check_arms(ARMS)
+        if not 1 <= self.asked <= len(PERSONS):
+            raise WrongSettingError("asked", f"from 1 to {len(PERSONS)}", self.asked)
+        if self.facts is not None and not (Path(self.facts) / FILE.format("train")).is_file():
+            raise WrongSettingError("facts", f"a folder with {FILE.format('train')}", self.facts)
+        if self.test_file and not (self.train_file and self.validation_file):
+            raise WrongSettingError("train_file", "given with validation_file and test_file", self.train_file)
+
+
+SHARPNESS = 24.0
+"""What cosines are multiplied by at first, 8 by default: age then decides among what matches, not against it."""
+
+
+@torch.no_grad()
+def _sharp_at_first(model: PreTrainedModel) -> None:
+    """Let keys start as queries and matches count more than ages do."""
+    rivals.tie_reads_at_first(model)
+    for reader in model.modules():
+        if isinstance(reader, EpisodicReader):
+            reader.log_sharpness.fill_(math.log(SHARPNESS))
+
+
+def _episodic(label: str, prepare: Any = rivals.tie_reads_at_first) -> rivals.Arm:
+    def memory(args: Any) -> Any:
+        settings = {"key_window": args.key_window, "value_ahead": 0, "gate": None}
+        return rivals.episodic(label, **settings).memory(args)
+
+    return rivals.Arm(label, memory, prepare=prepare)
+
+
+ARMS = {
+    "none": rivals.NONE,
+    "rmt": rivals.recurrent("recurrent memory transformer, gradient through the document", 3),
+    "fifo": rivals.engrams("engrams, the youngest", "fifo"),
+    "delta": rivals.DELTA,
+    "episodic": _episodic("episodic memory"),
+    "episodic_sharp": _episodic("the same, sharper at first", _sharp_at_first),
+    "episodic_untied": _episodic("the episodic memory, keys do not start as queries", rivals.as_it_is),
+}
+
+OURS = ("episodic", "episodic_sharp", "episodic_untied")
+
+
+def parse(argv: list[str]) -> Arguments:
+    """Return the settings."""
+    return suite.parse(Arguments, "babi", argv)
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """What is learned first and then, what learning rates are chosen on, and tests by how much longer they are."""
+
+    first: BabiTask
+    learned: BabiTask
+    validation: BabiTask
+    tests: dict[int, BabiTask]
+
+
+def tasks_of(args: Arguments) -> Tasks:
+    """Return the tasks, each with stories and books of its own."""
+    stories = _stories(args.facts)
+    train, validation = load_corpus(args.train_file, args.validation_file)
+    test = read_files(args.test_file) if args.test_file else validation
+    books = [sentences_of(part["text"], args.longest_sentence) for part in (train, validation, test)]
+    ids = vocabulary_of(books[0], args.vocabulary)
+    learned, chosen, tested = (
+        partial(BabiTask, segment_length=args.segment_length, stories=of, books=book, ids=ids)
+        for of, book in zip(stories, books, strict=True)
+    )
+    tests = {
+        times: tested(segments=times * args.segments, asked=len(PERSONS)) for times in sorted({1, BAR, *args.times})
+    }
+    short = {"segments": args.segments, "asked": args.asked, "asks_always": True}
+    first = learned(**short | {"stories": [last_of_each(story) for story in stories[0] if len(story) == FACTS]})
+    return Tasks(first, learned(**short), chosen(**short), tests)
+
+
+def _stories(folder: str | None) -> list[list[Any]]:
+    """Return stories to learn, to choose learning rates on, and to test."""
+    if folder is None:
+        return [made_up_stories(1000, seed) for seed in range(3)]
+    train = read_stories(Path(folder) / FILE.format("train"))
+    held = len(train) // 10
+    return [train[held:], train[:held], read_stories(Path(folder) / FILE.format("test"))]
+
+
+def run_arm(arm: str, tasks: Tasks, seed: int, rate: float, args: Arguments) -> Run:
+    """Train one arm, and measure it at every length."""
+    of, found = ARMS[arm], dict[str, Any]()
+    model, began = answers.trained(of, tasks.first, seed, rate, replace(args, steps=args.first_steps))
+    learning = answers.learn(model, of, tasks.learned, seed, rate, args)
+    learning["seconds"] += began["seconds"]
+    learning["curves"]["first_loss"] = began["curves"]["loss"]
+    chosen = answers.draw(tasks.validation, args.validation_documents, answers.VALIDATION_SEED)
+    found["validation_loss"] = answers.measure(model, of, chosen, {})["loss"]
+    for times, task in tasks.tests.items():
+        words = task.segments * task.segment_length
+        count = min(args.test_documents, max(args.test_words // words, 16))
+        documents = answers.draw(task, count, answers.TEST_SEED)
+        found[f"times_{times}"] = answers.measure(model, of, documents, {})["accuracy"]
+    cost = answers.cost_of(model, of, answers.draw(tasks.learned, 1, answers.TEST_SEED))
+    cost["bytes"] = answers.bytes_kept(model, of, answers.draw(tasks.tests[BAR], 1, answers.TEST_SEED))
+    return {**found, **cost, **learning}
+
+
+def main(args: Arguments) -> dict[str, Any]:
+    """Run every arm; return (and write) the results, with the bars and two pictures."""
+    tasks, labels = tasks_of(args), {name: ARMS[name].label for name in args.arms}
+    if args.facts is None:
+        print("Facts are made up, in the form of bAbI's first task: no folder of its files was given.")
+    measures = {f"times_{times}": f"{times} times as long" for times in tasks.tests}
+    results = suite.compare(
+        labels,
+        lambda arm, seed, rate: run_arm(arm, tasks, seed, rate, args),
+        {**measures, **suite.COSTS},
+        args,
+        "validation_loss",
+    )
+    results["facts"] = "made up" if args.facts is None else "bAbI"
+    at = f"times_{BAR}"
+    labels = {arm: labels[arm] for arm in results["summary"]}
+    bars = [at_least(name, at, 0.8) for name in labels if name in OURS]
+    bars += [above(name, other, at) for name in labels if name in OURS for other in labels if other not in OURS]
+    say(bars, results, labels, args.output_dir / "results.json")
+    by_times = {
+        times: {arm: {"accuracy": found[f"times_{times}"]} for arm, found in results["summary"].items()}
+        for times in tasks.tests
+    }
+    plot_sweep(labels, by_times, "accuracy", "times the training length", args.output_dir / "by_length.png", 1 / 6)
+    by_bytes(labels, results["summary"], at, f"accuracy, {BAR} times as long", args.output_dir / "bytes.png")
+    return results
