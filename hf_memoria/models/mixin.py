@@ -171,13 +171,8 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
         system, rows = system_of(self.config.memory), like.shape[0]
         of_model = torch.empty(0, device=like.device, dtype=self.dtype)  # type: ignore[attr-defined]
         reset = None if reset_memory is None else row_mask("reset_memory", reset_memory, rows, like.device)
-        state = starting_state(
-            system.empty(self.config, rows, of_model) if memory is None else memory,
-            reset,
-            state_class=system.state_class,
-            sizes={"batch_size": rows, **system.sizes(self.config)},
-            like=of_model,
-        )
+        fresh = system.empty(self.config, rows, of_model)
+        state = starting_state(memory, reset, fresh=fresh, sizes={"batch_size": rows, **system.sizes(self.config)})
         return of_documents(state, source, f"a memory of kind {self.config.memory.kind!r}", like)
 
     def _forward_segment(

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from families import stock_twin
+from families import stock_twin, tiny_model, tiny_segments
+from torch.utils import _pytree
 
 import hf_memoria
 
@@ -188,3 +189,17 @@ def test_checkpoints_of_the_backbone_alone_are_refused(build, segments):
     model.transformer.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     with pytest.raises(ValueError, match="must be switched on by the model with memory itself"):
         model(segments(steps=1)[0])
+
+
+@pytest.mark.parametrize(("kind", "counted"), [("engram", "lifespan"), ("episodic", "usage")])
+def test_a_state_of_which_counts_were_cast_is_refused(kind, counted):
+    model = tiny_model("GPT2", "Model", {"kind": kind}).bfloat16()
+    segments = tiny_segments("GPT2", steps=2)
+    memory = model(**segments[0]).memory
+    assert model(**segments[1], memory=memory).memory is not None
+    # FSDP2's mixed precision does this to every argument of a forward.
+    cast = _pytree.tree_map(lambda value: value.bfloat16() if value.is_floating_point() else value, memory)
+    with pytest.raises(
+        TypeError, match=rf"{counted} of memory must be of the dtype torch.float32; got torch.bfloat16"
+    ):
+        model(**segments[1], memory=cast)

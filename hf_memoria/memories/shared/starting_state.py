@@ -14,25 +14,27 @@ def starting_state(
     memory: Any,
     reset_memory: Tensor | None,
     *,
-    state_class: Any,
+    fresh: Any,
     sizes: dict[str, int],
-    like: Tensor,
 ) -> Any:
     """Return the state that a segment starts from: the one given, empty where `reset_memory` says so.
 
     Args:
-        memory: the memory that was given.
+        memory: the memory that was given; None is an empty one.
         reset_memory: bool `[B]`, or None.
-        state_class: the class that it has to be of.
+        fresh: an empty state of the model, whose class, device and dtypes it has to have.
         sizes: the values that its attributes have to have, by name.
-        like: a tensor of the device and dtype that it has to be of.
 
     Raises:
-        TypeError: if `memory` is no state of the model's memory or `reset_memory` not a bool tensor.
+        TypeError: if `memory` is no state of the model's memory, something cast what it counts, or `reset_memory` is
+            not a bool tensor.
         ValueError: if rows, sizes, device or dtype are not those of the batch and the model.
     """
-    check_kind(memory, state_class, "memory must be {} or None")
-    _check_agrees(memory, state_class, sizes, like)
+    if memory is None:
+        memory = fresh
+    check_kind(memory, type(fresh), "memory must be {} or None")
+    _check_agrees(memory, type(fresh), sizes, fresh.data)
+    _check_types(memory, fresh)
     if _made_by_inference(memory):
         memory = memory.clone()
     return memory if reset_memory is None else memory.reset(reset_memory)
@@ -75,3 +77,13 @@ def _check_agrees(memory: Any, state_class: Any, sizes: dict[str, int], like: Te
         expected, got = getattr(like, name), getattr(memory.data, name)
         if got != expected:
             raise ValueError(f"memory must have the {name} {expected}; got {got}. See {state_class.__name__}.to.")
+
+
+def _check_types(memory: State, fresh: State) -> None:
+    expected = fresh.tensors()
+    for name, value in memory.tensors().items():
+        if name in expected and value.dtype != expected[name].dtype:
+            raise TypeError(
+                f"{name} of memory must be of the dtype {expected[name].dtype}; got {value.dtype}. Something cast the "
+                "whole state, as FSDP2 does unless it is given MixedPrecisionPolicy(cast_forward_inputs=False)."
+            )
