@@ -67,6 +67,9 @@ class MemoriaGenerationMixin(_GenerationMixin):
     ) -> None:
         if self._ends_segments:
             check_given_cache(generation_config, model_kwargs)
+            if "past_key_values" not in self._forward_names:
+                # It has no KV cache to go without: a segment is read again in any case.
+                generation_config.use_cache = True  # of this call's own copy
             if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
                 model_kwargs["past_key_values"] = MemoriaCache(self.config, model_kwargs.pop("memory"))
                 return
