@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def export_onnx(program: torch.export.ExportedProgram, path: str | Path) -> None
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ImportError('export_onnx needs onnx and onnxscript: pip install "hf_memoria[onnx]".') from error
+        raise ImportError("export_onnx needs onnx and onnxscript: pip install 'hf-memoria[onnx]'.") from error
     path = Path(path)
     given, returned = _names(program.call_spec.in_spec), _names(program.call_spec.out_spec)
     # Outputs that are inputs unchanged would share a name; those of the memory after the segment say so.
@@ -42,9 +43,16 @@ def export_onnx(program: torch.export.ExportedProgram, path: str | Path) -> None
     except torch.onnx.OnnxExporterError as error:
         raise ValueError(f"torch.onnx.export must know every operation of the program; {_reason(error)}") from error
     assert written is not None  # with dynamo it is a program
-    partial = path.with_name(f".{path.name}.partial")
-    written.save(partial)
-    os.replace(partial, path)
+    _save_whole(written, path)
+
+
+def _save_whole(written: torch.onnx.ONNXProgram, path: Path) -> None:
+    """Write the file, and any that its large weights need, under the names that it refers to; then move them."""
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        written.save(Path(folder) / path.name)
+        parts = sorted(Path(folder).iterdir(), key=lambda part: part.name == path.name)  # it last: it needs the others
+        for part in parts:
+            os.replace(part, path.with_name(part.name))
 
 
 def _names(spec: Any) -> list[str]:
@@ -62,8 +70,10 @@ def _translations() -> dict[Any, Any]:
     A stable sort is TopK of every entry by definition. Of int8 and bool, which tiers and masks are, onnxruntime
     chooses none.
     """
+    import onnxscript
     from onnxscript import ir
-    from onnxscript import opset18 as op
+
+    op: Any = onnxscript.opset18  # its own type variables know no value that is being traced
 
     def sort_stable(self: Any, dim: int = -1, descending: bool = False, stable: bool = True) -> Any:
         count = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]), axis=0)
