@@ -47,9 +47,11 @@ def autocast(device: str) -> torch.autocast:
 
 
 def write(figures: dict[str, Any], path: Path) -> None:
-    """Write figures as JSON."""
+    """Write figures as JSON: the whole file, or what was there stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
     print(f"Figures are in {path}")
 
 

@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from .recall import IGNORED
+from .stories import PEOPLE, PLACES, generated_stories, read_stories
 
 UNKNOWN = "<unk>"
 WORD = re.compile(r"[a-z]+(?:'[a-z]+)?|[.,;:!?]")
 SENTENCE_END = frozenset(".!?")
 
-PERSONS = ("daniel", "john", "mary", "sandra")
-PLACES = ("bathroom", "bedroom", "garden", "hallway", "kitchen", "office")
-WAYS = ("moved", "went", "went back", "journeyed", "travelled")
+PERSONS = tuple(sorted(PEOPLE))
 FACTS = 10
 """Of a story of bAbI's first task when its last question is asked."""
 
@@ -46,29 +45,14 @@ def sentences_of(texts: Iterable[str], longest: int) -> list[Sentence]:
     return found
 
 
-def read_stories(path: Path) -> list[Story]:
+def read_facts(path: Path) -> list[Story]:
     """Return what was told before each question of a file of bAbI's first task: 2, 4, 6, 8 and 10 facts."""
-    told: Story = []
-    stories = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        number, text = line.split(" ", 1)
-        if number == "1":
-            told = []
-        if "\t" in text:
-            stories.append(list(told))
-        else:
-            told.append(tuple(words_of(text)))
-    return stories
+    return [[tuple(fact.split()) for fact in story.facts] for story in read_stories(path)]
 
 
-def made_up_stories(count: int, seed: int) -> list[Story]:
-    """Return stories of the same form, where bAbI's files are not there."""
-    draw = random.Random(seed)
-
-    def fact() -> Sentence:
-        return (draw.choice(PERSONS), *draw.choice(WAYS).split(), "to", "the", draw.choice(PLACES), ".")
-
-    whole = [[fact() for _ in range(FACTS)] for _ in range(count)]
+def made_up_facts(count: int, seed: int) -> list[Story]:
+    """Return stories of the same form, where bAbI's files are not there, each of 2 to 10 facts."""
+    whole = [[tuple(fact.split()) for fact in story.facts] for story in generated_stories(count, seed, FACTS)]
     return [story[:length] for story in whole for length in range(2, FACTS + 1, 2)]
 
 
@@ -79,7 +63,8 @@ def last_of_each(story: Story) -> Story:
 
 def vocabulary_of(books: list[Sentence], size: int) -> dict[str, int]:
     """Return ids of bAbI's words and of the most frequent ones of books; id 0 is every other word."""
-    own = [UNKNOWN, *PERSONS, *PLACES, *dict.fromkeys(" ".join(WAYS).split()), "to", "the", ".", "where", "is"]
+    own = [UNKNOWN, *PERSONS, *sorted(PLACES), "moved", "went", "back", "journeyed", "travelled", "to", "the", "."]
+    own += ["where", "is"]
     counts = Counter(word for sentence in books for word in sentence)
     others = (word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
     words = list(dict.fromkeys([*own, *others]))[: max(size, len(own))]

@@ -8,6 +8,7 @@ with one fact about each; the episodic memory did not find out when it was to be
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,8 +21,8 @@ from common.babi import (
     PERSONS,
     BabiTask,
     last_of_each,
-    made_up_stories,
-    read_stories,
+    made_up_facts,
+    read_facts,
     sentences_of,
     vocabulary_of,
 )
@@ -30,6 +31,7 @@ from common.corpus import load_corpus, read_files
 from common.sweep import plot_sweep
 from transformers import PreTrainedModel
 
+from hf_memoria import EpisodicMemoryConfig
 from hf_memoria.memories.episodic.reader import EpisodicReader
 
 from . import answers, rivals, suite
@@ -87,10 +89,11 @@ def _sharp_at_first(model: PreTrainedModel) -> None:
             reader.log_sharpness.fill_(math.log(SHARPNESS))
 
 
-def _episodic(label: str, prepare: Any = rivals.tie_reads_at_first) -> rivals.Arm:
-    def memory(args: Any) -> Any:
-        settings = {"key_window": args.key_window, "value_ahead": 0, "gate": None}
-        return rivals.episodic(label, **settings).memory(args)
+def _episodic(label: str, prepare: Callable[[PreTrainedModel], None] = rivals.tie_reads_at_first) -> rivals.Arm:
+    def memory(args: Arguments) -> EpisodicMemoryConfig:
+        return EpisodicMemoryConfig(
+            capacity=None, top_k=args.top_k, key_window=args.key_window, value_ahead=0, gate=None
+        )
 
     return rivals.Arm(label, memory, prepare=prepare)
 
@@ -145,10 +148,10 @@ def tasks_of(args: Arguments) -> Tasks:
 def _stories(folder: str | None) -> list[list[Any]]:
     """Return stories to learn, to choose learning rates on, and to test."""
     if folder is None:
-        return [made_up_stories(1000, seed) for seed in range(3)]
-    train = read_stories(Path(folder) / FILE.format("train"))
+        return [made_up_facts(1000, seed) for seed in range(3)]
+    train = read_facts(Path(folder) / FILE.format("train"))
     held = len(train) // 10
-    return [train[held:], train[:held], read_stories(Path(folder) / FILE.format("test"))]
+    return [train[held:], train[:held], read_facts(Path(folder) / FILE.format("test"))]
 
 
 def run_arm(arm: str, tasks: Tasks, seed: int, rate: float, args: Arguments) -> Run:

@@ -69,13 +69,9 @@ def cache(label: str, kept: Callable[[Any], int | None]) -> Arm:
     return Arm(label, lambda args: EpisodicMemoryConfig(capacity=kept(args), stm_capacity=1, **shared))
 
 
-def episodic(label: str, prepare: Callable[[PreTrainedModel], None] = as_it_is, **settings: Any) -> Arm:
+def episodic(label: str, **settings: Any) -> Arm:
     """Return an episodic memory with the separate read; everything is kept, if settings say nothing else."""
-    return Arm(
-        label,
-        lambda args: EpisodicMemoryConfig(**{"capacity": None, "top_k": args.top_k, **settings}),
-        prepare=prepare,
-    )
+    return Arm(label, lambda args: EpisodicMemoryConfig(**{"capacity": None, "top_k": args.top_k, **settings}))
 
 
 @torch.no_grad()

@@ -11,8 +11,8 @@ from common.babi import (
     PLACES,
     BabiTask,
     last_of_each,
-    made_up_stories,
-    read_stories,
+    made_up_facts,
+    read_facts,
     sentences_of,
     vocabulary_of,
     words_of,
@@ -27,7 +27,7 @@ from hf_memoria.memories.episodic.reader import EpisodicReader
 BOOK = "It was a dark and stormy night; the rain fell. Nobody came to the door! Where is Mary? She was away."
 BOOKS = sentences_of([BOOK], longest=9)
 IDS = vocabulary_of(BOOKS, 60)
-TASK = BabiTask(4, 32, made_up_stories(5, seed=0), BOOKS, IDS, asks_always=True)
+TASK = BabiTask(4, 32, made_up_facts(5, seed=0), BOOKS, IDS, asks_always=True)
 FILE = """1 Mary moved to the bathroom.
 2 John went back to the hallway.
 3 Where is Mary? \tbathroom\t1
@@ -50,15 +50,15 @@ def test_text_becomes_sentences_of_words_and_marks():
 
 def test_stories_are_read_without_their_questions(tmp_path):
     (tmp_path / "qa1.txt").write_text(FILE, encoding="utf-8")
-    first, second, third = read_stories(tmp_path / "qa1.txt")
+    first, second, third = read_facts(tmp_path / "qa1.txt")
     assert [" ".join(fact) for fact in first] == ["mary moved to the bathroom .", "john went back to the hallway ."]
     assert second == [*first, ("mary", "went", "to", "the", "office", ".")]
     assert last_of_each(second) == [second[2], second[1]]
-    assert [len(story) for story in (third, *made_up_stories(1, seed=0))] == [1, 2, 4, 6, 8, 10]
-    for fact in made_up_stories(20, seed=1)[3]:
+    assert [len(story) for story in (third, *made_up_facts(1, seed=0))] == [1, 2, 4, 6, 8, 10]
+    for fact in made_up_facts(20, seed=1)[3]:
         assert fact[0] in PERSONS
         assert fact[-2] in PLACES
-    assert made_up_stories(20, seed=1) == made_up_stories(20, seed=1) != made_up_stories(20, seed=2)
+    assert made_up_facts(20, seed=1) == made_up_facts(20, seed=1) != made_up_facts(20, seed=2)
 
 
 def last_told(words, person, end):

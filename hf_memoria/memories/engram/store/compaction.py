@@ -19,7 +19,8 @@ from hf_memoria.memories.engram.store.cofire_folding import compact_events, even
 from hf_memoria.memories.engram.store.precision import outside_autocast
 from hf_memoria.memories.engram.store.room import Claim, segments_ahead, whole_blocks
 from hf_memoria.memories.engram.store.slots import slots_where
-from hf_memoria.memories.engram.store.state import SLOT_FIELDS, CofireGraph, EngramState
+from hf_memoria.memories.engram.store.stacking import CofireGraph
+from hf_memoria.memories.engram.store.state import SLOT_FIELDS, EngramState
 
 MOST_DENSE = 3072
 """Slots of a row up to which a table of counts is the better graph."""

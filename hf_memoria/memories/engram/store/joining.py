@@ -18,8 +18,8 @@ from hf_memoria.memories.engram.store.cofire import DenseGraph
 from hf_memoria.memories.engram.store.cofire_events import EventGraph
 from hf_memoria.memories.engram.store.compaction import compact, form_for, with_form
 from hf_memoria.memories.engram.store.room import Claim, Room
-from hf_memoria.memories.engram.store.stacking import check_alike
-from hf_memoria.memories.engram.store.state import SLOT_FIELDS, CofireGraph, EngramState
+from hf_memoria.memories.engram.store.stacking import CofireGraph, check_alike
+from hf_memoria.memories.engram.store.state import SLOT_FIELDS, EngramState
 
 
 def join_engrams(states: Sequence[EngramState]) -> EngramState:

@@ -15,11 +15,11 @@ from hf_memoria.memories.engram.store.cofire_events import EventGraph
 from hf_memoria.memories.engram.store.cofire_folding import events_from_table
 from hf_memoria.memories.engram.store.room import Room
 
-Graph = DenseGraph | EventGraph
+CofireGraph = DenseGraph | EventGraph
 GRAPHS = {graph.form: graph for graph in (DenseGraph, EventGraph)}
 
 
-def graph_from(tensors: Mapping[str, Tensor]) -> Graph:
+def graph_from(tensors: Mapping[str, Tensor]) -> CofireGraph:
     """Return the graph whose tensors these are, by the names that a state gives them."""
     form = next(form for form in GRAPHS.values() if all(f"graph.{part.name}" in tensors for part in fields(form)))
     return form(**{part.name: tensors[f"graph.{part.name}"] for part in fields(form)})
@@ -58,7 +58,7 @@ def stack_tensors(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat(_one_shape([state[name] for state in states], name)) for name in states[0]}
 
 
-def stack_graphs(graphs: Sequence[Graph]) -> Graph:
+def stack_graphs(graphs: Sequence[CofireGraph]) -> CofireGraph:
     """Return one graph of all rows; events if one of them is."""
     if all(isinstance(graph, DenseGraph) for graph in graphs):
         return DenseGraph(torch.cat([graph.counts for graph in graphs if isinstance(graph, DenseGraph)]))

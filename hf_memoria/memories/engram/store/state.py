@@ -16,14 +16,11 @@ import torch
 from torch import Tensor
 
 from hf_memoria.memories.engram.store.cofire import DenseGraph
-from hf_memoria.memories.engram.store.cofire_events import EventGraph
 from hf_memoria.memories.engram.store.precision import in_type, outside_autocast
 from hf_memoria.memories.engram.store.room import NOTHING_KNOWN, Claim, Room
 from hf_memoria.memories.engram.store.slots import members, pad_slots, trailing
-from hf_memoria.memories.engram.store.stacking import check_alike, graph_from, stacked_fields
+from hf_memoria.memories.engram.store.stacking import CofireGraph, check_alike, graph_from, stacked_fields
 from hf_memoria.memories.shared.rows import engram_ids, listed_states, row_index, row_mask
-
-CofireGraph = DenseGraph | EventGraph
 
 
 class EngramKind(IntEnum):
