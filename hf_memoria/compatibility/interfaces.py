@@ -68,13 +68,13 @@ INTERFACES: tuple[Interface, ...] = (
     exists("transformers.AutoModel._model_mapping", "models.found", "models.auto"),
     exists("transformers.CONFIG_MAPPING.register", "models.found", parameters=("key", "value")),
     exists("transformers.modeling_utils.load_state_dict", "memoria_pytorch.convert"),
-    exists("transformers.conversion_mapping.get_checkpoint_conversion_mapping", "models.families"),
+    exists("transformers.conversion_mapping.get_checkpoint_conversion_mapping", "models.renamings"),
     exists(
         "transformers.conversion_mapping.register_checkpoint_conversion_mapping",
-        "models.families",
+        "models.renamings",
         parameters=("overwrite",),
     ),
-    exists("transformers.core_model_loading.WeightRenaming.reverse_transform", "models.families"),
+    exists("transformers.core_model_loading.WeightRenaming.reverse_transform", "models.renamings"),
     exists("transformers.modeling_outputs", "memories.shared.outputs"),
     Interface("transformers.DynamicCache.layers", ("generation.cache",), checks.check_cache),
     Interface(

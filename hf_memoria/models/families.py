@@ -19,11 +19,6 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.conversion_mapping import (
-    get_checkpoint_conversion_mapping,
-    register_checkpoint_conversion_mapping,
-)
-from transformers.core_model_loading import WeightRenaming
 
 from hf_memoria.backbones.brought import came_with_checkpoint
 from hf_memoria.backbones.spec import SPECS, BackboneSpec
@@ -31,6 +26,7 @@ from hf_memoria.generation.mixin import MemoriaGenerationMixin
 from hf_memoria.models import registered
 from hf_memoria.models.config import MemoriaConfigMixin, memoria_config
 from hf_memoria.models.mixin import MemoriaMixin
+from hf_memoria.models.renamings import prefixes_of, rename_as
 
 AUTO_CLASSES: dict[str, Any] = {
     "LMHeadModel": AutoModelForCausalLM,
@@ -95,13 +91,13 @@ def make_known(config: Any, models: Sequence[Any]) -> None:
         # By this name Transformers would load the next checkpoint that brings its code with this one's. The entries
         # below are by class, and so this code's alone; heads that build their base model by AutoModel need them.
         AutoConfig.register(config.model_type, config, exist_ok=True)
-    _load_as(config.backbone_type, config.model_type)
+    rename_as(config.backbone_type, config.model_type)
     for model in models:
         stock = model.__bases__[1]
         _AUTO_CLASS_OF[model] = AUTO_CLASSES[end_of(model)]
         _AUTO_CLASS_OF[model].register(config, model, exist_ok=True)
         MEMORIA_CLASSES[stock] = model
-        _load_as(stock.__name__, model.__name__, _prefixes(model, models))
+        rename_as(stock.__name__, model.__name__, prefixes_of(model, models))
 
 
 def auto_class_of(model: type) -> Any:
@@ -173,25 +169,3 @@ def end_of(model: type) -> str:
         if model.__name__.endswith(end):
             return end
     raise ValueError(f"model_classes must end with one of {', '.join(AUTO_CLASSES)}; got {model.__name__}.")
-
-
-class _WhenLoading(WeightRenaming):
-    """A renaming that saving does not turn round."""
-
-    __slots__ = ()
-
-    def reverse_transform(self) -> WeightRenaming:
-        return WeightRenaming("^$", "")
-
-
-def _prefixes(model: Any, models: Sequence[Any]) -> list[WeightRenaming]:
-    """Bring the base model of checkpoints of other heads to the place where this head has it."""
-    others = {other.base_model_prefix for other in models} - {model.base_model_prefix}
-    return [_WhenLoading(rf"^{other}\.", f"{model.base_model_prefix}.") for other in sorted(others)]
-
-
-def _load_as(stock: str, ours: str, more: Sequence[WeightRenaming] = ()) -> None:
-    """Rename weights of old checkpoints as the stock model does; Transformers looks for renamings by name."""
-    renamings = [*(get_checkpoint_conversion_mapping(stock) or ()), *more]
-    if renamings:
-        register_checkpoint_conversion_mapping(ours, renamings, overwrite=True)

@@ -42,6 +42,7 @@ from hf_memoria.models.gguf import load_gguf
 from hf_memoria.models.lengths import check_length
 from hf_memoria.models.open_settings import close_for_loading, close_for_new_weights
 from hf_memoria.models.own_code import NotCopied
+from hf_memoria.models.renamings import tell_renamings
 
 OWN_ARGUMENTS = ("memory", "reset_memory", "source")
 
@@ -92,6 +93,7 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
         cls.forward = _with_own_signature(cls.forward, stock, causal_lm=issubclass(cls, GenerationMixin))  # type: ignore[method-assign]
 
     def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
+        tell_renamings()
         super().__init__(config, *args, **kwargs)
         self.add_model_tags("hf_memoria")  # type: ignore[attr-defined]
         # Some heads build their base model by AutoModel, which knows our config: that one has its memory already.
@@ -171,8 +173,14 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
         system, rows = system_of(self.config.memory), like.shape[0]
         of_model = torch.empty(0, device=like.device, dtype=self.dtype)  # type: ignore[attr-defined]
         reset = None if reset_memory is None else row_mask("reset_memory", reset_memory, rows, like.device)
-        fresh = system.empty(self.config, rows, of_model)
-        state = starting_state(memory, reset, fresh=fresh, sizes={"batch_size": rows, **system.sizes(self.config)})
+        state = starting_state(
+            memory,
+            reset,
+            fresh=lambda: system.empty(self.config, rows, of_model),
+            state_class=system.state_class,
+            like=of_model,
+            sizes={"batch_size": rows, **system.sizes(self.config)},
+        )
         return of_documents(state, source, f"a memory of kind {self.config.memory.kind!r}", like)
 
     def _forward_segment(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ def starting_state(
     memory: Any,
     reset_memory: Tensor | None,
     *,
-    fresh: Any,
+    fresh: Callable[[], Any],
+    state_class: Any,
+    like: Tensor,
     sizes: dict[str, int],
 ) -> Any:
     """Return the state that a segment starts from: the one given, empty where `reset_memory` says so.
@@ -22,7 +25,9 @@ def starting_state(
     Args:
         memory: the memory that was given; None is an empty one.
         reset_memory: bool `[B]`, or None.
-        fresh: an empty state of the model, whose class, device and dtypes it has to have.
+        fresh: maker of an empty state of the model.
+        state_class: the class that it has to be of.
+        like: a tensor of the device and dtype that it has to be of.
         sizes: the values that its attributes have to have, by name.
 
     Raises:
@@ -31,10 +36,11 @@ def starting_state(
         ValueError: if rows, sizes, device or dtype are not those of the batch and the model.
     """
     if memory is None:
-        memory = fresh
-    check_kind(memory, type(fresh), "memory must be {} or None")
-    _check_agrees(memory, type(fresh), sizes, fresh.data)
-    _check_types(memory, fresh)
+        memory = fresh()
+    check_kind(memory, state_class, "memory must be {} or None")
+    _check_agrees(memory, state_class, sizes, like)
+    if like.dtype != torch.float32 and not torch.compiler.is_compiling():
+        _check_types(memory, fresh())  # of a float32 model nothing can have been cast that is not refused above
     if _made_by_inference(memory):
         memory = memory.clone()
     return memory if reset_memory is None else memory.reset(reset_memory)
