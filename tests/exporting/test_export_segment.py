@@ -7,7 +7,14 @@ import pytest
 import torch
 from families import answer, small_memory, tiny_model, tiny_segments
 
-from hf_memoria import LwpfAttentionConfig, TokenMemoryConfig, export_segment, load_memory, save_memory
+from hf_memoria import (
+    LwpfAttentionConfig,
+    SdmAttentionConfig,
+    TokenMemoryConfig,
+    export_segment,
+    load_memory,
+    save_memory,
+)
 from hf_memoria.exporting import empty_memory, fixed_memory
 
 pytestmark = pytest.mark.slow
@@ -64,6 +71,19 @@ def test_it_gives_the_numbers_of_the_model_for_any_number_of_rows(family, kind):
         assert int(carried.num_long_term.min()) == BOUNDED[kind]["ltm_capacity"]
         assert torch.equal(carried.id[carried.valid], memory.id[memory.valid])
         assert torch.equal(carried.cofire_counts.sum(), memory.cofire_counts.sum())
+
+
+@pytest.mark.parametrize("weighting", ["softmax", "circle"])
+@torch.no_grad()
+def test_attention_as_sdm_goes_with_it(weighting):
+    model = few_blocks("GPT2", "token", attention=SdmAttentionConfig(radius=4, weighting=weighting))
+    segments = tiny_segments("GPT2", steps=4, batch=2)
+    program = export_segment(model, segments[0])
+    said, _, _ = read_both(model, program, segments)
+    assert all(torch.allclose(ours, theirs, atol=1e-5) for ours, theirs in said)
+    softmax = few_blocks("GPT2", "token")
+    softmax.load_state_dict(model.state_dict(), strict=False)
+    assert not torch.allclose(answer(softmax(**segments[0])), said[0][1], atol=1e-3)
 
 
 @torch.no_grad()
