@@ -229,16 +229,19 @@ def imported_alone():
     return json.loads(result.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_importing_registers_the_models(imported_alone):
     assert imported_alone[1] == "MemoriaGPT2ForCausalLM"
 
 
+@pytest.mark.slow
 def test_what_trains_and_pushes_is_imported_when_it_is_asked_for(imported_alone):
     assert imported_alone[2] == []
     with pytest.raises(AttributeError, match="'hf_memoria' has no attribute 'MemoriaGPT3Model'"):
         hf_memoria.MemoriaGPT3Model  # noqa: B018
 
 
+@pytest.mark.slow
 def test_importing_the_package_uses_none_of_the_old_names(imported_alone):
     names = {name.removeprefix("hf_memoria.") for name in imported_alone[0]}
     assert "training.callback" in names

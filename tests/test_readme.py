@@ -36,6 +36,7 @@ def test_the_readme_is_short():
     assert README.stat().st_size <= 12 * 1024
 
 
+@pytest.mark.slow
 def test_the_example_prints_what_it_shows(tmp_path):
     (example,), (output,) = code_blocks("python"), code_blocks("text")
     (tmp_path / "example.py").write_text(example)
@@ -79,6 +80,7 @@ def test_the_evaluations_run(build, tmp_path, monkeypatch):
     assert abs(found["shuffled_minus_memory"]) > 0
 
 
+@pytest.mark.slow
 def test_the_family_of_a_users_own_runs(tmp_path):
     config = transformers.Qwen2Config(
         vocab_size=61,

@@ -67,6 +67,7 @@ def same_links(state, number, row):
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [1, 3])
 @pytest.mark.parametrize("name", POLICIES)
 def test_over_a_long_run_it_holds_what_the_naive_one_holds(name, window):
