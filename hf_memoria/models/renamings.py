@@ -31,7 +31,7 @@ def rename_as(stock: str, ours: str, prefixes: Sequence[str] = ()) -> None:
     Args:
         stock: name that Transformers has renamings for.
         ours: name that gets them.
-        prefixes: what stands before the base model's weights in checkpoints of other heads, and what it becomes, last.
+        prefixes: prefixes of the base model in checkpoints of other heads, and last the one that they become.
     """
     with _LOCK:
         _WAITING[ours] = stock, prefixes

@@ -1,9 +1,11 @@
 """Weights on other devices than the one that computes: nothing of the memory is read from an empty place."""
 
+import accelerate
 import pytest
 import torch
 from accelerate import cpu_offload, infer_auto_device_map
 from families import CAUSAL, answer, read_all, tiny_model, tiny_segments
+from packaging.version import Version
 from transformers import AutoModelForCausalLM
 
 HEADS = [("GPT2", "ForCausalLM"), ("Llama", "ForCausalLM"), ("Bert", "ForMaskedLM"), ("Roberta", "ForMaskedLM")]
@@ -15,6 +17,15 @@ MAPS = {
     "abstractor on disk": {**REST, "transformer.h": "cpu", "transformer.abstractor": "disk"},
     "auto": "auto",
 }
+
+
+def since(version):
+    """Skip with accelerate that is older than a version."""
+    older = Version(accelerate.__version__) < Version(version)
+    return pytest.mark.skipif(older, reason=f"accelerate {version} is the first that does this")
+
+
+ALL_ON_DISK = since("1.15")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +56,10 @@ def read(model):
     return torch.stack(logits)
 
 
-@pytest.mark.parametrize("device_map", MAPS.values(), ids=MAPS)
+@pytest.mark.parametrize(
+    "device_map",
+    [pytest.param(map_, id=name, marks=ALL_ON_DISK if "" in map_ else ()) for name, map_ in MAPS.items()],
+)
 def test_a_device_map_changes_nothing(device_map, model, checkpoint, tmp_path):
     loaded = AutoModelForCausalLM.from_pretrained(checkpoint, device_map=device_map, offload_folder=tmp_path)
     offloaded = [name for name, parameter in loaded.named_parameters() if parameter.is_meta]
@@ -59,6 +73,7 @@ def test_weights_that_are_brought_for_each_call_change_nothing(model, checkpoint
     assert torch.equal(read(loaded), read(model))
 
 
+@since("1.14")
 def test_the_memory_of_a_block_goes_where_the_block_goes(model):
     size = sum(parameter.nbytes for parameter in model.parameters())
     placed = infer_auto_device_map(
@@ -68,6 +83,7 @@ def test_the_memory_of_a_block_goes_where_the_block_goes(model):
     assert not [name for name in placed if ".h." in name and "memory" in name]
 
 
+@ALL_ON_DISK
 @pytest.mark.parametrize(("family", "head"), HEADS)
 @pytest.mark.parametrize("cue", [{}, {"cue_layer": 0}], ids=["cue of the previous segment", "cue of the same segment"])
 def test_every_family_reads_from_disk(family, head, cue, tmp_path):
