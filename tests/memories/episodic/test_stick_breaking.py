@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from families import small_episodes, tiny_model
+from families import small_episodes, tiny_model, tiny_segments
 from test_episodic_reader import VOCABULARY, WIDTH, random_state, reader_of
 from torch import nn
 
-from hf_memoria import EpisodicMemoryConfig
+from hf_memoria import EpisodicMemoryConfig, export_segment
+from hf_memoria.exporting import fixed_memory
 from hf_memoria.memories.episodic.naive_reader import read_naively
 from hf_memoria.memories.episodic.reading import store_of
 from hf_memoria.memories.episodic.stick_breaking import best_columns, stick_breaking_weights
@@ -97,6 +98,29 @@ def test_a_model_has_what_its_weights_need_and_older_settings_mean_softmax():
     assert (usual[name] == 0).all()
     assert (broken[name] == 4).all()
     assert EpisodicMemoryConfig().weighting == "softmax"
+
+
+@pytest.mark.parametrize("top_k", [None, 3])
+def test_compiled_its_weights_are_one_graph_and_the_same(top_k):
+    torch.compiler.reset()
+    scores = torch.randint(8, (2, 1, 3, 9), generator=torch.Generator().manual_seed(0)).float()
+    valid = torch.arange(9) < torch.tensor([[9], [5]])
+    compiled = torch.compile(stick_breaking_weights, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(scores, valid, NULL, top_k), stick_breaking_weights(scores, valid, NULL, top_k))
+    torch.compiler.reset()
+
+
+@torch.no_grad()
+def test_an_exported_segment_gives_the_numbers_of_the_model():
+    memory = small_episodes(weighting="stick_breaking", layers=[0])
+    model = tiny_model("Llama", "ForCausalLM", memory, num_hidden_layers=1)
+    segments = tiny_segments("Llama", steps=4, batch=3)
+    run, memory, carried = export_segment(model, segments[0]).module(), None, fixed_memory(model, segments[0], None)
+    for inputs in segments:
+        output, found = model(**inputs, memory=memory), run(carried, **inputs)
+        memory, carried = output.memory, found["memory"]
+        assert torch.allclose(output.logits, found["logits"], atol=1e-5)
+    assert not torch.allclose(model(**segments[-1]).logits, found["logits"], atol=1e-3)  # what was carried is read
 
 
 @pytest.mark.parametrize(
