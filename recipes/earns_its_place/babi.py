@@ -106,7 +106,7 @@ ARMS = {
     "delta": rivals.DELTA,
     "episodic": _episodic("episodic memory"),
     "episodic_sharp": _episodic("the same, sharper at first", _sharp_at_first),
-    "episodic_stick": _episodic("the same, stick-breaking weights", weighting="stick_breaking"),
+    "episodic_stick": _episodic("episodic memory, stick-breaking weights", weighting="stick_breaking"),
     "episodic_untied": _episodic("the episodic memory, keys do not start as queries", rivals.as_it_is),
 }
 

@@ -135,7 +135,7 @@ class EpisodicReader(nn.Module):
         """Initialise what the scores are made with, and close the gate."""
         with torch.no_grad():
             self.log_sharpness.fill_(math.log(SHARPNESS))
-            self.null.fill_(SHARPNESS / 2 if self.breaks else 0.0)
+            self.null.fill_(SHARPNESS / 2 if self.breaks else 0.0)  # a cosine of 1 / 2 takes half of what is left
             if self.forgetting is not None:
                 self.forgetting.fill_(FORGETTING)
             if self.gate is not None:
