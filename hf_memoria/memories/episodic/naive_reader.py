@@ -134,8 +134,10 @@ def _attend(
     scores = [
         F.cosine_similarity(asked[part], key[part], dim=0) * sharp + more for key, more in zip(keys, bias, strict=True)
     ]
-    # Of equal scores those of the youngest, as `keys` are in the order of reading.
-    best = sorted(range(len(scores)), key=lambda m: (-float(scores[m].detach()), -m))[: reader.top_k or len(scores)]
+    worth = [float(score.detach() - null.detach()) for score in scores]
+    if reader.breaks:
+        worth = [min(one, 0.0) for one in worth]  # of those that take half or more, the youngest come first
+    best = sorted(range(len(scores)), key=lambda m: (-worth[m], -m))[: reader.top_k or len(scores)]
     weights = _broken_weights(scores, null, best) if reader.breaks else _softmax_weights(scores, null, best)
     found = asked.new_zeros(size)
     for m in best:

@@ -272,7 +272,7 @@ class EpisodicReader(nn.Module):
             if scores is not None and columns is not None:
                 found, at = torch.cat([scores, found], dim=-1), torch.cat([columns, at], dim=-1)
             most = min(self.top_k, found.shape[-1])
-            order = best_columns(found, most) if self.breaks else found.topk(most, dim=-1).indices
+            order = best_columns(found - self.null, most) if self.breaks else found.topk(most, dim=-1).indices
             scores, columns = found.gather(-1, order), at.gather(-1, order)
         assert columns is not None
         return columns

@@ -24,7 +24,7 @@ def stick_breaking_weights(scores: Tensor, valid: Tensor, null: Tensor, top_k: i
         scores: the scores of the engrams, the oldest first, `[B, H, T, M]`.
         valid: engrams that may be read, bool `[B, M]`.
         null: score with which an engram takes half of what is left, `[H, 1, 1]`; the weights are of its dtype.
-        top_k: engrams that a head reads at a position, the youngest of equal ones; None is all.
+        top_k: engrams that a head reads at a position, see `best_columns`; None is all.
     """
     logits = scores.to(torch.promote_types(scores.dtype, torch.float32)) - null
     logits = logits.masked_fill(~valid[:, None, None], -torch.inf)
@@ -35,10 +35,15 @@ def stick_breaking_weights(scores: Tensor, valid: Tensor, null: Tensor, top_k: i
     return weights.new_zeros(logits.shape).scatter(-1, columns, weights)
 
 
-def best_columns(scores: Tensor, top_k: int) -> Tensor:
-    """Return the columns of the best scores `[..., M]`, of equal ones the last, in rising order `[..., top_k]`."""
-    least = scores.topk(top_k, dim=-1).values[..., -1:]
-    better, equal = scores > least, scores == least
+def best_columns(logits: Tensor, top_k: int) -> Tensor:
+    """Return the columns of the best logits `[..., M]`, in rising order `[..., top_k]`, of equal ones the last.
+
+    All that take half or more of what is left count as equal: of these the youngest leave next to nothing to the
+    others, however much better those are.
+    """
+    worth = logits.clamp(max=0)
+    least = worth.topk(top_k, dim=-1).values[..., -1:]
+    better, equal = worth > least, worth == least
     from_end = equal.flip(-1).cumsum(dim=-1).flip(-1)
     best = better | (equal & (from_end <= top_k - better.sum(dim=-1, keepdim=True)))
     return best.to(torch.float32).topk(top_k, dim=-1).indices.sort(dim=-1).values

@@ -37,14 +37,22 @@ def test_of_two_that_answer_the_younger_is_read_whichever_is_better_and_however_
 
 
 def test_only_the_best_are_read_the_youngest_of_equal_ones_and_none_that_may_not_be():
-    weights = weights_of([4.0, 5.0, 4.0, 4.0, 9.0], top_k=3, valid=[True, True, True, True, False])
+    weights = weights_of([3.0, 3.5, 3.0, 3.0, 9.0], top_k=3, valid=[True, True, True, True, False])
     assert weights.nonzero().flatten().tolist() == [1, 2, 3]
-    torch.testing.assert_close(weights[2:4], torch.tensor([0.25, 0.5]))
     assert not weights_of([4.0, 5.0, 4.0], top_k=2, valid=[False] * 3).any()
 
 
+def test_more_than_are_read_answer_and_the_youngest_of_them_is_found():
+    scores = torch.rand(100, generator=torch.Generator().manual_seed(0)).add(6).tolist()
+    scores[60] = 5.0  # the youngest, and the worst that answers
+    scores[61:] = [-20.0] * 39
+    weights = weights_of(scores, top_k=8)
+    assert weights.argmax() == 60
+    torch.testing.assert_close(weights, weights_of(scores), atol=1e-5, rtol=0)
+
+
 def test_the_last_of_equal_columns_are_found():
-    scores = torch.randint(4, (50, 12), generator=torch.Generator().manual_seed(0)).float()
+    scores = -torch.randint(4, (50, 12), generator=torch.Generator().manual_seed(0)).float()
     scores[:5] = -torch.inf
     for row, columns in zip(scores, best_columns(scores, 5), strict=True):
         assert columns.tolist() == sorted(sorted(range(12), key=lambda m, row=row: (-float(row[m]), -m))[:5])
