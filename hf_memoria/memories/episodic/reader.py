@@ -107,9 +107,7 @@ class EpisodicReader(nn.Module):
             raise ValueError(f"hidden_size must be a multiple of num_heads ({num_heads}); got {hidden_size}.")
         self.num_heads, self.value_ahead, self.top_k, self.place = num_heads, value_ahead, top_k, place
         self.reads_tokens, self.has_ids, self.reads_hidden = reads_tokens, has_ids, reads_hidden
-        self.breaks = weighting == "stick_breaking"
-        self.norm = nn.LayerNorm(hidden_size)
-        inner = num_heads * (head_size or hidden_size // num_heads)
+        self.norm, inner = nn.LayerNorm(hidden_size), num_heads * (head_size or hidden_size // num_heads)
         self.query, self.output = nn.Linear(hidden_size, inner), nn.Linear(inner, hidden_size)
         if reads_tokens:
             places = window if has_ids else 1
@@ -120,12 +118,17 @@ class EpisodicReader(nn.Module):
             self.hidden_norm = nn.LayerNorm(hidden_size)
             self.hidden_key, self.hidden_value = (nn.Linear(hidden_size, inner) for _ in range(2))
         self.log_sharpness = nn.Parameter(torch.empty(num_heads, 1, 1))
-        self.forgetting = None if self.breaks else nn.Parameter(torch.empty(num_heads, 1, 1))
+        self.forgetting = nn.Parameter(torch.empty(num_heads, 1, 1)) if weighting == "softmax" else None
         self.null = nn.Parameter(torch.empty(num_heads, 1, 1))
         self.spread = SpreadRead(hidden_size, num_heads, inner // num_heads) if spreads else None
         self.gate = nn.Parameter(torch.zeros(1)) if gated else None
         self.reset_memory_parameters()
         leave_undecayed(self)
+
+    @property
+    def breaks(self) -> bool:
+        """Whether weights are those of stick-breaking."""
+        return self.forgetting is None
 
     def openness(self) -> Tensor | None:
         """Return what the gate multiplies reads by, `[1]`, or None without a gate."""
