@@ -89,11 +89,12 @@ def _sharp_at_first(model: PreTrainedModel) -> None:
             reader.log_sharpness.fill_(math.log(SHARPNESS))
 
 
-def _episodic(label: str, prepare: Callable[[PreTrainedModel], None] = rivals.tie_reads_at_first) -> rivals.Arm:
+def _episodic(
+    label: str, prepare: Callable[[PreTrainedModel], None] = rivals.tie_reads_at_first, **settings: Any
+) -> rivals.Arm:
     def memory(args: Arguments) -> EpisodicMemoryConfig:
-        return EpisodicMemoryConfig(
-            capacity=None, top_k=args.top_k, key_window=args.key_window, value_ahead=0, gate=None
-        )
+        usual = {"capacity": None, "top_k": args.top_k, "key_window": args.key_window, "value_ahead": 0, "gate": None}
+        return EpisodicMemoryConfig(**usual | settings)
 
     return rivals.Arm(label, memory, prepare=prepare)
 
@@ -105,10 +106,11 @@ ARMS = {
     "delta": rivals.DELTA,
     "episodic": _episodic("episodic memory"),
     "episodic_sharp": _episodic("the same, sharper at first", _sharp_at_first),
+    "episodic_stick": _episodic("episodic memory, stick-breaking weights", weighting="stick_breaking"),
     "episodic_untied": _episodic("the episodic memory, keys do not start as queries", rivals.as_it_is),
 }
 
-OURS = ("episodic", "episodic_sharp", "episodic_untied")
+OURS = ("episodic", "episodic_sharp", "episodic_stick", "episodic_untied")
 
 
 def parse(argv: list[str]) -> Arguments:

@@ -68,6 +68,7 @@ ARMS = {
     "delta_4": rivals.DELTA_4,
     "episodic": rivals.episodic("episodic memory"),
     "episodic_open": rivals.episodic("the same, without a gate", gate=None),
+    "episodic_stick": rivals.episodic("episodic memory, stick-breaking weights", weighting="stick_breaking"),
 }
 
 

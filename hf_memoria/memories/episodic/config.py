@@ -10,6 +10,7 @@ from hf_memoria.memories.shared.settings import AUTO, GatedSettings
 from hf_memoria.settings import MOST_COUNTED, check_bool, check_count, check_list_of_counts, check_number, check_one_of
 
 CONTENTS = ("ids", "hidden")
+WEIGHTINGS = ("softmax", "stick_breaking")
 ASSOCIATIONS = (None, "spread")
 GATES = (None, "tanh", AUTO)
 GRAPHS = ("segment", "cofire", "both")
@@ -42,6 +43,8 @@ class EpisodicMemoryConfig(GatedSettings):
         read_heads: heads of the separate read, each of the size of the backbone's; None is as many as the backbone
             has, and four at most: what a store costs to project grows with them.
         top_k: engrams that a head reads at a position, those of the highest scores; None reads all.
+        weighting: the weights of the separate read: `"softmax"`, over scores that fall with age, or
+            `"stick_breaking"`, by which the youngest engram that answers is read, however old it is.
         capacity: engrams of a row at most; None keeps everything.
         stm_capacity: the number of the youngest engrams that stay whatever they are worth.
         keep: the rule for what goes when a row is full: `"learned"`, what is expected to get the least attention,
@@ -75,6 +78,7 @@ class EpisodicMemoryConfig(GatedSettings):
         "separate_read",
         "read_heads",
         "top_k",
+        "weighting",
         "association",
         "association_links",  # a state of another number is told by its size
         "gate",
@@ -90,6 +94,7 @@ class EpisodicMemoryConfig(GatedSettings):
     value_ahead: int = 1
     read_heads: int | None = None
     top_k: int | None = 32
+    weighting: str = "softmax"
     capacity: int | None = 4096
     stm_capacity: int = 512
     keep: str = "learned"
@@ -123,6 +128,7 @@ class EpisodicMemoryConfig(GatedSettings):
         check_number(
             "lifespan_extend_scale", self.lifespan_extend_scale, lambda value: 0 <= value <= 2**24, "in [0, 2**24]"
         )
+        check_one_of("weighting", self.weighting, WEIGHTINGS)
         check_one_of("association", self.association, ASSOCIATIONS)
         check_one_of("association_graph", self.association_graph, GRAPHS)
         check_count("association_links", self.association_links, least=1, most=MOST_LINKS)
@@ -136,6 +142,15 @@ class EpisodicMemoryConfig(GatedSettings):
         if self.association is not None and not self.separate_read:
             raise ValueError(
                 f"association must be None without separate_read, whose second read it is; got {self.association!r}."
+            )
+        if self.weighting != "softmax" and not self.separate_read:
+            raise ValueError(
+                f"weighting must be 'softmax' without separate_read, whose weights it is; got {self.weighting!r}."
+            )
+        if self.weighting != "softmax" and self.association is not None:
+            raise ValueError(
+                f"weighting must be 'softmax' with association={self.association!r}, whose second read knows no other "
+                f"weights; got {self.weighting!r}."
             )
         if self.association_graph != "segment" and self.association is None:
             raise ValueError(

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hf_memoria.backbones import leave_undecayed
 from hf_memoria.memories.episodic.store.state import NO_ID, take
 
 
@@ -57,3 +58,19 @@ def id_windows_of(ids: Tensor, embed: Callable[[Tensor], Tensor]) -> Windows:
         different, index = ids.unique(return_inverse=True)
     there = different != NO_ID
     return Windows(embed(different.long().clamp(min=0)) * there.unsqueeze(1), index)
+
+
+class WindowMix(nn.Module):
+    """A weighted sum of the normed embeddings of a window, by coordinate; no weights are shared between places."""
+
+    def __init__(self, width: int, embedding_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width, embedding_size))
+        self.reset_memory_parameters()
+        leave_undecayed(self)
+
+    def reset_memory_parameters(self) -> None:
+        """Give a position itself most weight, and half of it to each of its neighbours."""
+        with torch.no_grad():
+            self.weight.fill_(0.5)
+            self.weight[0] = 1.0

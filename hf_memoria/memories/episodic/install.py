@@ -99,6 +99,7 @@ def _reader_for(base: Any, config: Any, width: int, place: int) -> EpisodicReade
         spreads=memory.association == "spread",
         place=place,
         gated=memory.gate is not None,
+        weighting=memory.weighting,
     )
 
 

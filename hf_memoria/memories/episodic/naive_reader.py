@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hf_memoria.memories.episodic.reader import EpisodicReader, WindowMix
+from hf_memoria.memories.episodic.id_windows import WindowMix
+from hf_memoria.memories.episodic.reader import EpisodicReader
 from hf_memoria.memories.episodic.spread_read import SPREADS_TO
 from hf_memoria.memories.episodic.store.state import NO_ID, EpisodicState
 
@@ -100,6 +101,8 @@ def _unit_heads(reader: EpisodicReader, key: Tensor) -> Tensor:
 
 
 def _forgotten(reader: EpisodicReader, head: int, age: float) -> Tensor:
+    if reader.forgetting is None:
+        return torch.zeros(())
     return -F.softplus(reader.forgetting[head, 0, 0]) * torch.log(torch.tensor(1.0 + age))
 
 
@@ -131,10 +134,27 @@ def _attend(
     scores = [
         F.cosine_similarity(asked[part], key[part], dim=0) * sharp + more for key, more in zip(keys, bias, strict=True)
     ]
-    best = sorted(range(len(scores)), key=lambda m: -float(scores[m].detach()))[: reader.top_k or len(scores)]
-    total = null.exp() + sum(scores[m].exp() for m in best)
-    weights = [scores[m].exp() / total if m in best else torch.zeros(()) for m in range(len(scores))]
+    worth = [float(score.detach() - null.detach()) for score in scores]
+    if reader.breaks:
+        worth = [min(one, 0.0) for one in worth]  # of those that take half or more, the youngest come first
+    best = sorted(range(len(scores)), key=lambda m: (-worth[m], -m))[: reader.top_k or len(scores)]
+    weights = _broken_weights(scores, null, best) if reader.breaks else _softmax_weights(scores, null, best)
     found = asked.new_zeros(size)
     for m in best:
         found = found + weights[m] * values[m][part]
     return found, weights
+
+
+def _softmax_weights(scores: list[Tensor], null: Tensor, best: list[int]) -> list[Tensor]:
+    total = null.exp() + sum(scores[m].exp() for m in best)
+    return [scores[m].exp() / total if m in best else torch.zeros(()) for m in range(len(scores))]
+
+
+def _broken_weights(scores: list[Tensor], null: Tensor, best: list[int]) -> list[Tensor]:
+    """Return the weights where each engram, the youngest first, takes its part of what is left."""
+    weights, left = [torch.zeros(()) for _ in scores], torch.ones(())
+    for m in sorted(best, reverse=True):
+        part = 1 / (1 + (null - scores[m]).exp())
+        weights[m] = part * left
+        left = left * (1 - part)
+    return weights

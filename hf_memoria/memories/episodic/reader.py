@@ -16,9 +16,10 @@ from torch.nn import functional as F
 
 from hf_memoria.backbones import leave_undecayed
 from hf_memoria.memories.episodic.heads import in_heads, merged, weights_of_best
-from hf_memoria.memories.episodic.id_windows import Windows, id_windows_of
+from hf_memoria.memories.episodic.id_windows import WindowMix, Windows, id_windows_of
 from hf_memoria.memories.episodic.searched import Bank, Columns, SearchedStore, SearchRead
 from hf_memoria.memories.episodic.spread_read import SpreadRead
+from hf_memoria.memories.episodic.stick_breaking import best_columns, stick_breaking_weights
 
 SHARPNESS = 8.0
 """What the cosine of query and key is multiplied by at first."""
@@ -31,22 +32,6 @@ LARGE = 16 * SMALL
 
 FORGETTING = 0.1
 """What a score loses with log(1 + age) at first, before the softplus."""
-
-
-class WindowMix(nn.Module):
-    """A weighted sum of the normed embeddings of a window, by coordinate; no weights are shared between places."""
-
-    def __init__(self, width: int, embedding_size: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(width, embedding_size))
-        self.reset_memory_parameters()
-        leave_undecayed(self)
-
-    def reset_memory_parameters(self) -> None:
-        """Give a position itself most weight, and half of it to each of its neighbours."""
-        with torch.no_grad():
-            self.weight.fill_(0.5)
-            self.weight[0] = 1.0
 
 
 def parts_of(windows: Windows | None, store: SearchedStore) -> Iterator[tuple[Tensor, Windows | None, SearchedStore]]:
@@ -76,7 +61,8 @@ class EpisodicReader(nn.Module):
         s_tm = tau_h cos(W_q N(h_t), K_m) - softplus(a_h) log(1 + age_m)
         h_t += O sum over the top_k of softmax([null_h, s_t.]) V_m
 
-    A row with an empty store keeps its residual stream to the bit.
+    Where `weighting` is stick-breaking, scores have no age, and weights are those of `stick_breaking_weights`. A row
+    with an empty store keeps its residual stream to the bit.
 
     Args:
         hidden_size: D.
@@ -92,6 +78,7 @@ class EpisodicReader(nn.Module):
         spreads: whether there is a second read, of what stood in one segment with what the first one found.
         place: the place of this block among the stored layers.
         gated: whether the read is multiplied by tanh of a learned scalar that starts at zero.
+        weighting: `"softmax"` or `"stick_breaking"`, see `EpisodicMemoryConfig`.
 
     Raises:
         ValueError: if D is no multiple of H and no `head_size` is given.
@@ -113,14 +100,14 @@ class EpisodicReader(nn.Module):
         spreads: bool = False,
         place: int = 0,
         gated: bool = False,
+        weighting: str = "softmax",
     ) -> None:
         super().__init__()
         if head_size is None and hidden_size % num_heads:
             raise ValueError(f"hidden_size must be a multiple of num_heads ({num_heads}); got {hidden_size}.")
         self.num_heads, self.value_ahead, self.top_k, self.place = num_heads, value_ahead, top_k, place
         self.reads_tokens, self.has_ids, self.reads_hidden = reads_tokens, has_ids, reads_hidden
-        self.norm = nn.LayerNorm(hidden_size)
-        inner = num_heads * (head_size or hidden_size // num_heads)
+        self.norm, inner = nn.LayerNorm(hidden_size), num_heads * (head_size or hidden_size // num_heads)
         self.query, self.output = nn.Linear(hidden_size, inner), nn.Linear(inner, hidden_size)
         if reads_tokens:
             places = window if has_ids else 1
@@ -131,12 +118,17 @@ class EpisodicReader(nn.Module):
             self.hidden_norm = nn.LayerNorm(hidden_size)
             self.hidden_key, self.hidden_value = (nn.Linear(hidden_size, inner) for _ in range(2))
         self.log_sharpness = nn.Parameter(torch.empty(num_heads, 1, 1))
-        self.forgetting = nn.Parameter(torch.empty(num_heads, 1, 1))
+        self.forgetting = nn.Parameter(torch.empty(num_heads, 1, 1)) if weighting == "softmax" else None
         self.null = nn.Parameter(torch.empty(num_heads, 1, 1))
         self.spread = SpreadRead(hidden_size, num_heads, inner // num_heads) if spreads else None
         self.gate = nn.Parameter(torch.zeros(1)) if gated else None
         self.reset_memory_parameters()
         leave_undecayed(self)
+
+    @property
+    def breaks(self) -> bool:
+        """Whether weights are those of stick-breaking."""
+        return self.forgetting is None
 
     def openness(self) -> Tensor | None:
         """Return what the gate multiplies reads by, `[1]`, or None without a gate."""
@@ -146,8 +138,9 @@ class EpisodicReader(nn.Module):
         """Initialise what the scores are made with, and close the gate."""
         with torch.no_grad():
             self.log_sharpness.fill_(math.log(SHARPNESS))
-            self.forgetting.fill_(FORGETTING)
-            self.null.zero_()
+            self.null.fill_(SHARPNESS / 2 if self.breaks else 0.0)  # a cosine of 1 / 2 takes half of what is left
+            if self.forgetting is not None:
+                self.forgetting.fill_(FORGETTING)
             if self.gate is not None:
                 self.gate.zero_()
 
@@ -235,7 +228,8 @@ class EpisodicReader(nn.Module):
             bank = self.bank(windows, store)
         keys, values = bank
         scores = self.scores(query, keys, store)
-        weigh = partial(weights_of_best, valid=store.valid, null=self.null, top_k=self.top_k)
+        weights_of = stick_breaking_weights if self.breaks else weights_of_best
+        weigh = partial(weights_of, valid=store.valid, null=self.null, top_k=self.top_k)
         weights = weigh(scores)
         read = self.output(merged(weights @ values))
         if self.spread is not None:
@@ -280,14 +274,17 @@ class EpisodicReader(nn.Module):
             at = place.expand(found.shape)
             if scores is not None and columns is not None:
                 found, at = torch.cat([scores, found], dim=-1), torch.cat([columns, at], dim=-1)
-            scores, order = found.topk(min(self.top_k, found.shape[-1]), dim=-1)
-            columns = at.gather(-1, order)
+            most = min(self.top_k, found.shape[-1])
+            order = best_columns(found - self.null, most) if self.breaks else found.topk(most, dim=-1).indices
+            scores, columns = found.gather(-1, order), at.gather(-1, order)
         assert columns is not None
         return columns
 
     def scores(self, query: Tensor, keys: Tensor, store: SearchedStore) -> Tensor:
         """Return how well the engrams answer normed hidden states `[B, T, D]`, `[B, H, T, M]`."""
         asked = F.normalize(in_heads(self.query(query), self.num_heads), dim=-1)
+        scores: Tensor = asked @ keys.transpose(-1, -2) * self.log_sharpness.exp()
+        if self.forgetting is None:
+            return scores
         past = torch.log1p(store.age.to(asked.dtype))[:, None, None]
-        scores: Tensor = asked @ keys.transpose(-1, -2) * self.log_sharpness.exp() - F.softplus(self.forgetting) * past
-        return scores
+        return scores - F.softplus(self.forgetting) * past

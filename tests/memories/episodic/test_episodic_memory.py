@@ -44,6 +44,7 @@ FORMS = {
         "top_k": None,
         "keep": "fifo",
     },
+    "stick": {"weighting": "stick_breaking"},
     "two-layers": {"layers": [0, 2], "top_k": None, "keep": "lifespan"},
 }
 

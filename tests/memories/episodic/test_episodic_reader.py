@@ -24,14 +24,17 @@ FORMS = {
     "both": {"spreads": True, "top_k": 3},
     "hidden": {"reads_hidden": True},
     "hidden-alone": {"reads_hidden": True, "reads_tokens": False},
+    "stick": {"weighting": "stick_breaking"},
+    "stick-few": {"weighting": "stick_breaking", "top_k": 3, "gated": True},
 }
 
 
-def random_state(window, ragged, embeds=False, seed=0):
+def random_state(window, ragged, embeds=False, seed=0, again=False, policy=None):
     generator = torch.Generator().manual_seed(seed)
     state = EpisodicState.empty(3, WIDTH, window=window, num_links=3)
     # Each id once: of two engrams with one key either may be among the best.
     text = torch.rand(3, VOCABULARY, generator=generator).argsort(dim=1)
+    text = text % 2 if again else text
     for step in range(4):
         real = torch.rand(3, 4, generator=generator) < (0.7 if ragged else 1.1)
         if ragged:
@@ -41,7 +44,7 @@ def random_state(window, ragged, embeds=False, seed=0):
         vectors = torch.randn(3, 4, WIDTH, generator=generator) if embeds and step % 2 else None
         segment = Segment(real=real, ids=None if vectors is not None else ids, embeds=vectors, hidden=hidden)
         paid = torch.rand(3, state.width, generator=generator)
-        state = write_segment(state, segment, paid, KeepPolicy())
+        state = write_segment(state, segment, paid, policy or KeepPolicy())
     return state
 
 
@@ -85,8 +88,10 @@ def test_it_reads_what_the_naive_one_reads(form, ragged, embeds, small, monkeypa
         torch.testing.assert_close(one, other, atol=2e-4, rtol=1e-3)
 
 
-def test_a_row_with_nothing_to_read_keeps_its_stream_to_the_bit():
-    reader, embed, state = reader_of(), nn.Embedding(VOCABULARY, WIDTH), random_state(3, ragged=True)
+@pytest.mark.parametrize("weighting", ["softmax", "stick_breaking"])
+def test_a_row_with_nothing_to_read_keeps_its_stream_to_the_bit(weighting):
+    reader, embed = reader_of(weighting=weighting), nn.Embedding(VOCABULARY, WIDTH)
+    state = random_state(3, ragged=True)
     hidden = torch.randn(3, 5, WIDTH)
     read = reader(hidden, store_of(state, 1), embed).hidden
     assert torch.equal(read[2], hidden[2])
