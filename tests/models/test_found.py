@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from families import read_all, small_memory, states_equal
+from packaging.version import Version
 from tiny_stock import tiny_stock
 from torch import nn
 from transformers import AutoModelForCausalLM
@@ -103,8 +104,14 @@ def test_the_place_is_found(name):
     assert entry_of(spec) == entry_of(spec_of(FOUND[name][1]))
 
 
+OLD_LAYER_TYPES = Version(transformers.__version__) < Version("5.23")
+"""Transformers 5.17 takes lfm2's layers for others in a config of another model type; between, none was tried."""
+
+
 @pytest.mark.parametrize("name", FOUND)
 def test_it_remembers_without_an_entry(name):
+    if OLD_LAYER_TYPES and name == "Lfm2ForCausalLM":
+        pytest.skip("this Transformers renames the layers of lfm2 in a config of another model type")
     model = stock_model(name)
     wrapped = hf_memoria.wrap(model, memory=small_memory())
     assert torch.equal(wrapped(**segments()[0])[0], model(**segments()[0])[0])
@@ -231,6 +238,7 @@ def test_a_memory_that_a_family_cannot_have_is_refused_when_it_is_chosen():
         hf_memoria.wrap(stock_model("BloomForCausalLM"), memory=hf_memoria.TokenMemoryConfig(num_tokens=3))
 
 
+@pytest.mark.skipif(OLD_LAYER_TYPES, reason="this Transformers renames the layers of lfm2")
 def test_recurrent_layers_do_not_read():
     model = hf_memoria.wrap(stock_model("Lfm2ForCausalLM"), memory=small_memory())
     assert "memory" not in dict(model.base_model.layers[0].named_children())
