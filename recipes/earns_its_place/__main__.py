@@ -17,7 +17,7 @@ from itertools import pairwise, takewhile
 from pathlib import Path
 
 RECIPES = Path(__file__).resolve().parents[1]
-TASKS = ("recall", "marked", "again", "episode", "books", "mqar", "babi")
+TASKS = ("recall", "marked", "again", "episode", "books", "mqar", "babi", "needles")
 
 
 def main(argv: list[str]) -> None:

@@ -203,14 +203,14 @@ def lanes_of(task: Any, steps: int, lanes: int, seed: int) -> Iterator[tuple[Ten
 
 
 @torch.no_grad()
-def measure(model: PreTrainedModel, arm: Arm, documents: Documents, groups: Groups) -> dict[str, float]:
-    """Return the share of answers that are right, over all and in each group, and the loss of an answer."""
+def measure(model: PreTrainedModel, arm: Arm, documents: Documents, groups: Groups, best: int = 1) -> dict[str, float]:
+    """Return the share of answers among the `best` words, over all and in each group, and the loss of an answer."""
     model.eval()
     right, losses, ago = [], [], []
     for rows in zip(*(part.split(64) for part in documents), strict=True):
         for logits, targets, lags in read(model, arm, Documents(*rows)):
             asked = targets != IGNORED
-            right.append((logits[asked].argmax(-1) == targets[asked]).double())
+            right.append((logits[asked].topk(best).indices == targets[asked][:, None]).any(-1).double())
             losses.append(cross_entropy(logits[asked], targets[asked], reduction="none"))
             ago.append(lags[asked])
     hit, lag = torch.cat(right), torch.cat(ago)
@@ -219,12 +219,17 @@ def measure(model: PreTrainedModel, arm: Arm, documents: Documents, groups: Grou
 
 
 def read(model: PreTrainedModel, arm: Arm, documents: Documents) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield logits, targets and lags of each segment, or of whole documents."""
+    """Yield logits, targets and lags of each segment that need be read, or of whole documents."""
     if arm.tokens:
         ids, targets, lags = (part.flatten(1) for part in documents)
         yield model(input_ids=ids, use_cache=False).logits, targets, lags
         return
     memory: dict[str, Any] = {}
+    if arm.write is not None:
+        first = int((documents.targets != IGNORED).any(dim=2).any(dim=0).int().argmax())
+        if first and model.config.memory is not None:
+            memory = {"memory": arm.write(model, documents.ids[:, :first])}
+        documents = Documents(*(part[:, first:] for part in documents))
     for ids, targets, lags in zip(*(part.unbind(1) for part in documents), strict=True):
         output = model(input_ids=ids, use_cache=False, **memory)
         memory = {} if model.config.memory is None else {"memory": output.memory}
@@ -257,8 +262,8 @@ def bytes_kept(model: PreTrainedModel, arm: Arm, documents: Documents) -> float:
         return float(sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers))
     if model.config.memory is None:
         return 0.0
-    memory = None
-    for ids in documents.ids.unbind(1):
+    memory = None if arm.write is None else arm.write(model, documents.ids)
+    for ids in documents.ids.unbind(1) if memory is None else ():
         memory = model(input_ids=ids, use_cache=False, memory=memory).memory
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "memory.safetensors"

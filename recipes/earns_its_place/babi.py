@@ -23,11 +23,11 @@ from common.babi import (
     last_of_each,
     made_up_facts,
     read_facts,
-    sentences_of,
     vocabulary_of,
 )
 from common.config import WrongSettingError, check_list, check_positive
 from common.corpus import load_corpus, read_files
+from common.haystack import sentences_of
 from common.sweep import plot_sweep
 from transformers import PreTrainedModel
 

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_memoria import EngramMemoryConfig, EpisodicMemoryConfig, TokenMemoryConfig
 from hf_memoria.memories import MemorySettings
 from hf_memoria.memories.episodic.reader import EpisodicReader
+from hf_memoria.memories.episodic.store import EpisodicState, Segment, write_segment
 
 from .delta_rule import DeltaRuleConfig, tie_at_first
 
@@ -32,12 +34,15 @@ class Arm:
         tokens: for an arm that reads whole documents in one forward: how many times the tokens of the others it learns
             from. 0 is an arm that reads segments.
         prepare: what is done to the model before it learns.
+        write: for an arm whose memory does not depend on what was computed: what makes the memory that a model has
+            after segments `[B, S, T]`, without running it. Tests then skip segments that ask nothing.
     """
 
     label: str
     memory: Callable[[Any], MemorySettings | None] = _nothing
     tokens: int = 0
     prepare: Callable[[PreTrainedModel], None] = as_it_is
+    write: Callable[[PreTrainedModel, Tensor], Any] | None = None
 
 
 def engrams(label: str, retrieval: str) -> Arm:
@@ -80,6 +85,22 @@ def tie_reads_at_first(model: PreTrainedModel) -> None:
     for reader in model.modules():
         if isinstance(reader, EpisodicReader):
             reader.key.load_state_dict(reader.query.state_dict())
+
+
+@torch.no_grad()
+def write_ids(model: PreTrainedModel, segments: Tensor) -> EpisodicState:
+    """Return the episodic memory of segments `[B, S, T]`; of attention to it nothing is known, and no engram goes."""
+    state = EpisodicState.empty(
+        len(segments),
+        model.config.hidden_size,
+        embedding_size=model.config.hidden_size,
+        num_layers=1,
+        window=model.config.memory.key_window,
+    )
+    for ids in segments.unbind(1):
+        segment = Segment(real=torch.ones_like(ids, dtype=torch.bool), ids=ids)
+        state = write_segment(state, segment, torch.zeros(len(ids), state.width), model.config.memory.policy())
+    return state
 
 
 NONE = Arm("no memory")

@@ -13,10 +13,9 @@ from common.babi import (
     last_of_each,
     made_up_facts,
     read_facts,
-    sentences_of,
     vocabulary_of,
-    words_of,
 )
+from common.haystack import sentences_of, words_of
 from common.recall import IGNORED
 from common.training import small_gpt2
 from earns_its_place import babi, rivals, suite
@@ -27,7 +26,9 @@ from hf_memoria.memories.episodic.reader import EpisodicReader
 BOOK = "It was a dark and stormy night; the rain fell. Nobody came to the door! Where is Mary? She was away."
 BOOKS = sentences_of([BOOK], longest=9)
 IDS = vocabulary_of(BOOKS, 60)
-TASK = BabiTask(4, 32, made_up_facts(5, seed=0), BOOKS, IDS, asks_always=True)
+TASK = BabiTask(
+    segments=4, segment_length=32, stories=made_up_facts(5, seed=0), books=BOOKS, ids=IDS, asks_always=True
+)
 FILE = """1 Mary moved to the bathroom.
 2 John went back to the hallway.
 3 Where is Mary? \tbathroom\t1

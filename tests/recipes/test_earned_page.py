@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from earns_its_place import again, babi, episode, marked, mqar, recall
+from common.needles import KINDS
+from earns_its_place import again, babi, episode, marked, mqar, needles, recall
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {
-    name: (ROOT / f"docs/pages/results/{name}.md").read_text(encoding="utf-8") for name in ("earns_its_place", "babi")
+    name: (ROOT / f"docs/pages/results/{name}.md").read_text(encoding="utf-8")
+    for name in ("earns_its_place", "babi", "needles")
 }
 RESULTS = ROOT / "recipes" / "results" / "earns_its_place"
 SHOWN = {
@@ -51,9 +53,20 @@ def test_every_arm_that_was_run_is_in_its_table_with_its_figures(task):
         assert row_of(arm, results, measures, module.ARMS[arm].label) in page_of(task).splitlines()
 
 
-@pytest.mark.parametrize("task", SHOWN)
+def test_needles_have_a_table_for_each_kind_and_one_of_costs():
+    results, page = published("needles"), page_of("needles").splitlines()
+    lengths = (1024, 2048, 4096, 8192, 16384)
+    for arm in results["summary"]:
+        label, summary = needles.ARMS[arm].label, results["summary"][arm]
+        for kind in (*KINDS, "needles_1", "needles_2", "needles_3"):
+            figures = " | ".join(said(summary[f"{kind}_{words}"]) for words in lengths)
+            assert f"| {label} | {figures} |" in page, (kind, figures)
+        assert row_of(arm, results, (), label) in page
+
+
+@pytest.mark.parametrize("task", [*SHOWN, "needles"])
 def test_arms_that_were_not_run_are_named_as_missing(task):
-    module, _ = SHOWN[task]
+    module = needles if task == "needles" else SHOWN[task][0]
     missing = page_of(task).split("## What is missing")[1]
     for arm in module.parse([]).arms:
         if arm not in published(task)["summary"]:
