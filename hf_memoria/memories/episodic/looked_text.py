@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,17 +15,21 @@ from hf_memoria.memories.episodic.store.state import NO_ID
 Decode = Callable[[list[int]], str]
 
 
-def weight_by_position(looked: Iterable[Looked]) -> dict[int, float]:
-    """Return the attention that each position of the document got in all these looks.
+def weight_by_position(looked: Sequence[Looked], against: Sequence[Looked] = ()) -> dict[int, float]:
+    """Return the attention that each position of the document got, the mean over these looks.
 
     Args:
         looked: the looks of one row.
+        against: looks at the same row for another reason, for example for other questions. What they gave a position
+            on average is subtracted, and positions that got no more than that are left out: some tokens get much
+            attention whatever is asked.
     """
     weights: dict[int, float] = defaultdict(float)
-    for one in looked:
-        for look in one.looks:
-            weights[look.position] += look.weight
-    return dict(weights)
+    for looks, sign in ((looked, 1.0), (against, -1.0)):
+        for one in looks:
+            for look in one.looks:
+                weights[look.position] += sign * look.weight / len(looks)
+    return {position: weight for position, weight in weights.items() if weight > 0}
 
 
 def looked_text(
@@ -34,13 +38,14 @@ def looked_text(
     decode: Decode,
     *,
     row: int = 0,
+    against: Sequence[Looked] = (),
     passages: int = 3,
     around: int = 24,
     whole: bool = True,
 ) -> str:
     """Return the text that was looked at as a piece of HTML: the passages that got most, and all of it.
 
-    The more attention a token got, summed over these looks, the stronger its colour; the strongest is that of the
+    The more attention a token got, the mean over these looks, the stronger its colour; the strongest is that of the
     token that got most.
 
     Args:
@@ -48,21 +53,25 @@ def looked_text(
         looked: the looks of one row at it.
         decode: the function from ids to their text, a tokenizer's `decode`.
         row: the row of the state.
+        against: looks for another reason, whose mean is subtracted; see `weight_by_position`.
         passages: passages that are shown apart, at most.
         around: tokens that a passage shows before and behind the token that got most.
         whole: whether all of the text stands behind them, folded.
 
     Raises:
-        ValueError: if the row holds none of what was looked at.
+        ValueError: if the row holds none of what was looked at, or if it got no more attention than in `against`.
     """
-    weights, tokens = weight_by_position(looked), _tokens(memory, row, decode)
+    weights, tokens = weight_by_position(looked, against), _tokens(memory, row, decode)
     strongest = max((weights.get(token.position, 0.0) for token in tokens), default=0.0)
     if not strongest:
-        raise ValueError(f"looked must be looks at row {row} of this memory; it holds no engram that they name.")
+        raise ValueError(
+            f"looked must be looks at row {row} of this memory; it holds no engram that they gave any attention, or "
+            "none that they gave more than `against`."
+        )
     shown = [_span(token, weights.get(token.position, 0.0), strongest) for token in tokens]
     parts = [
         f"<p><small>position {tokens[best].position}, source {tokens[best].source}, "
-        f"{weights[tokens[best].position]:.2f}</small><br>… {''.join(shown[first:last])} …</p>"
+        f"{weights[tokens[best].position]:.4f}</small><br>… {''.join(shown[first:last])} …</p>"
         for best, first, last in _passages(tokens, weights, passages, around)
     ]
     if whole:
@@ -77,6 +86,7 @@ def write_text_page(
     decode: Decode,
     title: str = "Where it looked",
     row: int = 0,
+    against: Sequence[Looked] = (),
 ) -> None:
     """Write `looked_text` as a page of its own, HTML without scripts. It holds text that was read.
 
@@ -87,8 +97,9 @@ def write_text_page(
         decode: the function from ids to their text, a tokenizer's `decode`.
         title: the title of the page.
         row: the row of the state.
+        against: looks for another reason, whose mean is subtracted; see `weight_by_position`.
     """
-    body = looked_text(memory, looked, decode, row=row)
+    body = looked_text(memory, looked, decode, row=row, against=against)
     Path(path).write_text(PAGE.format(title=html.escape(title), body=body), encoding="utf-8")
 
 
@@ -139,7 +150,7 @@ def _span(token: _Token, weight: float, strongest: float) -> str:
     share = round(100 * weight / strongest)
     if not share:
         return text
-    return f'<span title="{weight:.3f}" style="background: rgba(230, 140, 0, {share / 100})">{text}</span>'
+    return f'<span title="{weight:.4f}" style="background: rgba(230, 140, 0, {share / 100})">{text}</span>'
 
 
 STYLE = "font: 15px/1.5 system-ui, sans-serif; max-width: 50rem"

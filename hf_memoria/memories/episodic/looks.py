@@ -82,7 +82,7 @@ class LookRecorder(HookHolder):
     def __init__(self, model: Any, most: int = 5, always: bool = True) -> None:
         self.base_model, self.most, self.always = model.base_model, most, always
         self.looked: list[Looked] = []
-        memory = getattr(model.config, "memory", None)
+        memory: Any = getattr(model.config, "memory", None)
         if getattr(memory, "kind", None) != "episodic":
             raise ValueError(
                 "model must have an EpisodicMemoryConfig to record what it looks at; got "
@@ -133,19 +133,19 @@ class LookRecorder(HookHolder):
         real = reading.real_positions(mean)
         for row, place in real.nonzero().tolist():
             token = None if reading.ids is None else int(reading.ids[row, place])
-            pairs = zip(places[row, place].tolist(), found.values[row, place].tolist(), strict=True)
-            looks = [_look(store, row, column, weight) for column, weight in pairs if weight > 0]
+            looks = _looks(store, row, places[row, place], found.values[row, place].tolist())
             self.looked.append(Looked(block, row, token, looks, read))
 
 
-def _look(store: SearchedStore, row: int, column: int, weight: float) -> Look:
-    window: Tensor = store.ids[row, column]
-    return Look(
-        ids=[*window[:-1].flip(0).tolist(), int(window[-1])],
-        position=int(store.position[row, column]),
-        segments_ago=int(store.age[row, column]),
-        weight=weight,
-    )
+def _looks(store: SearchedStore, row: int, columns: Tensor, weights: list[float]) -> list[Look]:
+    """Return looks at columns of a row, int64 `[K]`, the best first; those without weight are left out."""
+    fields = (store.ids[row, columns], store.position[row, columns], store.age[row, columns])
+    entries = zip(*(field.tolist() for field in fields), weights, strict=True)
+    return [
+        Look(ids=[*window[-2::-1], window[-1]], position=position, segments_ago=age, weight=weight)
+        for window, position, age, weight in entries
+        if weight > 0
+    ]
 
 
 def mean_over_blocks(looked: Sequence[Looked], most: int = 5, read: str = SHARED) -> list[Looked]:

@@ -35,9 +35,10 @@ def coloured(text):
     return re.findall(r'rgba\(230, 140, 0, ([\d.]+)\)">([^<]*)</span>', text)
 
 
-def test_weights_are_added_up_by_position():
-    found = weight_by_position([looks_at((3, 0.5), (4, 0.25)), looks_at((4, 0.5))])
-    assert found == {3: 0.5, 4: 0.75}
+def test_weights_are_means_and_those_of_others_are_subtracted():
+    looked = [looks_at((3, 0.5), (4, 0.25)), looks_at((4, 0.75))]
+    assert weight_by_position(looked) == {3: 0.25, 4: 0.5}
+    assert weight_by_position(looked, [looks_at((4, 0.125), (9, 0.5), (3, 0.25))]) == {4: 0.375}
 
 
 def test_what_got_most_is_the_strongest_and_its_passage_the_first(memory):
@@ -47,7 +48,7 @@ def test_what_got_most_is_the_strongest_and_its_passage_the_first(memory):
     first, second = re.findall(r"<br>… (.*?) …</p>", text)
     assert re.sub("<[^>]*>", "", first).strip() == decode(ids[28:33])
     assert re.sub("<[^>]*>", "", second).strip() == decode(ids[1:6])
-    assert "position 30, source 4, 0.40" in text
+    assert "position 30, source 4, 0.4000" in text
 
 
 def test_all_of_the_text_stands_behind_and_is_escaped(memory, tmp_path):
@@ -69,5 +70,13 @@ def test_positions_without_ids_are_dots():
 
 
 def test_looks_at_another_memory_are_refused(memory):
-    with pytest.raises(ValueError, match="looked must be looks at row 0 of this memory"):
-        looked_text(memory, [looks_at((4000, 1.0))], decode)
+    for looked, against in (([looks_at((4000, 1.0))], []), ([looks_at((3, 0.5))], [looks_at((3, 0.5))])):
+        with pytest.raises(ValueError, match="looked must be looks at row 0 of this memory"):
+            looked_text(memory, looked, decode, against=against)
+
+
+def test_a_page_shows_what_is_above_the_others(memory, tmp_path):
+    looked, others = [looks_at((5, 0.5), (20, 0.25))], [looks_at((5, 0.5))]
+    write_text_page(memory, looked, tmp_path / "page.html", decode, against=others)
+    found = coloured((tmp_path / "page.html").read_text().split("<summary>")[1])
+    assert found == [("1.0", " " + WORDS[memory.text_ids(0)[20]])]
