@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import html
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hf_memoria.backbones import HookHolder, reading_of
+from hf_memoria.backbones import HookHolder, blocks_of, reading_of, submodule
+from hf_memoria.memories.episodic.install import reading_layers, sharing_layers
 from hf_memoria.memories.episodic.reader import EpisodicReader
+from hf_memoria.memories.episodic.reading import EpisodicReading
 from hf_memoria.memories.episodic.searched import SearchedStore, SearchRead
 from hf_memoria.memories.episodic.store.state import NO_ID
+
+SEPARATE, SHARED = "separate", "shared"
+"""The reads of an episodic memory: one beside self-attention, and self-attention itself."""
 
 
 @dataclass(frozen=True)
@@ -39,82 +45,137 @@ class Looked:
     """What one position of a row looked at.
 
     Attributes:
-        block: number of the reading block.
+        block: number of the reading block, counted from 0; None for the mean over blocks.
         row: the row of the batch.
         token: id of the position, or None where it came without one.
-        looks: the engrams that got most, in that order; what is missing to a sum of 1 went to nothing at all.
+        looks: the engrams that got most, in that order. What is missing to a sum of 1 went to engrams that are not
+            listed and, of the separate read, to nothing at all, of shared attention, to the segment itself.
+        read: `"separate"` or `"shared"`.
     """
 
-    block: int
+    block: int | None
     row: int
     token: int | None
     looks: list[Look]
+    read: str = SEPARATE
 
 
 class LookRecorder(HookHolder):
     """Records what a model with an episodic memory looks at, within `with LookRecorder(model) as recorder:`.
 
-    It records the separate read; each position stands in `recorder.looked` in the order of reading, once a reading
-    block. What is recorded is the text itself.
+    Each position stands in `recorder.looked` in the order of reading, once a reading block and read; of shared
+    attention only where there is something stored. What is recorded is the text itself.
 
     Args:
-        model: a model with an episodic memory that has a separate read.
+        model: a model with an episodic memory.
         most: engrams of a position at most.
+        always: whether shared attention's looks at what it sees whatever the scores are count too: the segment before
+            and the document's first positions. Without these, only what was searched is recorded.
 
     Attributes:
         looked: the looks that were recorded so far.
 
     Raises:
-        ValueError: if no block of the model reads so.
+        ValueError: if the model has no episodic memory.
     """
 
-    def __init__(self, model: Any, most: int = 5) -> None:
-        self.base_model, self.most = model.base_model, most
+    def __init__(self, model: Any, most: int = 5, always: bool = True) -> None:
+        self.base_model, self.most, self.always = model.base_model, most, always
         self.looked: list[Looked] = []
-        modules = self.base_model.modules()
-        self._blocks: list[nn.Module] = [module for module in modules if isinstance(module, EpisodicReader)]
-        self._handles: list[Any] = []
-        if not self._blocks:
+        memory: Any = getattr(model.config, "memory", None)
+        if getattr(memory, "kind", None) != "episodic":
             raise ValueError(
-                "model must have an EpisodicMemoryConfig with separate_read=True to record what it looks at; got "
-                f"{type(model).__name__} with {model.config.memory}."
+                "model must have an EpisodicMemoryConfig to record what it looks at; got "
+                f"{type(model).__name__} with memory {memory}."
             )
+        spec, blocks = model.config.backbone_spec, blocks_of(self.base_model, model.config.backbone_spec)
+        self._readers: dict[nn.Module, int] = {  # with PEFT a block has two, of which one runs
+            module: index
+            for index in (reading_layers(model.config) if memory.separate_read else ())
+            for module in blocks[index].modules()
+            if isinstance(module, EpisodicReader)
+        }
+        self._sharing = [submodule(blocks[index], spec, "attention") for index in sharing_layers(model.config)]
+        self._handles: list[Any] = []
 
     def __enter__(self) -> LookRecorder:
-        self._handles = [reader.register_forward_hook(self._record) for reader in self._blocks]
+        self._handles = [reader.register_forward_hook(self._record) for reader in self._readers]
+        self._handles += [attention.register_forward_pre_hook(self._watch) for attention in self._sharing]
         return self
 
     def __exit__(self, *error: object) -> None:
         while self._handles:
             self._handles.pop().remove()
 
-    @torch.no_grad()
     def _record(self, reader: nn.Module, args: tuple[Any, ...], read: SearchRead) -> None:
-        reading, store = reading_of(self.base_model), args[1]
-        weights = read.weights.float().mean(dim=1)
-        found = weights.topk(min(self.most, weights.shape[-1]), dim=-1)
-        columns = found.indices
-        if read.columns is not None:
-            columns = read.columns.unsqueeze(1).expand(-1, weights.shape[1], -1).gather(2, columns)
-        block, real = self._blocks.index(reader), reading.real_positions(read.hidden)
+        reading, weights = reading_of(self.base_model), read.weights
+        self._add(reading, self._readers[reader], args[1], weights, read.columns, SEPARATE)
+
+    def _watch(self, attention: nn.Module, args: tuple[Any, ...]) -> None:
+        reading = reading_of(self.base_model)
+        if isinstance(reading, EpisodicReading):
+            reading.watch = self._record_shared
+
+    def _record_shared(self, reading: EpisodicReading, block: int, weights: Tensor) -> None:
+        if not self.always:
+            weights = weights * ~reading.shared[block].always[:, None, None]
+        self._add(reading, block, reading.store, weights, None, SHARED)
+
+    @torch.no_grad()
+    def _add(
+        self, reading: Any, block: int, store: SearchedStore, weights: Tensor, columns: Tensor | None, read: str
+    ) -> None:
+        mean = weights.float().mean(dim=1)
+        found = mean.topk(min(self.most, mean.shape[-1]), dim=-1)
+        places = found.indices
+        if columns is not None:
+            places = columns.unsqueeze(1).expand(-1, mean.shape[1], -1).gather(2, places)
+        real = reading.real_positions(mean)
         for row, place in real.nonzero().tolist():
             token = None if reading.ids is None else int(reading.ids[row, place])
-            looks = [
-                _look(store, row, int(column), float(weight))
-                for column, weight in zip(columns[row, place], found.values[row, place], strict=True)
-                if weight > 0
-            ]
-            self.looked.append(Looked(block, row, token, looks))
+            looks = _looks(store, row, places[row, place], found.values[row, place].tolist())
+            self.looked.append(Looked(block, row, token, looks, read))
 
 
-def _look(store: SearchedStore, row: int, column: int, weight: float) -> Look:
-    window: Tensor = store.ids[row, column]
-    return Look(
-        ids=[*window[:-1].flip(0).tolist(), int(window[-1])],
-        position=int(store.position[row, column]),
-        segments_ago=int(store.age[row, column]),
-        weight=weight,
-    )
+def _looks(store: SearchedStore, row: int, columns: Tensor, weights: list[float]) -> list[Look]:
+    """Return looks at columns of a row, int64 `[K]`, the best first; those without weight are left out."""
+    fields = (store.ids[row, columns], store.position[row, columns], store.age[row, columns])
+    entries = zip(*(field.tolist() for field in fields), weights, strict=True)
+    return [
+        Look(ids=[*window[-2::-1], window[-1]], position=position, segments_ago=age, weight=weight)
+        for window, position, age, weight in entries
+        if weight > 0
+    ]
+
+
+def mean_over_blocks(looked: Sequence[Looked], most: int = 5, read: str = SHARED) -> list[Looked]:
+    """Return one entry a position, where the weights of its looks are means over all blocks that read so.
+
+    Engrams that a block did not list count as nothing there: record with a large `most` to have them all.
+
+    Args:
+        looked: the looks that were recorded, of whole forwards.
+        most: engrams of a position at most.
+        read: the read that is meant, `"separate"` or `"shared"`.
+    """
+    places: dict[tuple[int | None, int], int] = defaultdict(int)
+    together: dict[tuple[int, int], list[Looked]] = defaultdict(list)
+    for one in looked:
+        if one.read == read:  # the n-th entry of a row in one block is of the same position as in another
+            together[one.row, places[one.block, one.row]].append(one)
+            places[one.block, one.row] += 1
+    return [_mean(entries, most) for entries in together.values()]
+
+
+def _mean(entries: list[Looked], most: int) -> Looked:
+    weights: dict[int, float] = defaultdict(float)
+    engrams = {look.position: look for one in entries for look in one.looks}
+    for one in entries:
+        for look in one.looks:
+            weights[look.position] += look.weight / len(entries)
+    best = sorted(engrams, key=lambda position: -weights[position])[:most]
+    looks = [replace(engrams[position], weight=weights[position]) for position in best]
+    return replace(entries[0], block=None, looks=looks)
 
 
 def write_looks_page(
@@ -135,9 +196,9 @@ def write_looks_page(
 
 def _line(one: Looked, word_of: Callable[[int], str]) -> str:
     token = "(no id)" if one.token is None else word_of(one.token)
-    nothing = max(0.0, 1 - sum(look.weight for look in one.looks))
+    elsewhere = max(0.0, 1 - sum(look.weight for look in one.looks))
     cells = "".join(_cell(look, word_of) for look in one.looks)
-    return f"<tr><th>{html.escape(token)}</th><td>{nothing:.2f}</td><td>{cells}</td></tr>"
+    return f"<tr><th>{html.escape(token)}</th><td>{elsewhere:.2f}</td><td>{cells}</td></tr>"
 
 
 def _cell(look: Look, word_of: Callable[[int], str]) -> str:
@@ -159,10 +220,10 @@ span {{ display: inline-block; margin: 0 .5rem .25rem 0; padding: .1rem .4rem; b
 small {{ display: block; color: #333; }}
 </style>
 <h1>{title}</h1>
-<p>Each line is a position in the order of reading: its token, the attention that went to nothing at all, and the
-engrams that got the most of the rest, the mean over heads. An engram is shown as the words of its window and, in
-italics, the word that came behind it.</p>
-<table><tr><th>token</th><th>nothing</th><th>looked at</th></tr>
+<p>Each line is a position in the order of reading: its token, the attention that went elsewhere (to nothing at all, to
+the segment itself, to engrams that are not listed), and the engrams that got most, the mean over heads. An engram is
+shown as the words of its window and, in italics, the word that came behind it.</p>
+<table><tr><th>token</th><th>elsewhere</th><th>looked at</th></tr>
 {lines}
 </table></html>
 """

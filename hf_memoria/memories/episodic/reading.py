@@ -43,6 +43,8 @@ class EpisodicReading:
         placed: rotary embeddings that the forward made, each with the call that made it.
         final_hidden: final hidden states of the segment, `[B, T, D]`.
         kept: keys and values, by block, of the store for the next forward of the same segment; None if there is none.
+        watch: the function of this reading, a block's number and its self-attention's weights on what is stored,
+            `[B, H, T, M]`, that is called when there are some; None if nobody looks.
     """
 
     state: EpisodicState
@@ -61,6 +63,7 @@ class EpisodicReading:
     placed: list[Placed] = field(default_factory=list)
     final_hidden: Tensor | None = None
     kept: dict[Any, Bank] | None = None
+    watch: Callable[[EpisodicReading, int, Tensor], None] | None = None
 
     @classmethod
     def of(
@@ -75,6 +78,11 @@ class EpisodicReading:
         """Return the reading of segments that start from a state."""
         return cls(state, store_of(state, value_ahead, graph), embed, places, **others)
 
+    @property
+    def wants_shared(self) -> bool:
+        """Whether anybody asks for the weights of a block's self-attention on what is stored."""
+        return self.counts_attention or self.watch is not None
+
     def real_positions(self, hidden: Tensor) -> Tensor:
         """Return which positions of the segment's hidden states `[B, T, D]` are not padding, bool `[B, T]`."""
         return real_positions(self.attention_mask, hidden)
@@ -88,6 +96,8 @@ class EpisodicReading:
 
     def leave_shared(self, block: int, weights: Tensor) -> None:
         """Keep what a block's self-attention paid each engram, of its weights `[B, H, T, M]`."""
+        if self.watch is not None:
+            self.watch(self, block, weights)
         real = real_positions(self.attention_mask, weights.new_empty(weights.shape[0], weights.shape[2], 0))
         self.shared_attention[block] = _paid(weights, real)[:, : self.state.width]
 

@@ -105,7 +105,7 @@ def attend_shared(
     _check_done(module, kwargs)
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     mask = _segment_mask(query, key, attention_mask, causal)
-    if shared is not None and shared.top_k is None and not with_weights and not reading.counts_attention:
+    if shared is not None and shared.top_k is None and not (with_weights or reading.wants_shared):
         output = _attend_quickly(module, query, key, value, mask, scaling, dropout, shared)
         return _where_stored(shared, output, alone), None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
