@@ -35,7 +35,7 @@ API = (
     "hf_memoria.memories",
     "hf_memoria.memories.engram.store",
     "hf_memoria.memories.episodic.looks",
-    "hf_memoria.memories.episodic.looked_text",
+    "hf_memoria.memories.episodic.looks_in_text",
     "hf_memoria.attentions",
     "hf_memoria.sdm",
     "hf_memoria.training",

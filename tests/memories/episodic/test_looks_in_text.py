@@ -6,8 +6,8 @@ import pytest
 import torch
 from families import small_episodes, tiny_model, tiny_segments
 
-from hf_memoria.memories.episodic.looked_text import looked_text, weight_by_position, write_text_page
 from hf_memoria.memories.episodic.looks import Look, Looked
+from hf_memoria.memories.episodic.looks_in_text import looked_text, weight_by_position, write_text_page
 
 WORDS = [f"w{number}" for number in range(61)]
 
