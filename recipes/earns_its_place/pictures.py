@@ -30,7 +30,7 @@ def by_bytes(labels: Mapping[str, str], summary: Mapping[str, Any], measure: str
     axes = figure.subplots()
     for number, (arm, name) in enumerate(labels.items()):
         found, held = summary[arm][measure], summary[arm]["bytes"]["value"]
-        marker = "osD^v"[number // 10 + number % 5]
+        marker = "osD^vP*X"[(number // 10 + number % 5) % 8]
         axes.errorbar(
             held, found["value"], yerr=found["error"] or 0.0, fmt=marker, capsize=3, markersize=9, label=name
         )

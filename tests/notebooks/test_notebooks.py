@@ -30,11 +30,11 @@ def kernel():
 
 
 def as_in_a_new_kernel(manager):
-    """Forget every name that notebooks have made."""
+    """Forget every name that notebooks have made, and whether they wanted gradients."""
     client = manager.blocking_client()
     client.start_channels()
     client.wait_for_ready()
-    told = client.execute_interactive("%reset -f")
+    told = client.execute_interactive("import torch\ntorch.set_grad_enabled(True)\n%reset -f")
     client.stop_channels()
     assert told["content"]["status"] == "ok"
 
