@@ -25,9 +25,7 @@ from common.babi import (
     read_facts,
     vocabulary_of,
 )
-from common.config import WrongSettingError, check_list, check_positive
-from common.corpus import load_corpus, read_files
-from common.haystack import sentences_of
+from common.config import WrongSettingError, check_list
 from common.sweep import plot_sweep
 from transformers import PreTrainedModel
 
@@ -36,8 +34,8 @@ from hf_memoria.memories.episodic.reader import EpisodicReader
 
 from . import answers, rivals, suite
 from .bars import above, at_least, say
+from .haystacks import HaystackArguments, books_of
 from .pictures import by_bytes
-from .sizes import RivalArguments
 
 FILE = "qa1_single-supporting-fact_{}.txt"
 BAR = 16
@@ -45,35 +43,21 @@ BAR = 16
 
 
 @dataclass(kw_only=True)
-class Arguments(RivalArguments):
+class Arguments(HaystackArguments):
     """The settings; all but files have their values in babi.yaml."""
 
     facts: str | None = field(default=None, metadata={"help": "Folder of bAbI's files; else facts are made up."})
-    train_file: list[str] | None = field(default=None, metadata={"help": "Books; else Python's own documentation."})
-    validation_file: list[str] | None = field(default=None, metadata={"help": "Books to choose learning rates on."})
-    test_file: list[str] | None = field(default=None, metadata={"help": "Books to test on."})
-    vocabulary: int = field(metadata={"help": "Words: bAbI's and the most frequent of books; others are <unk>."})
-    longest_sentence: int = field(metadata={"help": "Words at which a sentence of a book is cut."})
-    segments: int = field(metadata={"help": "Segments of a document in training."})
-    segment_length: int = field(metadata={"help": "Words of a segment."})
     asked: int = field(metadata={"help": "Persons asked for in each segment in training; all are at a test's end."})
-    first_steps: int = field(metadata={"help": "Steps before the others, on one fact about each person."})
     times: list[int] = field(metadata={"help": "Lengths of tests, in training lengths."})
-    test_words: int = field(metadata={"help": "Of all test documents of a length at most, as far as 16 suffice."})
-    key_window: int = field(metadata={"help": "Words that a key of the episodic memory is made of."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "vocabulary", "longest_sentence", "segments", "segment_length", "test_words", "top_k")
-        check_positive(self, "first_steps")
         check_list(self, "times", 0)
         self.check_arms(ARMS)
         if not 1 <= self.asked <= len(PERSONS):
             raise WrongSettingError("asked", f"from 1 to {len(PERSONS)}", self.asked)
         if self.facts is not None and not (Path(self.facts) / FILE.format("train")).is_file():
             raise WrongSettingError("facts", f"a folder with {FILE.format('train')}", self.facts)
-        if self.test_file and not (self.train_file and self.validation_file):
-            raise WrongSettingError("train_file", "given with validation_file and test_file", self.train_file)
 
 
 SHARPNESS = 24.0
@@ -131,9 +115,7 @@ class Tasks:
 def tasks_of(args: Arguments) -> Tasks:
     """Return the tasks, each with stories and books of its own."""
     stories = _stories(args.facts)
-    train, validation = load_corpus(args.train_file, args.validation_file)
-    test = read_files(args.test_file) if args.test_file else validation
-    books = [sentences_of(part["text"], args.longest_sentence) for part in (train, validation, test)]
+    books = books_of(args)
     ids = vocabulary_of(books[0], args.vocabulary)
     learned, chosen, tested = (
         partial(BabiTask, segment_length=args.segment_length, stories=of, books=book, ids=ids)

@@ -14,45 +14,33 @@ from typing import Any
 
 from common.arms import Run
 from common.config import WrongSettingError, check_positive
-from common.corpus import load_corpus, read_files
-from common.haystack import ids_of, sentences_of
+from common.haystack import ids_of
 from common.needles import CHAINS, KINDS, PARTS, VALUES, WORDS, NeedlesTask
 
 from hf_memoria import EpisodicMemoryConfig
 
 from . import answers, rivals, suite
 from .bars import Bar, above, at_least, say
+from .haystacks import HaystackArguments, books_of
 from .pictures import by_bytes, side_by_side
-from .sizes import RivalArguments
 
 BARS = {"single": 0.95, "multikey": 0.9, "multivalue": 0.9, "needles_{chain}": 0.9}
 """Choosing one of the two numbers that chains tell is right in half of all questions of `tracking`."""
 
 
 @dataclass(kw_only=True)
-class Arguments(RivalArguments):
+class Arguments(HaystackArguments):
     """The settings; all but files have their values in needles.yaml."""
 
-    train_file: list[str] | None = field(default=None, metadata={"help": "Books; else Python's own documentation."})
-    validation_file: list[str] | None = field(default=None, metadata={"help": "Books to choose learning rates on."})
-    test_file: list[str] | None = field(default=None, metadata={"help": "Books to test on."})
-    vocabulary: int = field(metadata={"help": "Words: those of needles and the most frequent; others are <unk>."})
-    longest_sentence: int = field(metadata={"help": "Words at which a sentence of a book is cut."})
-    segments: int = field(metadata={"help": "Segments of a document in training."})
-    segment_length: int = field(metadata={"help": "Words of a segment."})
     needles: int = field(metadata={"help": "Of a document, if its kind is multikey or multivalue."})
     chain: int = field(metadata={"help": "Needles of a chain."})
     asked: int = field(metadata={"help": "Questions of each segment in training; all needles are at a test's end."})
-    first_steps: int = field(metadata={"help": "Steps before the others, without chains."})
     words: list[int] = field(metadata={"help": "Lengths of tests."})
     validation_words: int = field(metadata={"help": "Of a document that learning rates are chosen on."})
-    test_words: int = field(metadata={"help": "Of all test documents of a length at most, as far as 16 suffice."})
-    key_window: int = field(metadata={"help": "Words that a key of the episodic memory is made of."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "vocabulary", "longest_sentence", "segments", "segment_length", "test_words", "top_k")
-        check_positive(self, "first_steps", "asked", "needles", "chain", "num_tokens", "key_size")
+        check_positive(self, "asked", "needles", "chain", "num_tokens", "key_size")
         check_positive(self, "validation_words")
         self.check_arms(ARMS)
         most = len(VALUES) * len(PARTS["test"]) // 10  # of one key
@@ -63,8 +51,6 @@ class Arguments(RivalArguments):
                 raise WrongSettingError(
                     name, f"multiples of segment_length ({self.segment_length}), 4 at least", lengths
                 )
-        if self.test_file and not (self.train_file and self.validation_file):
-            raise WrongSettingError("train_file", "given with validation_file and test_file", self.train_file)
 
 
 def _episodic(label: str, layers: list[int] | None) -> rivals.Arm:
@@ -105,9 +91,7 @@ class Tasks:
 
 def tasks_of(args: Arguments) -> Tasks:
     """Return the tasks, each with books and pairs of key and value of its own."""
-    train, held = load_corpus(args.train_file, args.validation_file)
-    test = read_files(args.test_file) if args.test_file else held
-    books = [sentences_of(part["text"], args.longest_sentence) for part in (train, held, test)]
+    books = books_of(args)
     ids = ids_of(WORDS, books[0], args.vocabulary)
     learned, chosen, tested = (
         partial(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from families import CAUSAL, ENCODERS, tiny_model
 
-from hf_memoria import TokenMemoryConfig, TokenState
+from hf_memoria import MemoriaCache, TokenMemoryConfig, TokenState
 
 
 @dataclass
@@ -117,6 +117,25 @@ def generate():
         return model.generate(ids, **{name: value for name, value in options.items() if value != "default"})
 
     return call
+
+
+@pytest.fixture
+def check_pieces(prompts):
+    """Hold the logits of a text read in pieces, of each of some sizes, against those of its whole segments."""
+
+    def check(model, segment_length, pieces):
+        ids, memory, whole = prompts(2 * segment_length + 7, rows=2), None, []
+        with torch.no_grad():
+            for segment in ids.split(segment_length, dim=1):
+                output = model(segment, memory=memory, use_cache=False)
+                memory = output.memory
+                whole.append(output.logits)
+            for sizes in pieces:
+                cache = MemoriaCache(model.config)
+                got = [model(piece, past_key_values=cache).logits for piece in ids.split(sizes, dim=1)]
+                torch.testing.assert_close(torch.cat(got, dim=1), torch.cat(whole, dim=1), atol=1e-4, rtol=1e-4)
+
+    return check
 
 
 BY_OTHER_NAMES = ("num_hidden_layers", "max_position_embeddings")

@@ -90,18 +90,9 @@ def test_without_a_cache_the_text_is_the_same(backbone, prompts, generate):
 
 
 @several
-def test_pieces_are_the_forwards_over_whole_segments(backbone, kind, prompts):
+def test_pieces_are_the_forwards_over_whole_segments(backbone, kind, check_pieces):
     model = model_of(backbone, kind)
-    ids, memory, whole = prompts(2 * SEGMENT + 7, rows=2), None, []
-    with torch.no_grad():
-        for segment in ids.split(SEGMENT, dim=1):
-            output = model(segment, memory=memory, use_cache=False)
-            memory = output.memory
-            whole.append(output.logits)
-        for sizes in ([27], [7, 8, 12], [9] + [1] * 18):
-            cache = MemoriaCache(model.config)
-            got = [model(piece, past_key_values=cache).logits for piece in ids.split(sizes, dim=1)]
-            torch.testing.assert_close(torch.cat(got, dim=1), torch.cat(whole, dim=1), atol=1e-4, rtol=1e-4)
+    check_pieces(model, SEGMENT, ([27], [7, 8, 12], [9] + [1] * 18))
 
 
 def test_padding_anywhere_takes_no_part(prompts):

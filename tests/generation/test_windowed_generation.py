@@ -26,18 +26,9 @@ def model_of(family, kind, **changes):
 
 @kinds
 @pytest.mark.parametrize(("family", "implementation"), IMPLEMENTATIONS)
-def test_pieces_are_the_forwards_over_whole_segments(family, implementation, kind, prompts):
+def test_pieces_are_the_forwards_over_whole_segments(family, implementation, kind, check_pieces):
     model = model_of(family, kind, attn_implementation=implementation)
-    ids, memory, whole = prompts(2 * SEGMENT + 7, rows=2), None, []
-    with torch.no_grad():
-        for segment in ids.split(SEGMENT, dim=1):
-            output = model(segment, memory=memory, use_cache=False)
-            memory = output.memory
-            whole.append(output.logits)
-        for sizes in ([27], [7, 8, 12], [1] * 27):
-            cache = MemoriaCache(model.config)
-            got = [model(piece, past_key_values=cache).logits for piece in ids.split(sizes, dim=1)]
-            torch.testing.assert_close(torch.cat(got, dim=1), torch.cat(whole, dim=1), atol=1e-4, rtol=1e-4)
+    check_pieces(model, SEGMENT, ([27], [7, 8, 12], [1] * 27))
     assert SEGMENT > 2 * WINDOW
 
 
