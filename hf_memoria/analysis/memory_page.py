@@ -14,6 +14,7 @@ import pandas as pd
 from hf_memoria.analysis.engram_lives import DOCUMENT, engram_lives, firings
 from hf_memoria.analysis.memory_plots import TIER_COLORS, spans
 from hf_memoria.analysis.trace_files import Traces
+from hf_memoria.memories.shared.files import write_text_whole
 
 TEMPLATE = Path(__file__).parent / "memory_page.html"
 MOST_WIRED = 12
@@ -51,7 +52,7 @@ def write_memory_page(traces: Traces, path: str | Path, *, documents: int = 8, t
     ):
         page = page.replace(mark, text)
     path = Path(path)
-    path.write_text(page, encoding="utf-8")
+    write_text_whole(page, path)
     return path
 
 

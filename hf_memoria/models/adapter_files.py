@@ -8,7 +8,6 @@ PEFT's own files, and what it trains in full (`modules_to_save`) is there and no
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers.utils import cached_file
 
-from hf_memoria.memories.shared.files import write_whole
+from hf_memoria.memories.shared.files import write_text_whole, write_whole
 
 WEIGHTS_FILE, PEFT_WEIGHTS, PEFT_CONFIG = (
     "memory_adapter.safetensors",
@@ -126,10 +125,7 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def edit_json(path: Path, **fields: Any) -> None:
     """Set fields of a JSON file."""
     held = json.loads(path.read_text(encoding="utf-8")) | fields
-    text = json.dumps(held, indent=2, sort_keys=True) + "\n"
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text_whole(json.dumps(held, indent=2, sort_keys=True) + "\n", path)
 
 
 def same(one: Tensor, other: Tensor) -> bool:

@@ -18,6 +18,7 @@ from hf_memoria.memories.episodic.reader import EpisodicReader
 from hf_memoria.memories.episodic.reading import EpisodicReading
 from hf_memoria.memories.episodic.searched import SearchedStore, SearchRead
 from hf_memoria.memories.episodic.store.state import NO_ID
+from hf_memoria.memories.shared.files import write_text_whole
 
 SEPARATE, SHARED = "separate", "shared"
 """The reads of an episodic memory: one beside self-attention, and self-attention itself."""
@@ -191,7 +192,7 @@ def write_looks_page(
     """
     lines = [_line(one, word_of) for one in looked]
     body = PAGE.format(title=html.escape(title), lines="\n".join(lines))
-    Path(path).write_text(body, encoding="utf-8")
+    write_text_whole(body, Path(path))
 
 
 def _line(one: Looked, word_of: Callable[[int], str]) -> str:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from hf_memoria.memories.episodic.looks import Looked
 from hf_memoria.memories.episodic.store import EpisodicState
 from hf_memoria.memories.episodic.store.state import NO_ID
+from hf_memoria.memories.shared.files import write_text_whole
 
 Decode = Callable[[list[int]], str]
 
@@ -100,7 +101,7 @@ def write_text_page(
         against: looks for another reason, whose mean is subtracted; see `weight_by_position`.
     """
     body = looked_text(memory, looked, decode, row=row, against=against)
-    Path(path).write_text(PAGE.format(title=html.escape(title), body=body), encoding="utf-8")
+    write_text_whole(PAGE.format(title=html.escape(title), body=body), Path(path))
 
 
 class _Token(NamedTuple):

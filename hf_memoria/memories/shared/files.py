@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -81,14 +82,35 @@ def write_whole(held: dict[str, Tensor], path: Path, header: dict[str, str]) -> 
     Raises:
         OSError: if it cannot be written; what stood under `path` before still does.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
+    with _appearing_whole(path) as temporary:
         try:
             save_file(held, temporary, metadata=header)
         except SafetensorError as error:  # what it makes of a full disk
             raise OSError(f"the memory could not be written to {path}: {error}") from error
+
+
+def write_text_whole(text: str, path: Path) -> None:
+    """Write a text file, which appears under its name only when it is whole.
+
+    Args:
+        text: all of it.
+        path: the file.
+
+    Raises:
+        OSError: if it cannot be written; what stood under `path` before still does.
+    """
+    with _appearing_whole(path) as temporary:
+        Path(temporary).write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _appearing_whole(path: Path) -> Iterator[str]:
+    """Name a file that takes the place of another when it was written, and is gone when it was not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        yield temporary
         os.chmod(temporary, _usual_mode())
         _flush(temporary)
         os.replace(temporary, path)

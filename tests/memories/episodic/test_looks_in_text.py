@@ -80,3 +80,15 @@ def test_a_page_shows_what_is_above_the_others(memory, tmp_path):
     write_text_page(memory, looked, tmp_path / "page.html", decode, against=others)
     found = coloured((tmp_path / "page.html").read_text().split("<summary>")[1])
     assert found == [("1.0", " " + WORDS[memory.text_ids(0)[20]])]
+
+
+def test_a_page_that_cannot_be_written_leaves_the_one_before(memory, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("no space left")
+
+    (tmp_path / "page.html").write_text("before")
+    monkeypatch.setattr("hf_memoria.memories.shared.files._flush", full)
+    with pytest.raises(OSError, match="no space left"):
+        write_text_page(memory, [looks_at((3, 0.5))], tmp_path / "page.html", decode)
+    assert (tmp_path / "page.html").read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
