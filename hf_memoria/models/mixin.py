@@ -40,6 +40,7 @@ from hf_memoria.models.copied import copied_as
 from hf_memoria.models.evaluations import tell_evaluation
 from hf_memoria.models.gguf import load_gguf
 from hf_memoria.models.lengths import check_length
+from hf_memoria.models.new_parameters import reset_new_parameters
 from hf_memoria.models.open_settings import close_for_loading, close_for_new_weights
 from hf_memoria.models.own_code import NotCopied
 from hf_memoria.models.renamings import tell_renamings
@@ -236,7 +237,7 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
         """Initialise what no checkpoint gave, the memory's own parameters by their own rule."""
         for module in self.base_model.modules():  # type: ignore[attr-defined]
             if hasattr(module, "reset_memory_parameters"):
-                module.reset_memory_parameters()
+                reset_new_parameters(module)
         super().initialize_weights()  # type: ignore[misc]
 
 
