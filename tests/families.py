@@ -91,7 +91,7 @@ def small_memory(**changes: Any) -> hf_memoria.EngramMemoryConfig:
 
 def small_tokens(**changes: Any) -> hf_memoria.TokenMemoryConfig:
     """A few memory tokens, without the loss that draws random numbers."""
-    settings = {"num_tokens": 3, "encoder_layers": 2, "encoder_heads": 2, "memory_weight": 0.0}
+    settings = {"num_tokens": 3, "encoder_layers": 2, "encoder_heads": 2, "memory_weight": 0.0, "gate": None}
     return hf_memoria.TokenMemoryConfig(**(settings | changes))
 
 

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from hf_memoria.attentions.kinds import ATTENTION_KINDS
 from hf_memoria.backbones.ownership import ATTENTION, MEMORY, is_within, roots_of
+from hf_memoria.memories.shared.own_attention import OWN_IMPLEMENTATIONS
 from hf_memoria.models.gguf import without_gguf
 from hf_memoria.models.open_settings import close_for_copy
 
@@ -24,11 +25,12 @@ def copied_as(cls: Any, model: PreTrainedModel, chosen: Mapping[str, Any]) -> Pr
     Raises:
         ValueError: if weights are not those of the class.
     """
-    chosen = {**chosen, "memory": close_for_copy(model, chosen["memory"])}
+    chosen = {**chosen, "memory": close_for_copy(cls, model, chosen)}
     config = cls.config_class(**cls.config_class.adopt(without_gguf(model.config.to_dict())) | chosen)
     config.base_checkpoint = getattr(model.config, "base_checkpoint", None)
-    if chosen["attention"] is None and model.config._attn_implementation not in ATTENTION_KINDS:
-        config._attn_implementation = model.config._attn_implementation
+    implementation = model.config._attn_implementation
+    if chosen["attention"] is None and implementation not in {*ATTENTION_KINDS, *OWN_IMPLEMENTATIONS}:
+        config._attn_implementation = implementation
     wrapped: PreTrainedModel = cls(config).to(device=model.device, dtype=model.dtype)
     _copy_weights(model, wrapped)
     if getattr(model, "generation_config", None) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 from hf_memoria.memories.shared.settings import MemorySettings
@@ -25,8 +26,9 @@ def close_for_loading(cls: Any, name: Any, kwargs: dict[str, Any]) -> dict[str, 
     if name is None or asked is None or not is_open(asked):
         return kwargs
     where = {key: kwargs[key] for key in OF_LOADING if key in kwargs}
-    theirs = cls.config_class.get_config_dict(name, **where)[0].get("memory")
-    closed = asked.for_weights(memory_config_from(theirs))
+    found = cls.config_class.get_config_dict(name, **where)[0]
+    attention = kwargs.get("attention", getattr(config, "attention", None) or found.get("attention"))
+    closed = asked.for_weights(memory_config_from(found.get("memory")), _is_replaceable(cls, attention))
     if "memory" in kwargs:
         return kwargs | {"memory": closed}
     config = copy.deepcopy(config)
@@ -34,10 +36,23 @@ def close_for_loading(cls: Any, name: Any, kwargs: dict[str, Any]) -> dict[str, 
     return kwargs | {"config": config}
 
 
-def close_for_copy(model: Any, memory: Any) -> MemorySettings | None:
-    """Return the settings of a memory, with nothing left open, that is put on the weights of a model."""
-    asked = memory_config_from(memory)
-    return asked if asked is None else asked.for_weights(getattr(model.config, "memory", None))
+def close_for_copy(cls: Any, model: Any, chosen: Mapping[str, Any]) -> MemorySettings | None:
+    """Return the settings of a memory, with nothing left open, that is put on the weights of a model.
+
+    Args:
+        cls: class with memory that the model is copied to.
+        model: the model.
+        chosen: settings of `memory` and `attention`, or None.
+    """
+    asked = memory_config_from(chosen["memory"])
+    if asked is None or not is_open(asked):
+        return asked
+    return asked.for_weights(getattr(model.config, "memory", None), _is_replaceable(cls, chosen["attention"]))
+
+
+def _is_replaceable(cls: Any, attention: Any) -> bool:
+    """Whether a memory may put an attention of its own into a class's blocks."""
+    return attention is None and bool(cls._supports_attention_backend)
 
 
 def close_for_new_weights(config: Any) -> None:

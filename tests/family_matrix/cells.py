@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,7 +32,9 @@ CHOICES: dict[str, Callable[[], dict[str, Any]]] = {
         )
     },
     "token": lambda: {
-        "memory": hf_memoria.TokenMemoryConfig(num_tokens=3, encoder_layers=0, bptt_segments=1, segment_length=SEGMENT)
+        "memory": hf_memoria.TokenMemoryConfig(
+            num_tokens=3, encoder_layers=0, bptt_segments=1, gate=None, segment_length=SEGMENT
+        )
     },
     "episodic": lambda: {
         "memory": hf_memoria.EpisodicMemoryConfig(
@@ -72,14 +76,29 @@ class _Trial:
             return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
     def wrap(self) -> None:
-        """Wrap it; before anything is remembered, engrams and episodes leave the outputs as they were."""
+        """Wrap it; before anything is remembered, engrams and episodes leave the outputs as they were.
+
+        Memory tokens do so behind gates, where the attention takes some.
+        """
         self.model = hf_memoria.wrap(self.stock, **self.chosen)
         self.inputs = segments_for(self.stock)
         with torch.no_grad():
             got, plain = (output(model(**self.inputs[0])) for model in (self.model, self.stock))
         assert torch.equal(got, plain) or self.choice not in ("engram", "episodic"), "differs from the backbone"
+        if self.choice == "token":
+            self._wrap_gated(plain)
         assert got.shape == plain.shape, f"{list(got.shape)} came out where {list(plain.shape)} does"
         assert got.isfinite().all(), "is not finite"
+
+    def _wrap_gated(self, plain: torch.Tensor) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of attentions that take no gate
+            gated = hf_memoria.wrap(self.stock, memory=replace(self.chosen["memory"], gate="auto"))
+        if gated.config.memory.gate is not None:
+            with torch.no_grad():
+                got = output(gated(**self.inputs[0]))
+            close = torch.allclose(got, plain, atol=1e-4, rtol=1e-4, equal_nan=True)
+            assert close, f"behind closed gates it differs from the backbone by {(got - plain).abs().max():.1e}"
 
     def segments(self) -> None:
         """Read three segments; what was remembered changes what the last one gives."""

@@ -10,6 +10,7 @@ import hf_memoria
 MEMORIES = {
     "engrams": lambda: small_memory(gate="tanh"),
     "tokens": small_tokens,
+    "gated tokens": lambda: small_tokens(gate="tanh"),
     "episodes": small_episodes,
     "gated": lambda: small_episodes(gate="tanh", content=["ids", "hidden"]),
     "association": lambda: small_episodes(association="spread"),
@@ -17,7 +18,7 @@ MEMORIES = {
     "both reads": lambda: small_episodes(share_attention=True),
 }
 CASES = [(family, name) for family in CAUSAL for name in MEMORIES if (family, name) != ("GPT2", "both reads")]
-CASES += [("ViT", "engrams"), ("ViT", "tokens"), ("ViT", "gated")]
+CASES += [("ViT", "engrams"), ("ViT", "gated tokens"), ("ViT", "gated")]
 HEADS = {"ViT": "ForImageClassification"}
 AUTO = {"ViT": AutoModelForImageClassification}
 

@@ -12,22 +12,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from hf_memoria.backbones import current_call
-from hf_memoria.backbones.brought import own_name
-
-IMPLEMENTATION = own_name("memoria_shared")
-"""Name of this attention in `config._attn_implementation`."""
+from hf_memoria.memories.shared.own_attention import (
+    attended,
+    check_done,
+    mask_of_keys,
+    register_own_attention,
+    scores_of,
+)
 
 INDEX = "shares_attention_as"
 """Attribute of an attention module with the number of its block."""
-
-NOT_DONE = ("position_bias", "softcap", "s_aux", "cache")
-"""Arguments by which some backbones change their attention, which stored keys know nothing of."""
 
 
 @dataclass(frozen=True)
@@ -102,24 +99,16 @@ def attend_shared(
     with_weights = call is not None and call.with_attentions
     if shared is None and not with_weights:
         return alone()
-    _check_done(module, kwargs)
-    causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
-    mask = _segment_mask(query, key, attention_mask, causal)
+    check_done(module, kwargs, "share_attention must be False")
+    mask = mask_of_keys(module, query, key, attention_mask, is_causal)
     if shared is not None and shared.top_k is None and not (with_weights or reading.wants_shared):
         output = _attend_quickly(module, query, key, value, mask, scaling, dropout, shared)
         return _where_stored(shared, output, alone), None
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    output, weights = _attend(query, key, value, mask, scale, dropout, shared)
+    output, weights = _attend(query, key, value, mask, scaling, dropout, shared)
     if shared is not None:
         reading.leave_shared(index, weights[..., : shared.keys.shape[2]])
         output = _where_stored(shared, output, alone)
     return output, weights if with_weights else None
-
-
-def _check_done(module: nn.Module, kwargs: dict[str, Any]) -> None:
-    wanted = [name for name in NOT_DONE if kwargs.get(name) is not None]
-    if wanted:
-        raise ValueError(f"share_attention must be False for {type(module).__name__}, which attends with {wanted}.")
 
 
 def _where_stored(shared: SharedKeys, output: Tensor, alone: Callable[[], tuple[Tensor, Any]]) -> Tensor:
@@ -160,44 +149,22 @@ def _joined_mask(query: Tensor, shared: SharedKeys, mask: Tensor) -> Tensor:
     return torch.cat([stored, own.expand(-1, stored.shape[1], -1, -1)], dim=-1)
 
 
-def _segment_mask(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """Return which of the segment's keys each query may see, bool `[B or 1, 1, Q, K]`."""
-    if mask is not None:
-        return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-    queries, keys = query.shape[2], key.shape[2]
-    if not causal or queries == 1:
-        return torch.ones(1, 1, queries, keys, dtype=torch.bool, device=query.device)
-    own = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
-    return own[None, None]
-
-
 def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
     mask: Tensor,
-    scale: float,
+    scaling: float | None,
     dropout: float,
     shared: SharedKeys | None,
 ) -> tuple[Tensor, Tensor]:
     """Return softmax attention over stored and segment's positions, `[B, Q, H, d]`, and its weights."""
-    groups = query.shape[1] // key.shape[1]
-    scores = _scores(query, key, groups, scale).masked_fill(~mask, -torch.inf)
-    values = value
+    scores, values = scores_of(query, key, scaling).masked_fill(~mask, -torch.inf), value
     if shared is not None:
-        stored = _scores(query, shared.keys.to(query.dtype), groups, scale)
+        stored = scores_of(query, shared.keys.to(query.dtype), scaling)
         stored = _best(stored if shared.bias is None else stored + shared.bias.float(), shared)
         scores, values = torch.cat([stored, scores], dim=-1), torch.cat([shared.values.to(value.dtype), value], dim=2)
-    weights = scores.softmax(dim=-1).to(query.dtype)
-    # A row that is all padding sees nothing; what it gives is never used, but NaN would reach gradients.
-    weights = torch.where(scores.isneginf().all(dim=-1, keepdim=True), torch.zeros_like(weights), weights)
-    kept = F.dropout(weights, dropout, dropout > 0)
-    output = kept @ values.repeat_interleave(groups, dim=1)
-    return output.transpose(1, 2).contiguous(), weights
-
-
-def _scores(query: Tensor, key: Tensor, groups: int, scale: float) -> Tensor:
-    return (query @ key.repeat_interleave(groups, dim=1).transpose(-1, -2)).float() * scale
+    return attended(query, scores, values, dropout)
 
 
 def _best(scores: Tensor, shared: SharedKeys) -> Tensor:
@@ -211,5 +178,5 @@ def _best(scores: Tensor, shared: SharedKeys) -> Tensor:
     return scores.masked_fill(~always & (others < least), -torch.inf)
 
 
-AttentionInterface.register(IMPLEMENTATION, attend_shared)
-AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
+IMPLEMENTATION = register_own_attention("memoria_shared", attend_shared)
+"""Name of this attention in `config._attn_implementation`."""

@@ -27,6 +27,7 @@ from hf_memoria.backbones import (
 from hf_memoria.memories.episodic.reading import EpisodicReading
 from hf_memoria.memories.episodic.searched import SearchedStore
 from hf_memoria.memories.episodic.shared_attention import IMPLEMENTATION, INDEX, Captured, Placed, SharedKeys
+from hf_memoria.memories.shared.own_attention import check_can_attend, check_still_attends, mark_attention
 
 NEAR = 128
 """Distances that have a bias each; farther ones share one with those of the same logarithm."""
@@ -165,32 +166,18 @@ class RotaryHooks(HookHolder):
             reading.placed.append(Placed(module, args, kwargs, output))
 
 
-def check_can_share(config: Any) -> None:
-    """Refuse an attention that stored positions cannot be put into.
+HOW = (IMPLEMENTATION, "memory.share_attention is True", "without share_attention")
+"""The shared attention, as errors call it."""
 
-    Raises:
-        ValueError: naming it.
-    """
-    if config.attention is not None:
-        raise ValueError("attention must be None where memory.share_attention is True; got both.")
-    found = config._attn_implementation
-    if found not in (None, "sdpa", "eager", IMPLEMENTATION):
-        raise ValueError(
-            f"attn_implementation must be None, 'sdpa' or 'eager' where memory.share_attention is True; got {found!r}."
-        )
+
+def check_can_share(config: Any) -> None:
+    """Refuse an attention that stored positions cannot be put into; see `check_can_attend`."""
+    check_can_attend(config, *HOW)
 
 
 def check_still_shares(config: Any) -> None:
-    """Refuse a forward whose attention was replaced after the model was built.
-
-    Raises:
-        ValueError: saying how the store is shared no longer.
-    """
-    if config._attn_implementation != IMPLEMENTATION:
-        raise ValueError(
-            f"attn_implementation must stay {IMPLEMENTATION!r} where memory.share_attention is True; got "
-            f"{config._attn_implementation!r}. wrap(model, memory=...) without share_attention gives it back."
-        )
+    """Refuse a forward whose attention was replaced after the model was built; see `check_still_attends`."""
+    check_still_attends(config, *HOW)
 
 
 def share_attention(model: Any, layers: list[int], stored: list[int]) -> None:
@@ -211,6 +198,5 @@ def share_attention(model: Any, layers: list[int], stored: list[int]) -> None:
     for index in layers:
         if not rotary:
             blocks[index].memory_distances = DistanceBias(attention_heads(config))
-        for module in submodule(blocks[index], spec, "attention").modules():
-            setattr(module, INDEX, index)
+        mark_attention(model, index, INDEX)
         SharingHooks(base, blocks[index], index, stored.index(index), spec).attach()

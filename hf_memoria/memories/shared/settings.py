@@ -22,11 +22,13 @@ class MemorySettings:
     not_of_state: ClassVar[tuple[str, ...]] = ()
     segment_length: int | None
 
-    def for_weights(self, theirs: MemorySettings | None) -> MemorySettings:
+    def for_weights(self, theirs: MemorySettings | None, replaceable: bool = True) -> MemorySettings:
         """Return the settings with what they leave open chosen for weights that are trained already.
 
         Args:
             theirs: settings of the memory that the weights were trained with, or None.
+            replaceable: whether the backbone's attention is one of Transformers' AttentionInterface, and no other one
+                was chosen.
         """
         return self
 
@@ -49,7 +51,7 @@ class GatedSettings(MemorySettings):
     gate_of_trained: ClassVar[str]
     gate: str | None
 
-    def for_weights(self, theirs: MemorySettings | None) -> MemorySettings:
+    def for_weights(self, theirs: MemorySettings | None, replaceable: bool = True) -> MemorySettings:
         """See the base class: the gate is the one that the weights have; without this kind of memory a closed one."""
         if isinstance(theirs, type(self)):
             return self._gated(theirs._gated(None).gate)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hf_memoria.backbones import leave_undecayed
 from hf_memoria.memories.shared.masks import open_empty_rows
 from hf_memoria.memories.shared.positions import by_position
 
@@ -120,6 +121,7 @@ class TokenMemory(nn.Module):
         encoder_heads: its heads.
         dropout: the dropout of the encoder.
         prompts: whether there are tokens to be filled in, which a recall loss needs.
+        gates: the numbers of blocks and of their heads, for a gate each; None for no gates.
     """
 
     def __init__(
@@ -130,8 +132,11 @@ class TokenMemory(nn.Module):
         encoder_heads: int,
         dropout: float = 0.0,
         prompts: bool = True,
+        gates: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
+        self.gates = nn.Parameter(torch.zeros(gates)) if gates else None
+        leave_undecayed(self)
         # Embeddings are called, not read, so that hooks which load offloaded weights see it.
         self.initial = nn.Embedding(num_tokens, hidden_size)
         self.slots = nn.Embedding(num_tokens, hidden_size)
@@ -145,11 +150,21 @@ class TokenMemory(nn.Module):
         backbone a narrow encoder changes its tokens by next to nothing, and learns next to nothing.
         """
         nn.init.normal_(self.initial.weight)
+        if self.gates is not None:
+            nn.init.zeros_(self.gates)
         for tokens in (self.slots, self.prompts):
             if tokens is not None:
                 nn.init.normal_(tokens.weight, std=SMALL)
         for module in [] if self.encoder is None else self.encoder.modules():
             _initialise_as_torch(module)
+
+    def openings(self) -> Tensor | None:
+        """Return the factors of what heads read of memory tokens, by block and head, `[L, H]`; None without gates."""
+        return None if self.gates is None else self.gates.tanh()
+
+    def openness(self) -> Tensor | None:
+        """As `Gated.openness`: the mean of the absolute factors."""
+        return None if self.gates is None else self.gates.tanh().abs().mean()
 
     def starting_tokens(self, tokens: Tensor, step: Tensor) -> Tensor:
         """Return what a segment starts from: `tokens` `[B, M, D]`, the learned ones in rows with `step` `[B]` zero."""

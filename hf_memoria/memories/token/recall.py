@@ -56,7 +56,8 @@ class TokenRecall:
 
     def reading(self, real: Tensor) -> TokenReading:
         """Return it for a forward that goes on in the segment; bool `real` `[B, T]` are its real positions."""
-        return TokenReading(self.tokens[:, :0], cached=self.num_prefix, masks_given=True)
+        gates = self.forward.memory.openings()
+        return TokenReading(self.tokens[:, :0], cached=self.num_prefix, gates=gates, masks_given=True)
 
     def after(self, reading: TokenReading) -> TokenRecall:
         """Return it as it is: reading leaves no trace in memory tokens."""

@@ -19,6 +19,7 @@ from hf_memoria.memories.shared.outputs import with_memory
 from hf_memoria.memories.token import PastSegment, TokenState
 from hf_memoria.memories.token.encoder import kept_where_nothing_is_real
 from hf_memoria.memories.token.forward import TokenForward
+from hf_memoria.memories.token.gated_attention import check_still_gates
 from hf_memoria.memories.token.losses import TokenLosses
 from hf_memoria.memories.token.reading import TokenReading
 
@@ -48,6 +49,8 @@ class TokenSegment:
 
     def read(self, state: TokenState, kwargs: dict[str, Any]) -> ModelOutput:
         """Run a forward over one segment, with `kwargs` of the stock model, and write the segment."""
+        if self.settings.gate is not None:
+            check_still_gates(self.model.config)
         if cached_length(kwargs.get("past_key_values")):
             return with_memory(self._continue(state, kwargs), state)
         learns = self.model.training and torch.is_grad_enabled()
@@ -65,12 +68,13 @@ class TokenSegment:
     def _continue(self, state: TokenState, kwargs: dict[str, Any]) -> ModelOutput:
         """Read on in a segment whose memory tokens are in the KV cache."""
         none = state.tokens[:, :0]
-        return self.forward.whole(TokenReading(none, cached=state.num_tokens), kwargs)
+        return self.forward.whole(TokenReading(none, cached=state.num_tokens, gates=self.memory.openings()), kwargs)
 
     def _reading(self, before: Tensor) -> TokenReading:
         writes_itself = self.memory.encoder is None and self.forward.causal
         placed = self.memory.placed(before)
-        return TokenReading(placed, end=placed if writes_itself else None)
+        end = placed if writes_itself else None
+        return TokenReading(placed, end=end, gates=self.memory.openings(), behind=not self.forward.causal)
 
     def write(self, before: Tensor, reading: TokenReading, real: Tensor) -> Tensor:
         """Return the memory tokens `[B, M, D]` after a segment; rows that are padding keep theirs."""

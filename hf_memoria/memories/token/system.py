@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from hf_memoria.backbones import cross_attention_heads
+from hf_memoria.backbones import attention_heads, blocks_of, cross_attention_heads, reading_blocks
 from hf_memoria.memories.interface import Forward
 from hf_memoria.memories.token.config import TokenMemoryConfig
 from hf_memoria.memories.token.encoder import TokenMemory
 from hf_memoria.memories.token.forward import TokenForward
+from hf_memoria.memories.token.gated_attention import check_can_gate, gate_attention
 from hf_memoria.memories.token.hooks import TokenHooks
 from hf_memoria.memories.token.io import FORMAT, load_tokens, save_tokens
 from hf_memoria.memories.token.masks import check_layer_types
@@ -44,6 +45,8 @@ class TokenSystem:
             raise ValueError(
                 f"encoder_heads must divide the backbone's hidden size {config.hidden_size}; got {heads}."
             )
+        if memory.gate == "tanh":
+            check_can_gate(config)
         if config.backbone_spec.is_causal(config):
             check_layer_types(config)
 
@@ -58,7 +61,10 @@ class TokenSystem:
             memory.encoder_heads or cross_attention_heads(config),
             dropout=memory.encoder_dropout,
             prompts=bool(memory.recall_weight),
+            gates=(len(blocks_of(base, spec)), attention_heads(config)) if memory.gate else None,
         )
+        if memory.gate:
+            gate_attention(model, reading_blocks(config))
         base.token_hooks = TokenHooks(base, spec, spec.is_causal(config))
         base.token_hooks.attach()
 

@@ -6,10 +6,12 @@ block by block.
 
 from __future__ import annotations
 
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AttentionInterface
 
 
 def seen_by_hand(front: int, length: int, end: int) -> Tensor:
@@ -20,6 +22,49 @@ def seen_by_hand(front: int, length: int, end: int) -> Tensor:
         for key in range(total):
             sees[query, key] = key < front if query < front else key <= query
     return sees
+
+
+@contextmanager
+def naive_gates(model: Any, stock_base: Any, memory: range, text: range):
+    """Let a stock model's attention see memory tokens through the gates of ours, head by head, query by query.
+
+    Args:
+        model: our model.
+        stock_base: the stock base model.
+        memory: places of memory tokens.
+        text: places of the segment.
+    """
+    gates = model.base_model.token_memory.gates
+    blocks = iter(range(1000))
+
+    def attend(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
+        factors, output = gates[next(blocks)].tanh(), torch.zeros_like(query)
+        heads, size = query.shape[1], query.shape[-1]
+        for head in range(heads):
+            keys, values = (each[0, head * each.shape[1] // heads] for each in (key, value))
+            for place in range(query.shape[2]):
+                seen = [k for k in range(len(keys)) if attention_mask is None or attention_mask[0, 0, place, k] == 0]
+                scores = {k: query[0, head, place] @ keys[k] * (scaling or size**-0.5) for k in seen}
+                if place not in text:
+                    output[0, head, place] = _softmax_of(scores, seen, values)
+                    continue
+                own, far = [k for k in seen if k in text], [k for k in seen if k in memory]
+                read = _softmax_of(scores, own, values)
+                output[0, head, place] = read + factors[head] * _softmax_of(scores, far, values)
+        return output.transpose(1, 2).contiguous(), None
+
+    AttentionInterface.register("naive_gated_tokens", attend)
+    before = stock_base.config._attn_implementation
+    stock_base.config._attn_implementation = "naive_gated_tokens"
+    try:
+        yield
+    finally:
+        stock_base.config._attn_implementation = before
+
+
+def _softmax_of(scores: dict[int, Tensor], places: list[int], values: Tensor) -> Tensor:
+    weights = torch.softmax(torch.stack([scores[place] for place in places]), dim=0)
+    return sum(weight * values[place] for weight, place in zip(weights, places, strict=True))
 
 
 def naive_decoder(base: Any, ids: Tensor, front: Tensor, end: Tensor) -> Tensor:
@@ -70,11 +115,16 @@ def naive_segment(family: str, model: Any, stock_base: Any, inputs: Tensor, toke
     """Return final hidden states `[T, D]` and the memory tokens `[M, D]` after a segment of one row."""
     memory, count = model.base_model.token_memory, len(tokens)
     tokens = tokens + memory.slots.weight
-    if family in ("GPT2", "Llama"):
+    causal, length = family in ("GPT2", "Llama"), 10 if family == "ViT" else len(inputs)  # 9 patches and their summary
+    places = (range(count), range(count, count + length)) if causal else (range(length, length + count), range(length))
+    gated = nullcontext() if memory.gates is None else naive_gates(model, stock_base, *places)
+    if causal:
         end = tokens if memory.encoder is None else tokens[:0]
-        hidden = naive_decoder(stock_base, inputs, tokens, end)
+        with gated:
+            hidden = naive_decoder(stock_base, inputs, tokens, end)
         text, own = hidden[count : count + len(inputs)], hidden[count + len(inputs) :]
     else:
-        hidden = naive_encoder_backbone(family, stock_base, inputs, tokens)
+        with gated:
+            hidden = naive_encoder_backbone(family, stock_base, inputs, tokens)
         text, own = hidden[:-count], hidden[-count:]
     return text, own if memory.encoder is None else naive_memory_encoder(memory.encoder, tokens, text)

@@ -23,7 +23,12 @@ from hf_memoria import EngramMemoryConfig, EngramState, TokenMemoryConfig, Token
 pytestmark = pytest.mark.slow
 
 TEXT = [family for family in FAMILIES if family != "ViT"]
-KINDS = {"encoder": {"encoder_layers": 2}, "rmt": {"encoder_layers": 0}}
+KINDS = {
+    "encoder": {"encoder_layers": 2},
+    "rmt": {"encoder_layers": 0},
+    "gated encoder": {"encoder_layers": 2, "gate": "tanh"},
+    "gated rmt": {"encoder_layers": 0, "gate": "tanh"},
+}
 
 
 def small_tokens(**changes):
@@ -85,10 +90,10 @@ def test_padding_is_not_read(family, kind, side):
         torch.testing.assert_close(memory.tokens[1], lone.tokens[0], atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize(("implementation", "gate"), [("eager", None), ("sdpa", None), (None, "tanh")])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_rows_are_independent_of_their_batch(family, implementation):
-    model = token_model(family, "Model", attn_implementation=implementation)
+def test_rows_are_independent_of_their_batch(family, implementation, gate):
+    model = token_model(family, "Model", attn_implementation=implementation, gate=gate)
     segments = tiny_segments(family, steps=3, batch=3)
     order = torch.tensor([2, 0, 1])
     with torch.no_grad():
@@ -101,9 +106,10 @@ def test_rows_are_independent_of_their_batch(family, implementation):
         torch.testing.assert_close(one.memory.tokens[:1], lone.memory.tokens, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("gate", [None, "tanh"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_was_read_before_is_seen(family):
-    model = token_model(family, "Model")
+def test_what_was_read_before_is_seen(family, gate):
+    model = token_model(family, "Model", gate=gate)
     segments = tiny_segments(family, steps=2)
     with torch.no_grad():
         memory = model(**segments[0]).memory
@@ -113,9 +119,10 @@ def test_what_was_read_before_is_seen(family):
     assert apart.shape == after.shape == model(**segments[1]).last_hidden_state.shape
 
 
+@pytest.mark.parametrize("gate", [None, "tanh"])
 @pytest.mark.parametrize("family", CAUSAL)
-def test_a_causal_backbone_stays_causal_and_memory_sees_only_itself(family):
-    model = token_model(family, "Model")
+def test_a_causal_backbone_stays_causal_and_memory_sees_only_itself(family, gate):
+    model = token_model(family, "Model", gate=gate)
     ids = tiny_segments(family, steps=1)[0]["input_ids"]
     other = ids.clone()
     other[:, 5:] = (other[:, 5:] + 1) % 50
@@ -215,9 +222,10 @@ def test_the_state_that_was_given_is_not_changed():
     assert not memory.tokens.requires_grad
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("family", CAUSAL)
-def test_a_plain_cache_goes_on_within_the_segment_and_writes_nothing(family):
-    model = token_model(family, "ForCausalLM")
+def test_a_plain_cache_goes_on_within_the_segment_and_writes_nothing(family, kind):
+    model = token_model(family, "ForCausalLM", **KINDS[kind])
     ids = tiny_segments(family, steps=2)
     with torch.no_grad():
         memory = model(**ids[0]).memory
@@ -261,6 +269,7 @@ def test_what_does_not_fit_is_refused(change, error, message):
         ({"encoder_dropout": 1.0}, ValueError, "encoder_dropout must be a finite number from 0 to below 1"),
         ({"recall_weight": -1}, ValueError, "recall_weight must be"),
         ({"recall_target": "pixels"}, ValueError, "recall_target must be one of 'hidden', 'tokens'"),
+        ({"gate": "normed"}, ValueError, "gate must be one of None, 'tanh', 'auto'"),
         ({"max_chunks": 1}, ValueError, "max_chunks must be an integer of at least 2"),
         ({"vicreg": 1}, TypeError, "vicreg must be True or False"),
         ({"variance_target": 0}, ValueError, "variance_target must be"),
