@@ -102,7 +102,7 @@ def mask_of_keys(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | N
         query: the queries, `[B, H, Q, d]`.
         key: the keys, `[B, G, K, d]`.
         mask: bool or added to the scores, or None.
-        is_causal: what the call says.
+        is_causal: the flag of the call; None leaves it to the module.
     """
     if mask is not None:
         return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
