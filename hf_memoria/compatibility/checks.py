@@ -24,6 +24,17 @@ def check_implementation_of_config() -> None:
     require(isinstance(kind, property) and kind.fset is not None, "_attn_implementation must be a property to set.")
 
 
+def check_loaded_mark() -> None:
+    import torch
+    from transformers.initialization import guard_torch_init_functions
+
+    given = torch.nn.Parameter(torch.zeros(1))
+    given._is_hf_initialized = True  # type: ignore[attr-defined]
+    with guard_torch_init_functions():
+        torch.nn.init.ones_(given)
+    require(given.item() == 0, "initialisation must leave parameters alone that are marked as loaded; it does not.")
+
+
 def check_attention_modules() -> None:
     from hf_memoria.attentions.interface import attention_modules
     from hf_memoria.models.families import MEMORIA_CLASSES

@@ -52,6 +52,12 @@ INTERFACES: tuple[Interface, ...] = (
     ),
     exists("transformers.initialization.guard_torch_init_functions", "models.mixin"),
     exists("transformers.PreTrainedModel.initialize_weights", "models.mixin"),
+    Interface("torch.nn.Parameter._is_hf_initialized", ("models.new_parameters",), checks.check_loaded_mark),
+    exists(
+        "transformers.models.llama.modeling_llama.eager_attention_forward",
+        "memories.token.gated_attention",
+        parameters=("module", "query", "key", "value", "attention_mask", "scaling", "dropout"),
+    ),
     exists(
         "transformers.PreTrainedModel.save_pretrained",
         "models.mixin",

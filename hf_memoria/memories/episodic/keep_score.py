@@ -19,10 +19,15 @@ WEIGHT = 0.01
 next to nothing in the first steps."""
 
 
-class KeepScore(nn.Module):
-    """Log of the attention that an engram will get a segment, linear in the embeddings of its window.
+AGES = 8
+"""Powers of two of an engram's age that count apart: 1, 2 and 3, 4 to 7, and so on; the last is of all above."""
 
-    Poisson regression: the loss is `exp(u) - paid u`, whose minimum is where `exp(u)` is the mean of what is paid.
+
+class KeepScore(nn.Module):
+    """Log of the attention that an engram will get a segment: linear in the embeddings of its window, plus its age's.
+
+    By age, what is asked for soon after it was told is told from what is asked for late. Poisson regression, of loss
+    `exp(u) - paid u`: its minimum is where `exp(u)` is the mean of what is paid.
     No gradient leaves it, neither to embeddings nor through time.
 
     Args:
@@ -35,6 +40,7 @@ class KeepScore(nn.Module):
         self.window = window
         self.weight = nn.Parameter(torch.empty(max(window, 1), embedding_size))
         self.bias = nn.Parameter(torch.empty(1))
+        self.of_age = nn.Parameter(torch.empty(AGES))
         self.reset_memory_parameters()
         leave_undecayed(self)
 
@@ -42,10 +48,11 @@ class KeepScore(nn.Module):
         """Expect the same of all."""
         with torch.no_grad():
             self.weight.zero_()
+            self.of_age.zero_()
             self.bias.fill_(AT_FIRST)
 
     def forward(self, embed: nn.Module, ids: Tensor, embeds: Tensor | None) -> Tensor:
-        """Return the scores of engrams, `[B, M]`.
+        """Return the scores of engrams but for their ages, `[B, M]`.
 
         Args:
             embed: the model's embeddings of ids.
@@ -63,12 +70,18 @@ class KeepScore(nn.Module):
             score = score + sum(by_id[:, back][windows.index[..., back]] for back in range(self.window))
         return score
 
+    def by_age(self, age: Tensor) -> Tensor:
+        """Return what ages, int `[B, M]`, of 1 and above, add to the scores, `[B, M]`."""
+        least = 2 ** torch.arange(1, AGES, device=age.device)
+        added: Tensor = self.of_age[(age.unsqueeze(-1) >= least).sum(dim=-1)]
+        return added
+
     @staticmethod
     def loss(score: Tensor, paid: Tensor, valid: Tensor) -> Tensor:
         """Return the mean loss of the engrams that are there.
 
         Args:
-            score: the score of `forward`, `[B, M]`.
+            score: the score of `forward` and `by_age`, `[B, M]`.
             paid: attention that they got of this segment, `[B, M]`.
             valid: the mask of those that are there, bool `[B, M]`.
         """

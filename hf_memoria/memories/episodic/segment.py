@@ -65,13 +65,25 @@ def write(
     """
     base = model.base_model
     segment = Segment(real=real, ids=left["ids"] - 1, embeds=left.get("embeds"), hidden=left.get("hidden"))
+    scorer = ModelScorer(base) if hasattr(base, "memory_keep") else None
+    return write_segment(state, segment, paid, model.config.memory.policy(), scorer)
 
-    def expected(state: EpisodicState) -> Tensor:
-        score: Tensor = base.memory_keep(embeddings_of(base), state.ids, _or_none(state.embeds))
+
+class ModelScorer:
+    """See `Scorer`: the keep score of a base model, looked up at each call, for PEFT puts a copy in its place."""
+
+    def __init__(self, base_model: Any) -> None:
+        self.base_model = base_model
+
+    def of(self, state: EpisodicState) -> Tensor:
+        """As `Scorer.of`."""
+        score: Tensor = self.base_model.memory_keep(embeddings_of(self.base_model), state.ids, _or_none(state.embeds))
         return score
 
-    scorer = expected if hasattr(base, "memory_keep") else None
-    return write_segment(state, segment, paid, model.config.memory.policy(), scorer)
+    def by_age(self, age: Tensor) -> Tensor:
+        """As `Scorer.by_age`."""
+        added: Tensor = self.base_model.memory_keep.by_age(age)
+        return added
 
 
 def _or_none(vectors: Tensor) -> Tensor | None:

@@ -162,7 +162,7 @@ def _with_keep_loss(
         return None
     store = reading.store
     embed = embeddings_of(model.base_model)
-    score = keep(embed, store.ids, store.embeds)
+    score = keep(embed, store.ids, store.embeds) + keep.by_age(store.age)
     paid = reading.paid()
     paid = paid if paid.shape[1] else paid.new_zeros(store.valid.shape)
     part = KeepScore.loss(score, paid, store.valid)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hf_memoria.memories.episodic.store.state import EpisodicState
+from hf_memoria.memories.episodic.store.state import EpisodicState, Scorer
 
 KEEPS = ("learned", "lifespan", "fifo", "random")
 
@@ -46,20 +46,21 @@ class KeepPolicy:
     lifespan_extend_scale: float = 8.0
 
 
-def kept_engrams(state: EpisodicState, there: Tensor, policy: KeepPolicy) -> Tensor:
+def kept_engrams(state: EpisodicState, there: Tensor, policy: KeepPolicy, scorer: Scorer | None = None) -> Tensor:
     """Return which engrams stay, bool `[B, M]`.
 
     Args:
         state: the state after a segment, its engrams among the others, columns in the order of their positions.
         there: the mask of the columns that are engrams, bool `[B, M]`.
         policy: the rule for what goes.
+        scorer: what tells how the expected attention changes with age; None for not at all.
     """
     always = _protected(state, there, policy)
     if policy.keep == "lifespan":
         there = there & ((state.score > 0) | always)
     if policy.capacity is None or state.width <= policy.capacity:
         return there
-    worth = _worth(state, policy).masked_fill(always, torch.inf).masked_fill(~there, -torch.inf)
+    worth = _worth(state, policy, scorer).masked_fill(always, torch.inf).masked_fill(~there, -torch.inf)
     # The young are first, and a stable sort leaves them so among equals.
     order = worth.flip(1).argsort(dim=1, descending=True, stable=True)
     rank = order.argsort(dim=1).flip(1)
@@ -72,14 +73,15 @@ def _protected(state: EpisodicState, there: Tensor, policy: KeepPolicy) -> Tenso
     return young | (there & (state.position < policy.sink))
 
 
-def _worth(state: EpisodicState, policy: KeepPolicy) -> Tensor:
+def _worth(state: EpisodicState, policy: KeepPolicy, scorer: Scorer | None) -> Tensor:
     if policy.keep == "fifo":
         return state.position.to(torch.float64)
     if policy.keep == "random":
         return drawn(state.position, state.positions)
     if policy.keep == "lifespan":
         return state.score.to(torch.float64)
-    expected = state.score.double().clamp(max=MOST_EXPECTED).exp()
+    score = state.score if scorer is None else state.score + scorer.by_age(state.age).to(state.score)
+    expected = score.double().clamp(max=MOST_EXPECTED).exp()
     return (expected + state.usage.double()).log() - AGE_WEIGHT * state.age
 
 

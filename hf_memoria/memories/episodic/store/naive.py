@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from hf_memoria.memories.episodic.store.keep import AGE_WEIGHT, MOST_EXPECTED, KeepPolicy
@@ -43,7 +44,13 @@ class NaiveRow:
     links: int = 0
 
     def write(
-        self, ids: list[int], attention: list[float], policy: KeepPolicy, scores: list[float], source: int = 0
+        self,
+        ids: list[int],
+        attention: list[float],
+        policy: KeepPolicy,
+        scores: list[float],
+        source: int = 0,
+        by_age: Callable[[int], float] = lambda age: 0.0,
     ) -> None:
         """Write a segment.
 
@@ -53,6 +60,7 @@ class NaiveRow:
             policy: the rule for what goes when there are too many.
             scores: log of the attention expected of each new engram, for `learned`.
             source: id of the document; windows end where it changes.
+            by_age: what an age adds to an engram's score.
         """
         if source != self.document:
             self.document, self.begins = source, len(self.read)
@@ -74,7 +82,7 @@ class NaiveRow:
             score = {"learned": scores[place], "lifespan": policy.initial_lifespan}.get(policy.keep, 0.0)
             self.engrams.append(NaiveEngram(window, behind, len(self.read) - 1, self.step, source, 0.0, score))
         self.step += 1
-        self._forget(policy)
+        self._forget(policy, by_age)
         there = {engram.position for engram in self.engrams}
         for engram in self.engrams:
             engram.links = {place: strength for place, strength in engram.links.items() if place in there}
@@ -90,7 +98,7 @@ class NaiveRow:
             strongest = sorted(engram.links.items(), key=lambda link: -link[1])[: self.links]
             engram.links = dict(strongest)
 
-    def _forget(self, policy: KeepPolicy) -> None:
+    def _forget(self, policy: KeepPolicy, by_age: Callable[[int], float]) -> None:
         young = {engram.position for engram in self.engrams[max(0, len(self.engrams) - policy.protected) :]}
         if not policy.protected:
             young = set()
@@ -103,20 +111,22 @@ class NaiveRow:
         if policy.capacity is None:
             return
         ranked = sorted(
-            self.engrams, key=lambda e: (protected(e), self._worth(e, policy) if not protected(e) else 0, e.position)
+            self.engrams,
+            key=lambda e: (protected(e), 0 if protected(e) else self._worth(e, policy, by_age), e.position),
         )
         kept = {engram.position for engram in ranked[max(0, len(ranked) - policy.capacity) :]}
         self.engrams = [engram for engram in self.engrams if engram.position in kept]
 
-    def _worth(self, engram: NaiveEngram, policy: KeepPolicy) -> float:
+    def _worth(self, engram: NaiveEngram, policy: KeepPolicy, by_age: Callable[[int], float]) -> float:
         if policy.keep == "fifo":
             return float(engram.position)
         if policy.keep == "random":
             return draw(engram.position, len(self.read))
         if policy.keep == "lifespan":
             return engram.score
-        expected = math.exp(min(engram.score, MOST_EXPECTED))
-        return math.log(expected + engram.usage) - AGE_WEIGHT * (self.step - engram.segment)
+        age = self.step - engram.segment
+        expected = math.exp(min(engram.score + by_age(age), MOST_EXPECTED))
+        return math.log(expected + engram.usage) - AGE_WEIGHT * age
 
 
 def draw(position: int, positions: int) -> float:

@@ -5,9 +5,9 @@ Axes: B rows, M engrams of the longest row, L layers, W ids of a window, D hidde
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -296,5 +296,12 @@ def take(value: Tensor, order: Tensor) -> Tensor:
 FIELDS: tuple[str, ...] = tuple(part.name for part in fields(EpisodicState))
 """Names of the tensors of a state."""
 
-Scorer = Callable[[EpisodicState], Tensor]
-"""From a state to the log of the attention that each engram is expected to get a segment, `[B, M]`."""
+
+class Scorer(Protocol):
+    """The log of the attention that engrams are expected to get a segment."""
+
+    def of(self, state: EpisodicState) -> Tensor:
+        """Return it for engrams of any age, `[B, M]`."""
+
+    def by_age(self, age: Tensor) -> Tensor:
+        """Return what ages, int `[B, M]`, add to it, `[B, M]`."""

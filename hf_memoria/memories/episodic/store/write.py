@@ -48,7 +48,7 @@ def write_segment(
         attention: the attention that its real positions paid each engram: the mean over blocks and heads, summed,
             float32 `[B, M]`.
         policy: the rule for what goes when a row is full.
-        scorer: the function that tells the attention to be expected, where the policy asks for it.
+        scorer: what tells the attention to be expected, where the policy asks for it.
     """
     alive = segment.real.any(dim=1)
     used = link_what_fired(_after_use(state, attention, alive, policy), attention, alive)
@@ -56,7 +56,7 @@ def write_segment(
     used = replace(used, ids=_with_next_ids(used, ids, alive))
     new = _new_engrams(state, segment, ids, policy)
     if scorer is not None and policy.keep == "learned":
-        new = replace(new, score=scorer(new).to(torch.float32))
+        new = replace(new, score=scorer.of(new).to(torch.float32))
     before, behind = aligned_vectors(used, new)
     joined = {name: torch.cat([value, getattr(behind, name)], dim=1) for name, value in before._of_engrams().items()}
     count = segment.real.sum(dim=1)
@@ -70,7 +70,7 @@ def write_segment(
         }
     )
     there = torch.cat([before.valid, behind.valid], dim=1)
-    return _kept(merged, there, policy)
+    return _kept(merged, there, policy, scorer)
 
 
 def aligned_vectors(first: EpisodicState, second: EpisodicState) -> tuple[EpisodicState, EpisodicState]:
@@ -168,9 +168,9 @@ def _vectors(given: Tensor | None, like: Tensor, order: Tensor) -> Tensor:
     return like[:, :0] if given is None else take(given.to(like), order)
 
 
-def _kept(merged: EpisodicState, there: Tensor, policy: KeepPolicy) -> EpisodicState:
+def _kept(merged: EpisodicState, there: Tensor, policy: KeepPolicy, scorer: Scorer | None) -> EpisodicState:
     width = merged.width
-    kept = kept_engrams(merged, there, policy)
+    kept = kept_engrams(merged, there, policy, scorer)
     state = merged.keep_where(kept)
     if policy.capacity is not None and state.width > policy.capacity and width:
         state = state.widened(policy.capacity)  # where columns are not looked up on the host

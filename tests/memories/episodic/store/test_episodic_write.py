@@ -30,6 +30,20 @@ def score_of(state):
     return (ids * torch.tensor([0.11, -0.07, 0.05])[: ids.shape[-1]]).sum(-1).sin()
 
 
+class OfIds:
+    """The score, and one that ages add to it, up and down."""
+
+    def of(self, state):
+        return score_of(state)
+
+    def by_age(self, age):
+        return (age.float() * 1.7).sin()
+
+
+def by_age(age):
+    return float(OfIds().by_age(torch.tensor(age)))
+
+
 def new_score(row, ids, source):
     read, scores = [*row.read], []
     begins = row.begins if source == row.document else len(read)
@@ -90,7 +104,7 @@ def test_over_a_long_run_it_holds_what_the_naive_one_holds(name, window):
         paid = torch.rand(rows, state.width, generator=generator) * (torch.rand(rows, state.width) < 0.5)
         source = (torch.arange(rows) + step) // 10
         before = state
-        state = write_segment(state.of_document(source), Segment(real=real, ids=ids), paid, policy, score_of)
+        state = write_segment(state.of_document(source), Segment(real=real, ids=ids), paid, policy, OfIds())
         for number, row in enumerate(naive):
             own = ids[number][real[number]].tolist()
             row.write(
@@ -99,6 +113,7 @@ def test_over_a_long_run_it_holds_what_the_naive_one_holds(name, window):
                 policy,
                 new_score(row, own, int(source[number])),
                 int(source[number]),
+                by_age,
             )
             assert held(state, number) == expected(row), step
             assert same_links(state, number, row)
