@@ -4,7 +4,7 @@ import accelerate
 import pytest
 import torch
 from accelerate import cpu_offload, infer_auto_device_map
-from families import CAUSAL, answer, read_all, tiny_model, tiny_segments
+from families import CAUSAL, answer, read_all, small_episodes, small_tokens, states_equal, tiny_model, tiny_segments
 from packaging.version import Version
 from transformers import AutoModelForCausalLM
 
@@ -100,3 +100,29 @@ def test_every_family_reads_from_disk(family, head, cue, tmp_path):
     with torch.no_grad():
         for one, other in zip(read_all(loaded, segments), read_all(model, segments), strict=True):
             assert torch.equal(answer(one), answer(other))
+
+
+OTHERS = {
+    "gated tokens": small_tokens(gate="tanh"),
+    "episodes": small_episodes(),
+    "episodes by hidden states": small_episodes(gate="tanh", content=["ids", "hidden"]),
+    "association": small_episodes(association="spread"),
+    "shared attention": small_episodes(share_attention=True),
+}
+
+
+@pytest.mark.parametrize("settings", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize("family", CAUSAL)
+def test_other_memories_change_nothing_either(family, settings, tmp_path):
+    model = tiny_model(family, "ForCausalLM", settings)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.rand_like(parameter) * 0.2)
+    model.save_pretrained(tmp_path)
+    loaded = cpu_offload(AutoModelForCausalLM.from_pretrained(tmp_path), execution_device=torch.device("cpu"))
+    assert all(parameter.is_meta for parameter in loaded.parameters())
+    segments = tiny_segments(family, steps=5)
+    with torch.no_grad():
+        one, other = read_all(loaded, segments)[-1], read_all(model, segments)[-1]
+    assert torch.equal(one.logits, other.logits)
+    assert states_equal(one.memory, other.memory)

@@ -45,7 +45,11 @@ class Windows:
         return mixed
 
 
-def id_windows_of(ids: Tensor, embed: Callable[[Tensor], Tensor]) -> Windows:
+Embed = Callable[[Tensor], Tensor]
+"""From ids, int64 `[U]`, to their embeddings, `[U, E]`."""
+
+
+def id_windows_of(ids: Tensor, embed: Embed) -> Windows:
     """Return the windows of engrams.
 
     Args:
@@ -74,3 +78,7 @@ class WindowMix(nn.Module):
         with torch.no_grad():
             self.weight.fill_(0.5)
             self.weight[0] = 1.0
+
+    def forward(self) -> Tensor:
+        """Return the weights `[W, E]`; called, not read, so that hooks which load offloaded weights see it."""
+        return self.weight

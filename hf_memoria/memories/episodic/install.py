@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from hf_memoria.backbones import HookHolder, blocks_of, cross_attention_heads, head_size, reading_blocks, reading_of
 from hf_memoria.memories.episodic.config import EpisodicMemoryConfig
+from hf_memoria.memories.episodic.id_windows import Embed
 from hf_memoria.memories.episodic.keep_score import KeepScore
 from hf_memoria.memories.episodic.reader import EpisodicReader
 from hf_memoria.memories.episodic.reading import EpisodicReading
@@ -52,9 +54,12 @@ def embedding_size(config: Any) -> int:
     return found
 
 
-def embeddings_of(base_model: Any) -> Any:
-    """Return the module that embeds ids, or None where positions have none."""
-    return base_model.get_input_embeddings() if has_ids(base_model) else None
+def embeddings_of(base_model: Any) -> Embed | None:
+    """Return the function that embeds ids, or None where positions have none.
+
+    It is not the module: hooks of accelerate bring arguments to where weights are, and would move a module.
+    """
+    return partial(base_model.get_input_embeddings()) if has_ids(base_model) else None
 
 
 def install_episodic_memory(model: Any) -> None:

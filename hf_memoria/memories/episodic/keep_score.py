@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hf_memoria.backbones import leave_undecayed
-from hf_memoria.memories.episodic.id_windows import id_windows_of
+from hf_memoria.memories.episodic.id_windows import Embed, id_windows_of
 from hf_memoria.memories.episodic.store.keep import MOST_EXPECTED
 
 AT_FIRST = -3.0
@@ -21,6 +21,26 @@ next to nothing in the first steps."""
 
 AGES = 8
 """Powers of two of an engram's age that count apart: 1, 2 and 3, 4 to 7, and so on; the last is of all above."""
+
+
+class AgeScore(nn.Module):
+    """What the age of an engram adds to its score, by the power of two that it has reached."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.empty(AGES))
+        self.reset_memory_parameters()
+        leave_undecayed(self)
+
+    def reset_memory_parameters(self) -> None:
+        """Expect the same at every age."""
+        nn.init.zeros_(self.bias)
+
+    def forward(self, age: Tensor) -> Tensor:
+        """Return what ages, int `[B, M]`, of 1 and above, add to the scores, `[B, M]`."""
+        least = 2 ** torch.arange(1, AGES, device=age.device)
+        added: Tensor = self.bias[(age.unsqueeze(-1) >= least).sum(dim=-1)]
+        return added
 
 
 class KeepScore(nn.Module):
@@ -40,7 +60,7 @@ class KeepScore(nn.Module):
         self.window = window
         self.weight = nn.Parameter(torch.empty(max(window, 1), embedding_size))
         self.bias = nn.Parameter(torch.empty(1))
-        self.of_age = nn.Parameter(torch.empty(AGES))
+        self.by_age = AgeScore()
         self.reset_memory_parameters()
         leave_undecayed(self)
 
@@ -48,10 +68,9 @@ class KeepScore(nn.Module):
         """Expect the same of all."""
         with torch.no_grad():
             self.weight.zero_()
-            self.of_age.zero_()
             self.bias.fill_(AT_FIRST)
 
-    def forward(self, embed: nn.Module, ids: Tensor, embeds: Tensor | None) -> Tensor:
+    def forward(self, embed: Embed, ids: Tensor, embeds: Tensor | None) -> Tensor:
         """Return the scores of engrams but for their ages, `[B, M]`.
 
         Args:
@@ -69,12 +88,6 @@ class KeepScore(nn.Module):
             by_id = windows.table @ self.weight.T
             score = score + sum(by_id[:, back][windows.index[..., back]] for back in range(self.window))
         return score
-
-    def by_age(self, age: Tensor) -> Tensor:
-        """Return what ages, int `[B, M]`, of 1 and above, add to the scores, `[B, M]`."""
-        least = 2 ** torch.arange(1, AGES, device=age.device)
-        added: Tensor = self.of_age[(age.unsqueeze(-1) >= least).sum(dim=-1)]
-        return added
 
     @staticmethod
     def loss(score: Tensor, paid: Tensor, valid: Tensor) -> Tensor:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from hf_memoria.memories.episodic.id_windows import WindowMix
+from hf_memoria.memories.episodic.id_windows import Embed, WindowMix
 from hf_memoria.memories.episodic.reader import EpisodicReader
 from hf_memoria.memories.episodic.spread_read import SPREADS_TO
 from hf_memoria.memories.episodic.store.state import NO_ID, EpisodicState
 
 
 def read_naively(
-    reader: EpisodicReader, hidden: Tensor, state: EpisodicState, embed: nn.Module, graph: str = "segment"
+    reader: EpisodicReader, hidden: Tensor, state: EpisodicState, embed: Embed, graph: str = "segment"
 ) -> Tensor:
     """Return the residual stream with what was read; equations in `EpisodicReader`.
 
@@ -44,7 +44,7 @@ def _may_be_read(reader: EpisodicReader, state: EpisodicState, row: int, m: int)
     return not (reader.value_ahead and last and waits)
 
 
-def _mixed(reader: EpisodicReader, state: EpisodicState, embed: nn.Module, row: int, m: int, value: bool) -> Tensor:
+def _mixed(reader: EpisodicReader, state: EpisodicState, embed: Embed, row: int, m: int, value: bool) -> Tensor:
     mix: WindowMix = reader.value_mix if value else reader.key_mix
     ahead = reader.value_ahead if value else 0
     mixed = mix.weight.new_zeros(mix.weight.shape[1])
@@ -58,7 +58,7 @@ def _mixed(reader: EpisodicReader, state: EpisodicState, embed: nn.Module, row: 
     return mixed
 
 
-def _made(reader: EpisodicReader, state: EpisodicState, embed: nn.Module, row: int, m: int, value: bool) -> Tensor:
+def _made(reader: EpisodicReader, state: EpisodicState, embed: Embed, row: int, m: int, value: bool) -> Tensor:
     """Return the key or the value of one engram, `[D]`."""
     of_tokens, of_hidden = ("value", "hidden_value") if value else ("key", "hidden_key")
     made = torch.zeros(reader.query.out_features)

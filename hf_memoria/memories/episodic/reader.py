@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from hf_memoria.backbones import leave_undecayed
 from hf_memoria.memories.episodic.heads import in_heads, merged, weights_of_best
-from hf_memoria.memories.episodic.id_windows import WindowMix, Windows, id_windows_of
+from hf_memoria.memories.episodic.id_windows import Embed, WindowMix, Windows, id_windows_of
 from hf_memoria.memories.episodic.searched import Bank, Columns, SearchedStore, SearchRead
 from hf_memoria.memories.episodic.spread_read import SpreadRead
 from hf_memoria.memories.episodic.stick_breaking import best_columns, stick_breaking_weights
@@ -144,7 +144,7 @@ class EpisodicReader(nn.Module):
             if self.gate is not None:
                 self.gate.zero_()
 
-    def windows(self, embed: nn.Module, store: SearchedStore) -> Windows | None:
+    def windows(self, embed: Embed, store: SearchedStore) -> Windows | None:
         """Return the windows of the store's engrams, with gradient to the embeddings; None if ids are not read.
 
         Args:
@@ -157,10 +157,11 @@ class EpisodicReader(nn.Module):
 
     def _mixed(self, windows: Windows | None, store: SearchedStore, mix: WindowMix, ahead: int) -> Tensor:
         """Return the mixed window of each engram, `[B, M, E]`."""
-        parts = [] if windows is None else [windows.mixed(mix.weight, ahead)]
+        weight = mix()
+        parts = [] if windows is None else [windows.mixed(weight, ahead)]
         if store.embeds is not None:
             given = store.embeds.any(dim=-1, keepdim=True)
-            parts.append(mix.weight[0] * self.store_norm(store.embeds) * given)
+            parts.append(weight[0] * self.store_norm(store.embeds) * given)
         return sum(parts[1:], parts[0])
 
     def _hidden(self, store: SearchedStore) -> Tensor:
@@ -206,7 +207,7 @@ class EpisodicReader(nn.Module):
         return whole
 
     def forward(
-        self, hidden: Tensor, store: SearchedStore, embed: nn.Module, bank: Bank | None = None, keep: bool = False
+        self, hidden: Tensor, store: SearchedStore, embed: Embed, bank: Bank | None = None, keep: bool = False
     ) -> SearchRead:
         """Read into `hidden` `[B, T, D]`.
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from hf_memoria.memories.episodic.id_windows import Embed
 from hf_memoria.memories.episodic.searched import Bank, SearchedStore, SearchRead
 from hf_memoria.memories.episodic.shared_attention import Placed, SharedKeys
 from hf_memoria.memories.episodic.spread_read import LinkedStore
@@ -49,7 +50,7 @@ class EpisodicReading:
 
     state: EpisodicState
     store: SearchedStore
-    embed: Callable[[Tensor], Tensor] | nn.Module
+    embed: Embed | None
     places: Tensor
     attention_mask: Tensor | None = None
     stores_hidden: bool = False

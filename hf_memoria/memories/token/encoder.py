@@ -108,6 +108,28 @@ class MemoryEncoder(nn.Module):
         return kept_where_nothing_is_real(self.norm(tokens), memory, real)
 
 
+class HeadGates(nn.Module):
+    """The factors by which heads read memory tokens: tanh of learned scalars that start at zero.
+
+    Args:
+        num_blocks: blocks of the backbone.
+        num_heads: heads of a block.
+    """
+
+    def __init__(self, num_blocks: int, num_heads: int) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.zeros(num_blocks, num_heads))
+        leave_undecayed(self)
+
+    def reset_memory_parameters(self) -> None:
+        """Close them."""
+        nn.init.zeros_(self.gate)
+
+    def forward(self) -> Tensor:
+        """Return the factors, by block and head."""
+        return self.gate.tanh()
+
+
 class TokenMemory(nn.Module):
     """What a token memory adds to a backbone: tokens to start from, tokens to be filled in, and a memory encoder.
 
@@ -135,8 +157,7 @@ class TokenMemory(nn.Module):
         gates: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        self.gates = nn.Parameter(torch.zeros(gates)) if gates else None
-        leave_undecayed(self)
+        self.gates = HeadGates(*gates) if gates else None
         # Embeddings are called, not read, so that hooks which load offloaded weights see it.
         self.initial = nn.Embedding(num_tokens, hidden_size)
         self.slots = nn.Embedding(num_tokens, hidden_size)
@@ -150,8 +171,6 @@ class TokenMemory(nn.Module):
         backbone a narrow encoder changes its tokens by next to nothing, and learns next to nothing.
         """
         nn.init.normal_(self.initial.weight)
-        if self.gates is not None:
-            nn.init.zeros_(self.gates)
         for tokens in (self.slots, self.prompts):
             if tokens is not None:
                 nn.init.normal_(tokens.weight, std=SMALL)
@@ -160,11 +179,11 @@ class TokenMemory(nn.Module):
 
     def openings(self) -> Tensor | None:
         """Return the factors of what heads read of memory tokens, by block and head, `[L, H]`; None without gates."""
-        return None if self.gates is None else self.gates.tanh()
+        return None if self.gates is None else self.gates()
 
     def openness(self) -> Tensor | None:
         """As `Gated.openness`: the mean of the absolute factors."""
-        return None if self.gates is None else self.gates.tanh().abs().mean()
+        return None if self.gates is None else self.gates().abs().mean()
 
     def starting_tokens(self, tokens: Tensor, step: Tensor) -> Tensor:
         """Return what a segment starts from: `tokens` `[B, M, D]`, the learned ones in rows with `step` `[B]` zero."""

@@ -264,7 +264,7 @@ def test_the_keep_score_learns_what_is_asked_for_and_touches_nothing_else():
     torch.testing.assert_close(output.loss, output.losses["task"] + WEIGHT * output.losses["keep"])
     output.losses["keep"].backward()
     reached = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-    assert reached == {f"transformer.memory_keep.{name}" for name in ("weight", "bias", "of_age")}
+    assert reached == {f"transformer.memory_keep.{name}" for name in ("weight", "bias", "by_age.bias")}
     assert not hasattr(episodic(keep="fifo").transformer, "memory_keep")
 
 

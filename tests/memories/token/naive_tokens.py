@@ -34,7 +34,7 @@ def naive_gates(model: Any, stock_base: Any, memory: range, text: range):
         memory: places of memory tokens.
         text: places of the segment.
     """
-    gates = model.base_model.token_memory.gates
+    gates = model.base_model.token_memory.gates.gate
     blocks = iter(range(1000))
 
     def attend(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):

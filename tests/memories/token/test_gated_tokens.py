@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 def gated(family, head="Model", openness=0.7, **changes):
     model = tiny_model(family, head, small_tokens(gate="tanh", **changes))
-    torch.nn.init.constant_(model.base_model.token_memory.gates, openness)
+    torch.nn.init.constant_(model.base_model.token_memory.gates.gate, openness)
     return model
 
 
@@ -26,7 +26,7 @@ def test_sinks_and_capped_scores_stay_the_backbones(head, encoder_layers):
     segments = [{"input_ids": torch.randint(4, 60, (2, 9))} for _ in range(2)]
     for inputs, output in zip(segments, read_all(model, segments), strict=True):
         torch.testing.assert_close(output.logits, stock(**inputs).logits, atol=1e-6, rtol=1e-6)
-    torch.nn.init.ones_(model.base_model.token_memory.gates)
+    torch.nn.init.ones_(model.base_model.token_memory.gates.gate)
     assert (read_all(model, segments)[-1].logits - output.logits).abs().max() > 1e-4
 
 
@@ -40,7 +40,7 @@ def test_a_closed_gate_is_the_backbone_and_gradient_reaches_it(family, encoder_l
     for inputs, output in zip(segments, read_all(model, segments), strict=True):
         torch.testing.assert_close(answer(output), answer(stock(**inputs)), atol=1e-6, rtol=1e-6)
     answer(output).square().sum().backward()
-    assert (model.token_memory.gates.grad != 0).all()
+    assert (model.token_memory.gates.gate.grad != 0).all()
 
 
 @pytest.mark.parametrize("family", CAUSAL)
