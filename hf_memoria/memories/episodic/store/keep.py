@@ -8,11 +8,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from hf_memoria.memories.episodic.store.state import EpisodicState, Scorer
+from hf_memoria.memories.episodic.store.state import EpisodicState
 
 KEEPS = ("learned", "lifespan", "fifo", "random")
 
@@ -44,6 +45,16 @@ class KeepPolicy:
     usage_decay: float = 0.9
     initial_lifespan: float = 9.0
     lifespan_extend_scale: float = 8.0
+
+
+class Scorer(Protocol):
+    """The log of the attention that engrams are expected to get a segment."""
+
+    def of(self, state: EpisodicState) -> Tensor:
+        """Return it for engrams of any age, `[B, M]`."""
+
+    def by_age(self, age: Tensor) -> Tensor:
+        """Return what ages, int `[B, M]`, add to it, `[B, M]`."""
 
 
 def kept_engrams(state: EpisodicState, there: Tensor, policy: KeepPolicy, scorer: Scorer | None = None) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -295,13 +295,3 @@ def take(value: Tensor, order: Tensor) -> Tensor:
 
 FIELDS: tuple[str, ...] = tuple(part.name for part in fields(EpisodicState))
 """Names of the tensors of a state."""
-
-
-class Scorer(Protocol):
-    """The log of the attention that engrams are expected to get a segment."""
-
-    def of(self, state: EpisodicState) -> Tensor:
-        """Return it for engrams of any age, `[B, M]`."""
-
-    def by_age(self, age: Tensor) -> Tensor:
-        """Return what ages, int `[B, M]`, add to it, `[B, M]`."""

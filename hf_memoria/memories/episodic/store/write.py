@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from hf_memoria.memories.episodic.store.keep import KeepPolicy, kept_engrams
+from hf_memoria.memories.episodic.store.keep import KeepPolicy, Scorer, kept_engrams
 from hf_memoria.memories.episodic.store.links import link_what_fired
-from hf_memoria.memories.episodic.store.state import NO_ID, EpisodicState, Scorer, take
+from hf_memoria.memories.episodic.store.state import NO_ID, EpisodicState, take
 
 
 @dataclass(frozen=True)
