@@ -34,6 +34,8 @@ class EpisodicReading:
         attention_mask: the forward's own, `[B, T]` or, with a KV cache, longer to the left; None if all is real.
         stores_hidden: whether inputs of the reading blocks are kept.
         counts_attention: whether anybody asks what a block's self-attention pays stored positions.
+        counts_squares: whether attention counts by its square. A position that asks for nothing looks at many engrams
+            a little, and most positions ask for nothing: their looks would outweigh those at what was asked for.
         attention: the attention, by block, of the real positions to each engram, the mean over heads,
             float32 `[B, M]`.
         shared_attention: the same of the block's self-attention.
@@ -55,6 +57,7 @@ class EpisodicReading:
     attention_mask: Tensor | None = None
     stores_hidden: bool = False
     counts_attention: bool = True
+    counts_squares: bool = False
     attention: dict[int, Tensor] = field(default_factory=dict)
     shared_attention: dict[int, Tensor] = field(default_factory=dict)
     ids: Tensor | None = None
@@ -90,7 +93,7 @@ class EpisodicReading:
 
     def leave_attention(self, block: int, hidden: Tensor, read: SearchRead) -> None:
         """Keep what a block's real positions, of hidden states `[B, T, D]`, paid each engram."""
-        paid = _paid(read.weights, self.real_positions(hidden))
+        paid = self._paid(read.weights, self.real_positions(hidden))
         if read.columns is not None:
             paid = paid.new_zeros(self.store.valid.shape).scatter(1, read.columns, paid)
         self.attention[block] = paid[:, : self.state.width]
@@ -100,7 +103,13 @@ class EpisodicReading:
         if self.watch is not None:
             self.watch(self, block, weights)
         real = real_positions(self.attention_mask, weights.new_empty(weights.shape[0], weights.shape[2], 0))
-        self.shared_attention[block] = _paid(weights, real)[:, : self.state.width]
+        self.shared_attention[block] = self._paid(weights, real)[:, : self.state.width]
+
+    def _paid(self, weights: Tensor, real: Tensor) -> Tensor:
+        """Return the attention of real positions, the mean over heads, float32 `[B, M]`, of weights `[B, H, T, M]`."""
+        weights = weights.detach()
+        counted = (weights.square() if self.counts_squares else weights).mean(dim=1)
+        return (counted * real.to(counted).unsqueeze(2)).sum(dim=1, dtype=torch.float32)
 
     def paid(self) -> Tensor:
         """Return the attention that each engram got, the mean over blocks and reads, float32 `[B, M]`."""
@@ -122,11 +131,6 @@ class EpisodicReading:
             layers = [self.hidden[index] for index in sorted(self.hidden)]
             left["hidden"] = torch.stack(layers, dim=2).detach()
         return left
-
-
-def _paid(weights: Tensor, real: Tensor) -> Tensor:
-    """Return the attention of real positions, the mean over heads, float32 `[B, M]`, of weights `[B, H, T, M]`."""
-    return (weights.detach().mean(dim=1) * real.to(weights).unsqueeze(2)).sum(dim=1, dtype=torch.float32)
 
 
 def store_of(state: EpisodicState, value_ahead: int, graph: str = "segment") -> SearchedStore:

@@ -36,6 +36,7 @@ def reading_from(
         attention_mask=mask,
         stores_hidden=settings.stores_hidden,
         counts_attention=settings.keep in ("learned", "lifespan"),
+        counts_squares=settings.keep == "learned" and settings.capacity is not None,
         **others,
     )
     if settings.share_attention:

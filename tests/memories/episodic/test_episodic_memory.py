@@ -27,6 +27,7 @@ from hf_memoria import EpisodicMemoryConfig, EpisodicState, MemoriaCache, load_m
 from hf_memoria.cli import main as command_line
 from hf_memoria.hub.card import describe, make_card
 from hf_memoria.memories.episodic.keep_score import WEIGHT
+from hf_memoria.memories.episodic.segment import reading_from
 
 pytestmark = pytest.mark.slow
 
@@ -254,6 +255,22 @@ def test_a_plain_checkpoint_gets_initialised_parameters(tmp_path):
     torch.testing.assert_close(reader.log_sharpness.exp().flatten(), torch.full((4,), 8.0))
     assert reader.key_mix.weight[:, 0].tolist() == [1.0, 0.5, 0.5]
     assert loaded.transformer.memory_keep.bias.item() == -3.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "counted"),
+    [
+        ({}, [1.25, 0.25]),
+        ({"capacity": None}, [1.5, 0.5]),
+        ({"keep": "lifespan"}, [1.5, 0.5]),
+    ],
+)
+def test_attention_counts_by_its_square_where_a_score_is_learned_from_it(settings, counted):
+    model = episodic(**settings)
+    state = model(torch.tensor([[5, 6]])).memory
+    reading = reading_from(model, state, torch.ones(1, 2, dtype=torch.bool), None)
+    reading.leave_shared(0, torch.tensor([[[[0.5, 0.5], [1.0, 0.0]]]]))
+    assert reading.paid().tolist() == [counted]
 
 
 def test_the_keep_score_learns_what_is_asked_for_and_touches_nothing_else():
