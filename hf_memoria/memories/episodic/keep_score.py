@@ -47,8 +47,8 @@ class KeepScore(nn.Module):
     """Log of the attention that an engram will get a segment: linear in the embeddings of its window, plus its age's.
 
     Attention counts by its square (`EpisodicReading.counts_squares`). By age, what is asked for soon after it was told
-    is told from what is asked for late. Poisson regression: the loss is `exp(u) - paid u`, whose minimum is where `exp(u)`
-    is the mean of what is paid. No gradient leaves it, neither to embeddings nor through time.
+    is told from what is asked for late. Poisson regression: the loss is `exp(u) - paid u`, whose minimum is where
+    `exp(u)` is the mean of what is paid. No gradient leaves it, neither to embeddings nor through time.
 
     Args:
         embedding_size: E.
