@@ -26,7 +26,7 @@ from common.config import WrongSettingError, check_list, check_positive, parse_a
 from common.corpus import cut_documents, documents_of_length, load_corpus, read_files
 from common.evaluation import score_windows, score_with_memory
 from common.fine_tuned import Arm, Tuning, fine_tune, merged
-from common.half_life import Facts, ask_all, half_life, read_all
+from common.half_life import SCORES, Facts, ask_all, forgetting_curve, half_life, read_all
 from common.pretrained import load_pretrained
 from common.report import write_json
 from common.sweep import plot_sweep, print_sweep
@@ -129,8 +129,6 @@ KEEPS = {
 }
 """What a full memory lets go, as a label and settings."""
 
-ASKED = {"right": "share of answers that are right", "gain": "nats over no memory"}
-
 MEASURES = {"perplexity": "perplexity", "off": "memory off", "other": "another's memory", "steps": "steps"}
 MEASURES |= {"train_seconds": "seconds of training", "test_seconds": "of tests"}
 
@@ -231,15 +229,15 @@ def forgetting(backbone: PreTrainedModel, tokenizer: Any, texts: Dataset, args: 
         started, told = time.process_time(), facts.draw(args.documents, seed)
         model = wrap(backbone, memory=_shared(args, **KEEPS[name][1])).eval()
         asked = ask_all(model, read_all(model, told), told)
-        curves = {of: [(age, float(np.mean(asked[age][of]))) for age in args.ages] for of in ("right", "gain")}
-        return {"asked": asked, "curves": curves, "seconds": round(time.process_time() - started, 1)}
+        return {"asked": asked, "seconds": round(time.process_time() - started, 1)}
 
     labels = {name: KEEPS[name][0] for name in args.arms}
     kept, seeds = kept_runs(args.output_dir / "runs", args, run), parse_seeds(args.seeds)
     results = compare_arms(labels, seeds, kept, {"seconds": "seconds"}, None, args.output_dir, args)
-    for of, axis in ASKED.items():
-        curves = {arm: mean_curve(runs, of) for arm, runs in results["runs"].items()}
-        results[f"half_life_{of}"] = {arm: half_life(curve) for arm, curve in curves.items()}
+    asked = {arm: [run["asked"] for run in runs] for arm, runs in results["runs"].items()}
+    for of, axis in SCORES.items():
+        curves = {arm: forgetting_curve(answers, of) for arm, answers in asked.items()}
+        results[of] = {"curves": curves, "half_life": {arm: half_life(curve) for arm, curve in curves.items()}}
         summary = {
             age: {arm: {of: {"value": curve[age], "error": None}} for arm, curve in curves.items()}
             for age in sorted(args.ages)
@@ -248,12 +246,6 @@ def forgetting(backbone: PreTrainedModel, tokenizer: Any, texts: Dataset, args: 
         axes = ("segments since the fact", axis)
         plot_sweep(labels, summary, of, "segments", args.output_dir / f"{of}.png", axes_labels=axes)
     return results
-
-
-def mean_curve(runs: list[Run], of: str) -> dict[int, float]:
-    """Return a mean over runs by age."""
-    points = np.array([run["curves"][of] for run in runs], dtype=float)
-    return {int(age): float(value) for age, value in zip(points[0, :, 0], points[:, :, 1].mean(axis=0), strict=True)}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """How long is a fact remembered? Facts told between segments of text, all asked for at the end of it."""
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,16 @@ NAMES = (
 FACT = "\n\nThe pass key of {name} is {key}.\n\n"
 QUESTION = "\n\nThe pass key of {name} is"
 ANSWER = " {key}"
+FIRST, KEYS = 10000, 90000
+"""The first key, and how many there are: all of five digits."""
+
+SCORES = {
+    "right": "share of answers that are right",
+    "gain": "nats over no memory",
+    "over_guessing": "nats over guessing the key",
+}
+"""What a forgetting curve is of. Without a memory not even digits are expected, so the gain is in part that of knowing
+that there are keys; who knows that and no key has 0 nats over guessing."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,7 @@ class Facts:
         rows = [text[at * self.length : (at + 1) * self.length] for at in range(self.segments)]
         questions = {}
         for age, name in zip(self.ages, draw.sample(NAMES, len(self.ages)), strict=True):
-            key = draw.randrange(10000, 100000)
+            key = draw.randrange(FIRST, FIRST + KEYS)
             fact, asked = self._ids(FACT.format(name=name, key=key)), self._ids(QUESTION.format(name=name))
             answer = self._ids((QUESTION + ANSWER).format(name=name, key=key))[len(asked) :]
             if max(len(fact), len(asked) + len(answer)) > self.length:
@@ -126,6 +137,21 @@ def ask_all(model: PreTrainedModel, memory: Any, told: list[Told]) -> dict[int, 
             for name, value in values.items():
                 found[age][name].append(value)
     return found
+
+
+def forgetting_curve(asked: Sequence[Mapping[Any, Mapping[str, list[float]]]], score: str) -> dict[int, float]:
+    """Return the mean of a score by the number of segments since a fact.
+
+    Args:
+        asked: what `ask_all` found, one or more times.
+        score: one of `SCORES`.
+    """
+    of, guessed = ("log_probability", -math.log(KEYS)) if score == "over_guessing" else (score, 0.0)
+    return {
+        int(age): sum(value - guessed for found in asked for value in found[age][of])
+        / sum(len(found[age][of]) for found in asked)
+        for age in asked[0]
+    }
 
 
 def half_life(curve: Mapping[int, float]) -> float | None:
