@@ -121,7 +121,7 @@ ARMS = {
 UNTRAINED = ("plain", "window", "shared")
 
 KEEPS = {
-    "fifo": ("first in, first out", {}),
+    "fifo": ("FIFO", {}),
     "learned": ("what was attended to stays", {"keep": "learned"}),
     "lifespan": ("lifespans", {"keep": "lifespan"}),
     "random": ("a random one goes", {"keep": "random"}),
