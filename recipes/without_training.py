@@ -24,7 +24,7 @@ import torch
 from common.arguments import RunArguments
 from common.arms import Run, compare_arms, kept_runs
 from common.config import WrongSettingError, check_positive, parse_arguments
-from common.corpus import cut_documents, load_corpus, read_files
+from common.corpus import cut_documents, documents_of_length, load_corpus, read_files
 from common.evaluation import score_windows
 from common.passkey import PassKeys
 from common.pretrained import load_pretrained
@@ -114,7 +114,7 @@ def main(args: Arguments) -> dict[str, Any]:
     def run(arm: str, seed: int) -> Run:
         model = backbone if ARMS[arm].memory is None else wrap(backbone, memory=ARMS[arm].memory(args))
         if args.task == "books":
-            return read_books(model.eval(), ARMS[arm], documents[: args.documents], args)
+            return read_books(model.eval(), ARMS[arm], documents, args)
         keys = PassKeys(tokenizer, documents[0], args.keys, seed)
         return ask(model.eval(), ARMS[arm], keys, args)
 
@@ -137,14 +137,11 @@ def long_documents(args: Arguments, tokenizer: Any) -> list[list[int]]:
         texts = read_files(args.files)
     else:
         _, texts = load_corpus()
-    cut = cut_documents(texts, args.document_characters)["text"]
-    ids = [tokenizer(text)["input_ids"] for text in cut]
-    longest = max(args.document_tokens, max(args.lengths) if args.task == "passkey" else 0)
-    if args.task == "passkey":  # one text long enough to hide a key in
-        return [[token for document in ids for token in document][: 2 * longest]]
-    long = [document[:longest] for document in ids if len(document) >= longest]
-    spread = max(len(long) // args.documents, 1)  # of every book one, not the first book's all
-    return long[::spread]
+    if args.task == "books":
+        return documents_of_length(texts, tokenizer, args.document_characters, args.document_tokens, args.documents)
+    ids = [tokenizer(text)["input_ids"] for text in cut_documents(texts, args.document_characters)["text"]]
+    longest = max(args.document_tokens, *args.lengths)  # one text long enough to hide a key in
+    return [[token for document in ids for token in document][: 2 * longest]]
 
 
 @torch.no_grad()

@@ -112,6 +112,21 @@ def cut_documents(documents: Dataset, characters: int) -> Dataset:
     return documents.map(cut, batched=True, batch_size=1, desc="Cutting documents")
 
 
+def documents_of_length(texts: Dataset, tokenizer: Any, characters: int, tokens: int, number: int) -> list[list[int]]:
+    """Return the ids of the first tokens of documents, some of every text, not the first one's all.
+
+    Args:
+        texts: with columns `title` and `text`; `cut_documents` cuts them.
+        tokenizer: of the model that reads them.
+        characters: of a document; longer texts become several.
+        tokens: of each that is returned; shorter ones are left out.
+        number: of documents at most.
+    """
+    ids = [tokenizer(text)["input_ids"] for text in cut_documents(texts, characters)["text"]]
+    long = [document[:tokens] for document in ids if len(document) >= tokens]
+    return long[:: max(len(long) // number, 1)][:number]
+
+
 def _cut(text: str, characters: int) -> list[str]:
     pieces = [""]
     for line in text.splitlines(keepends=True):

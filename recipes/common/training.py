@@ -1,5 +1,6 @@
 """What is trained, with which optimizer, and how under Trainer?"""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedModel,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
     ViTConfig,
     ViTForImageClassification,
@@ -133,6 +135,10 @@ def train_on_lanes(
     lanes: int,
     optimizer: torch.optim.Optimizer,
     folder: Path,
+    *,
+    schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    trainer_class: Callable[..., Trainer] = Trainer,
     **settings: Any,
 ) -> list[dict[str, Any]]:
     """Train with the plain Trainer on segments that lie in lanes; return its logs: step, mean loss, and more.
@@ -143,6 +149,9 @@ def train_on_lanes(
         lanes: how many lanes they lie in: the batch size.
         optimizer: what steps are made with.
         folder: where Trainer writes.
+        schedule: of the learning rate; None is the one that `settings` name.
+        callbacks: beside the one that carries a memory.
+        trainer_class: makes the Trainer, where it is another.
         settings: more `TrainingArguments`.
     """
     arguments = {
@@ -154,12 +163,12 @@ def train_on_lanes(
         "report_to": "none",
         **settings,
     }
-    trainer = Trainer(
+    trainer = trainer_class(
         model,
         TrainingArguments(**arguments),
         train_dataset=rows,
-        optimizers=(optimizer, None),
-        callbacks=[MemoriaCallback()] if model.config.memory is not None else [],
+        optimizers=(optimizer, schedule),
+        callbacks=[*([MemoriaCallback()] if model.config.memory is not None else []), *callbacks],
     )
     trainer.train()
     return [entry for entry in trainer.state.log_history if "loss" in entry]

@@ -43,3 +43,37 @@ def documents():
     """Documents of different lengths, one of them shorter than a window, one that ends with a full one."""
     generator = torch.Generator().manual_seed(1)
     return [torch.randint(50, (length,), generator=generator).tolist() for length in (3, 37, 17, 8, 26)]
+
+
+@pytest.fixture(scope="session")
+def words():
+    """Some 100,000 characters of Python's own documentation."""
+    from pydoc_data.topics import topics
+
+    return "\n".join(sorted(topics.values(), key=len)[-12:])
+
+
+@pytest.fixture(scope="session")
+def tokenizer(words):
+    """A tokenizer of 400 ids for these words."""
+    from common.tokenizer import train_tokenizer
+
+    return train_tokenizer([words], 400)
+
+
+@pytest.fixture
+def llama(tokenizer):
+    """A tiny Llama without memory for its ids, whose attention is far from uniform."""
+    from common.training import small_llama
+
+    torch.manual_seed(0)
+    model = small_llama(
+        vocabulary=len(tokenizer),
+        end_of_text=0,
+        positions=512,
+        layers=2,
+        hidden_size=16,
+        heads=2,
+        initializer_range=0.3,
+    )
+    return model.eval()

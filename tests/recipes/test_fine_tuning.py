@@ -1,0 +1,155 @@
+"""The recipe that fine-tunes a pretrained model with a memory, and what its page says."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from common.corpus import documents_of_length, read_files
+from common.half_life import SCORES, forgetting_curve, half_life
+from datasets import Dataset
+from fine_tuning import CONFIGS, KEEPS, Arguments, arm_of, differences
+
+
+def test_documents_to_measure_on_are_of_one_length_and_of_every_text(tokenizer, words):
+    texts = Dataset.from_dict({"title": ["a", "b"], "text": [words[:6000], words[6000:12000]]})
+    found = documents_of_length(texts, tokenizer, characters=1000, tokens=50, number=4)
+    assert [len(document) for document in found] == [50] * 4
+    starts = [tokenizer.decode(document)[:20] for document in found]
+    assert [start in words[:6000] for start in starts] == [True, True, False, False]
+
+
+def test_differences_are_paired_over_documents():
+    plain = [{"by_document": {"own": [1.0, 2.0]}}, {"by_document": {"own": [1.0, 4.0]}}]
+    memory = [{"by_document": {"own": [0.5, 2.0], "off": [1.0, 2.0], "other": [1.0, 3.0]}}] * 2
+    found = differences({"plain": plain, "memory": memory})
+    assert found["memory"]["above_plain"] == pytest.approx([-0.75, 0.25])
+    assert found["memory"]["off_above_on"] == pytest.approx([0.25, 0.25])
+    assert found["memory"]["other_above_on"] == pytest.approx([0.75, 0.25])
+    assert "off_above_on" not in found["plain"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"arms": ["fifo"]}, "arms: must be among plain, window"),
+        ({"arms": ["lora"], "task": "forgetting"}, "arms: must be among fifo, learned"),
+        ({"distill": 1.5}, "distill: must be from 0 to 1; got 1.5"),
+        ({"train_seconds": 0}, "train_seconds: must be above 0; got 0"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(flags, message):
+    import yaml
+
+    base = yaml.safe_load((CONFIGS / "base.yaml").read_text())
+    with pytest.raises(ValueError, match=message):
+        Arguments(**{**base, "seeds": ["0"], "output_dir": Path("out"), **flags})
+
+
+@pytest.fixture
+def flags(llama, tokenizer, words, tmp_path):
+    llama.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "text.txt").write_text(words[:60000], encoding="utf-8")
+    assert len(read_files([str(tmp_path / "text.txt")])) == 1
+    named = {"model_name_or_path": "model", "train_files": "text.txt", "files": "text.txt", "output_dir": "out"}
+    return [
+        "--config",
+        CONFIGS / "smoke.yaml",
+        *(word for name, value in named.items() for word in (f"--{name}", value)),
+    ]
+
+
+def test_every_arm_runs_and_is_not_run_again(run_here, flags, tmp_path):
+    script = CONFIGS.parents[1] / "fine_tuning.py"
+    printed = run_here(script, *flags, cwd=tmp_path)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["machine_in_words"].endswith("no GPU" if not torch.cuda.is_available() else "a GPU")
+    for name, (run,) in results["runs"].items():
+        assert arm_of(name).label in printed
+        assert (run["steps"] > 0) == ("lora" in name or "alone" in name)
+        own, paired = run["by_document"], results["paired"][name]
+        has_memory = any(kind in name for kind in ("shared", "episodic", "engrams"))
+        assert set(own) == ({"own", "off", "other"} if has_memory else {"own"})
+        assert ("other_above_on" in paired) == has_memory
+    shared_run, plain = results["runs"]["shared"][0], results["runs"]["plain"][0]
+    assert shared_run["off"] == pytest.approx(plain["perplexity"], rel=1e-5)
+    assert len({shared_run["perplexity"], shared_run["off"], shared_run["other"]}) == 3
+    run_here(script, *flags, cwd=tmp_path)
+    again = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert again["runs"] == results["runs"]
+
+
+def test_every_memory_is_asked_for_facts(run_here, flags, tmp_path):
+    sizes = ["--task", "forgetting", "--segment_length", "64", "--kept", "64", "--arms", *KEEPS]
+    run_here(CONFIGS.parents[1] / "fine_tuning.py", *flags, *sizes, cwd=tmp_path)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    for name in KEEPS:
+        (run,) = results["runs"][name]
+        assert set(run["asked"]) == {"0", "1", "3"}
+        assert set(run["asked"]["0"]) == {"right", "log_probability", "gain"}
+        for of in SCORES:
+            assert set(results[of]["curves"][name]) == {"0", "1", "3"}
+            assert name in results[of]["half_life"]
+    fifo, unbounded = (results["runs"][name][0]["asked"]["3"]["gain"] for name in ("fifo", "unbounded"))
+    assert fifo != unbounded
+    assert (tmp_path / "out" / "gain.png").exists()
+
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "recipes" / "results" / "fine_tuning"
+
+
+def page():
+    return (ROOT / "docs/pages/results/fine_tuning.md").read_text(encoding="utf-8").splitlines()
+
+
+def published(name):
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def paired(values):
+    return f"{values[0]:+.3f} ± {values[1]:.3f}"
+
+
+def row_of(name, results):
+    (run,), differences = results["runs"][name], results["paired"][name]
+    measured = run["by_document"]
+    others = [f"{run[of]:.2f}" if of in measured else "" for of in ("off", "other")]
+    above = "" if name == "lora" else paired(differences["above_lora"])
+    seconds = [f"{run[of]:.0f}" for of in ("train_seconds", "test_seconds")]
+    cells = [arm_of(name).label, f"{run['perplexity']:.2f}", *others, above, str(run["steps"]), *seconds]
+    return f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |")
+
+
+def worth_of(name, results):
+    differences = results["paired"][name]
+    return (
+        f"| {arm_of(name).label} | {paired(differences['off_above_on'])} | {paired(differences['other_above_on'])} |"
+    )
+
+
+def curve_of(name, results, of):
+    life = results[of]["half_life"][name]
+    cells = [f"{value:.{2 if of == 'right' else 1}f}" for value in results[of]["curves"][name].values()]
+    cells.append(f"over {max(results['arguments']['ages'])}" if life is None else f"{life:.1f}")
+    return f"| {KEEPS[name][0]} | {' | '.join(cells)} |"
+
+
+def test_the_page_has_every_arm_with_its_figures():
+    results, lines = published("base"), page()
+    for name, (run,) in results["runs"].items():
+        assert row_of(name, results) in lines
+        if "off" in run["by_document"]:
+            assert worth_of(name, results) in lines
+
+
+def test_the_page_has_every_forgetting_curve():
+    results, lines = published("forgetting"), page()
+    for name, (run,) in results["runs"].items():
+        assert all(len(values["right"]) == 4 for values in run["asked"].values())
+        for of in SCORES:
+            assert curve_of(name, results, of) in lines
+            curve = forgetting_curve([run["asked"]], of)
+            assert list(results[of]["curves"][name].values()) == pytest.approx(list(curve.values()))
+            assert results[of]["half_life"][name] == pytest.approx(half_life(curve))
