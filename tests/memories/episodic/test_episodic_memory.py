@@ -257,6 +257,16 @@ def test_a_plain_checkpoint_gets_initialised_parameters(tmp_path):
     assert loaded.transformer.memory_keep.bias.item() == -3.0
 
 
+def test_an_untrained_score_does_not_hold_on_to_what_came_first():
+    settings = {"separate_read": False, "share_attention": True, "layers": None, "top_k": None}
+    model = episodic("Llama", capacity=36, stm_capacity=8, sink=0, **settings)
+    ids = torch.randint(2, 60, (1, 40 * 8), generator=torch.Generator().manual_seed(0))
+    memory = read_all(model, [{"input_ids": segment} for segment in ids.split(8, dim=1)])[-1].memory
+    old = memory.position[memory.position < 39 * 8]
+    assert len(old) == 28
+    assert old.double().mean() > 80  # among the first 36 alone, as they once were, it is below 20
+
+
 @pytest.mark.parametrize(
     ("settings", "counted"),
     [

@@ -64,7 +64,7 @@ def kept_engrams(state: EpisodicState, there: Tensor, policy: KeepPolicy, scorer
         state: the state after a segment, its engrams among the others, columns in the order of their positions.
         there: the mask of the columns that are engrams, bool `[B, M]`.
         policy: the rule for what goes.
-        scorer: what tells how the expected attention changes with age; None for not at all.
+        scorer: the source of what age adds to the expected attention; None for nothing.
     """
     always = _protected(state, there, policy)
     if policy.keep == "lifespan":
@@ -93,7 +93,16 @@ def _worth(state: EpisodicState, policy: KeepPolicy, scorer: Scorer | None) -> T
         return state.score.to(torch.float64)
     score = state.score if scorer is None else state.score + scorer.by_age(state.age).to(state.score)
     expected = score.double().clamp(max=MOST_EXPECTED).exp()
-    return (expected + state.usage.double()).log() - AGE_WEIGHT * state.age
+    return (expected + _usage(state, policy.usage_decay)).log() - AGE_WEIGHT * state.age
+
+
+def _usage(state: EpisodicState, decay: float) -> Tensor:
+    """Return the average attention a segment, double `[B, M]`: the moving one begins at zero, which is made up for.
+
+    Otherwise the young would lose to the old for being young, and a full store would stay as it is.
+    """
+    seen = state.age - 1  # segments since the one in which it was made
+    return state.usage.double() / (1 - decay ** seen.double()).masked_fill(seen < 1, 1.0)
 
 
 def drawn(position: Tensor, positions: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ class NaiveRow:
             policy: the rule for what goes when there are too many.
             scores: log of the attention expected of each new engram, for `learned`.
             source: id of the document; windows end where it changes.
-            by_age: what an age adds to an engram's score.
+            by_age: the function from an age to what it adds to a score.
         """
         if source != self.document:
             self.document, self.begins = source, len(self.read)
@@ -126,7 +126,8 @@ class NaiveRow:
             return engram.score
         age = self.step - engram.segment
         expected = math.exp(min(engram.score + by_age(age), MOST_EXPECTED))
-        return math.log(expected + engram.usage) - AGE_WEIGHT * age
+        usage = engram.usage / (1 - policy.usage_decay ** (age - 1)) if age > 1 else 0.0
+        return math.log(expected + usage) - AGE_WEIGHT * age
 
 
 def draw(position: int, positions: int) -> float:

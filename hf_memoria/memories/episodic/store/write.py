@@ -48,7 +48,7 @@ def write_segment(
         attention: the attention that its real positions paid each engram: the mean over blocks and heads, summed,
             float32 `[B, M]`.
         policy: the rule for what goes when a row is full.
-        scorer: what tells the attention to be expected, where the policy asks for it.
+        scorer: the source of the attention to be expected, where the policy asks for it.
     """
     alive = segment.real.any(dim=1)
     used = link_what_fired(_after_use(state, attention, alive, policy), attention, alive)
