@@ -20,7 +20,11 @@ from hf_memoria.exporting import empty_memory, fixed_memory
 pytestmark = pytest.mark.slow
 
 HEADS = {"GPT2": "ForCausalLM", "Llama": "ForCausalLM", "Bert": "ForMaskedLM", "ViT": "ForImageClassification"}
-BOUNDED = {"engram": {"ltm_capacity": 4, "ltm_search_depth": 1}, "token": {}, "episodic": {"layers": [0]}}
+BOUNDED = {
+    "engram": {"ltm_capacity": 4, "ltm_search_depth": 1},
+    "token": {"gate": "tanh"},
+    "episodic": {"layers": [0]},
+}
 # GPT-2 with engrams is read in a process of its own.
 CASES = [("Llama", "token"), ("Bert", "episodic"), ("ViT", "engram")]
 
@@ -42,7 +46,10 @@ print(type(memory).__name__)
 def few_blocks(family, kind, **changes):
     """A model of as few blocks as there can be: tracing them is most of the time."""
     blocks = {"n_layer" if family == "GPT2" else "num_hidden_layers": 1}
-    return tiny_model(family, HEADS[family], {"kind": kind, **BOUNDED[kind]}, **blocks, **changes)
+    model = tiny_model(family, HEADS[family], {"kind": kind, **BOUNDED[kind]}, **blocks, **changes)
+    if kind == "token":
+        torch.nn.init.constant_(model.base_model.token_memory.gates.gate, 0.5)
+    return model
 
 
 def read_both(model, program, segments, memory=None):
