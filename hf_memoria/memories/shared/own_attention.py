@@ -52,7 +52,10 @@ def check_can_attend(config: Any, implementation: str, field: str, off: str) -> 
         raise ValueError(f"attention must be None where {field}; got both. wrap(model, memory=...) {off} takes one.")
     found = config._attn_implementation
     if found not in (*STOCK, implementation):
-        raise ValueError(f"attn_implementation must be None, 'sdpa' or 'eager' where {field}; got {found!r}.")
+        raise ValueError(
+            f"attn_implementation must be None, 'sdpa' or 'eager' where {field}; got {found!r}. A memory {off} "
+            "takes it."
+        )
 
 
 def check_still_attends(config: Any, implementation: str, field: str, off: str) -> None:

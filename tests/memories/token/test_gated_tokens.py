@@ -109,6 +109,9 @@ def test_what_a_gate_cannot_be_put_into_is_refused():
     llama = tiny_model("Llama", "Model")
     with pytest.raises(ValueError, match=r"attention must be None where memory.gate is 'tanh'"):
         wrap(llama, memory=small_tokens(gate="tanh"), attention=LwpfAttentionConfig())
+    other = tiny_stock("LlamaForCausalLM", attn_implementation="flex_attention")
+    with pytest.raises(ValueError, match=r"got 'flex_attention'. A memory with gate=None takes it"):
+        wrap(other, memory=small_tokens(gate="auto"))
     model = gated("Llama")
     model.set_attn_implementation("sdpa")
     with pytest.raises(ValueError, match=r"attn_implementation must stay 'memoria_gated_tokens' where memory.gate is"):
