@@ -78,7 +78,7 @@ class Arguments(ModelArguments):
     def token_memory(self, **changes: Any) -> TokenMemoryConfig:
         """Return the settings of the token memory, with some changed."""
         names = ("num_tokens", "encoder_layers")
-        return TokenMemoryConfig(**{name: getattr(self, name) for name in names} | changes)
+        return TokenMemoryConfig(**{"gate": None} | {name: getattr(self, name) for name in names} | changes)
 
 
 def main(args: Arguments) -> dict[str, Any]:

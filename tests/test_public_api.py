@@ -193,6 +193,7 @@ def test_signatures_that_others_build_on():
         "covariance_weight": 0.04,
         "variance_target": 1.0,
         "bptt_segments": 0,
+        "gate": "auto",
         "segment_length": None,
     }
     assert list(inspect.signature(hf_memoria.wrap).parameters) == ["model", "memory", "attention"]

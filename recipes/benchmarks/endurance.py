@@ -45,7 +45,7 @@ def main() -> None:
 def settings_of(memory: str, graph: str = "auto") -> EngramMemoryConfig | TokenMemoryConfig:
     """Return a memory that holds some hundreds of engrams, or four tokens."""
     if memory == "token":
-        return TokenMemoryConfig(num_tokens=4, encoder_layers=1)
+        return TokenMemoryConfig(num_tokens=4, encoder_layers=1, gate=None)
     return EngramMemoryConfig(
         num_memories=4, stm_capacity=32, num_reminded_stm=8, num_reminded_ltm=8, cofire_graph=graph
     )

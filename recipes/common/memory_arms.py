@@ -26,7 +26,8 @@ def _retrieval(label: str, retrieval: str) -> Arm:
 
 
 def _tokens(args: Any, **settings: Any) -> TokenMemoryConfig:
-    return TokenMemoryConfig(num_tokens=args.num_memories, **settings)
+    gate = None if args.gate == "none" else "auto"  # which kind of gate is the memory's choice
+    return TokenMemoryConfig(num_tokens=args.num_memories, gate=gate, **settings)
 
 
 ARMS = {

@@ -59,7 +59,9 @@ def recurrent(label: str, segments: int) -> Arm:
     """Return a recurrent memory transformer whose gradient goes so many segments back."""
     return Arm(
         label,
-        lambda args: TokenMemoryConfig(num_tokens=args.num_tokens, encoder_layers=0, bptt_segments=segments),
+        lambda args: TokenMemoryConfig(
+            num_tokens=args.num_tokens, encoder_layers=0, bptt_segments=segments, gate=None
+        ),
     )
 
 

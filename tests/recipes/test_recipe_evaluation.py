@@ -126,7 +126,9 @@ def test_mean_held_counts_the_engrams_that_a_segment_finds(memory_model, documen
 
 def test_memory_tokens_are_scored_as_engrams_are(gpt2, documents):
     torch.manual_seed(2)
-    model = wrap(gpt2, memory=TokenMemoryConfig(num_tokens=3, encoder_layers=1, segment_length=LENGTH)).eval()
+    model = wrap(
+        gpt2, memory=TokenMemoryConfig(num_tokens=3, encoder_layers=1, gate=None, segment_length=LENGTH)
+    ).eval()
     found = score_with_memory(model, documents, segment_length=LENGTH, batch_size=5, description="test")
     order = sorted(range(5), key=lambda row: -len(documents[row]))
     states = {row: read_alone(model, documents[row])[1] for row in order}

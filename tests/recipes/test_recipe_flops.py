@@ -40,7 +40,7 @@ def test_memory_costs_what_pytorch_counts(gpt2):
 
 @pytest.mark.parametrize("encoder_layers", [2, 0])
 def test_memory_tokens_cost_what_pytorch_counts(gpt2, encoder_layers):
-    memory = TokenMemoryConfig(num_tokens=3, encoder_layers=encoder_layers, segment_length=LENGTH)
+    memory = TokenMemoryConfig(num_tokens=3, encoder_layers=encoder_layers, gate=None, segment_length=LENGTH)
     ids = torch.zeros(1, LENGTH, dtype=torch.long)
     with sdpa_kernel(SDPBackend.MATH):  # whose operations are counted
         with_memory, _ = counted(wrap(gpt2, memory=memory).eval(), ids)

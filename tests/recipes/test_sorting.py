@@ -171,7 +171,7 @@ def test_a_recurrent_memory_learns_from_the_first_segment_what_the_answer_needs(
     task = SortingTask(symbols=4, num_segments=3, segment_length=12)
     documents = task.draw(2, torch.Generator().manual_seed(0))
     args = arguments(*SMALL)
-    memory = TokenMemoryConfig(num_tokens=3, encoder_layers=0, bptt_segments=bptt_segments)
+    memory = TokenMemoryConfig(num_tokens=3, encoder_layers=0, bptt_segments=bptt_segments, gate=None)
     model = with_memory(tiny_gpt2(args), "none", args)
     model = wrap(model, memory=memory).train()
     embedded = []

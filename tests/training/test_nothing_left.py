@@ -35,7 +35,7 @@ def model_of(new_model):
         model = new_model(without_memory=kind == "tokens")
         if kind == "tokens":
             torch.manual_seed(0)
-            model = wrap(model, memory=TokenMemoryConfig(**TOKENS)).train()
+            model = wrap(model, memory=TokenMemoryConfig(**TOKENS, gate=None)).train()
         if like is not None:
             model.load_state_dict(like.state_dict())
         return model

@@ -36,7 +36,7 @@ def new_token_model(new_model):
     def build(*, dropout=0.0, seed=0, **settings):
         plain = new_model(dropout=dropout, seed=seed, without_memory=True)
         torch.manual_seed(seed)
-        return wrap(plain, memory=TokenMemoryConfig(**(TOKENS | settings))).train()
+        return wrap(plain, memory=TokenMemoryConfig(**({"gate": None} | TOKENS | settings))).train()
 
     return build
 

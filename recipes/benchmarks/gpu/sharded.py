@@ -32,7 +32,7 @@ VOCABULARY = 200
 MEMORIES: dict[str, Any] = {
     "none": lambda: None,
     "engram": lambda: EngramMemoryConfig(num_memories=8, stm_capacity=16, num_reminded_stm=8, num_reminded_ltm=8),
-    "token": lambda: TokenMemoryConfig(num_tokens=4, encoder_layers=1, encoder_heads=2),
+    "token": lambda: TokenMemoryConfig(num_tokens=4, encoder_layers=1, encoder_heads=2, gate=None),
     "episodic": lambda: EpisodicMemoryConfig(capacity=128, stm_capacity=16, top_k=8),
 }
 
