@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,17 +15,14 @@ from hf_memoria import (
     export_segment,
     load_memory,
     save_memory,
+    wrap,
 )
 from hf_memoria.exporting import empty_memory, fixed_memory
 
 pytestmark = pytest.mark.slow
 
 HEADS = {"GPT2": "ForCausalLM", "Llama": "ForCausalLM", "Bert": "ForMaskedLM", "ViT": "ForImageClassification"}
-BOUNDED = {
-    "engram": {"ltm_capacity": 4, "ltm_search_depth": 1},
-    "token": {"gate": "tanh"},
-    "episodic": {"layers": [0]},
-}
+BOUNDED = {"engram": {"ltm_capacity": 4, "ltm_search_depth": 1}, "token": {}, "episodic": {"layers": [0]}}
 # GPT-2 with engrams is read in a process of its own.
 CASES = [("Llama", "token"), ("Bert", "episodic"), ("ViT", "engram")]
 
@@ -46,10 +44,7 @@ print(type(memory).__name__)
 def few_blocks(family, kind, **changes):
     """A model of as few blocks as there can be: tracing them is most of the time."""
     blocks = {"n_layer" if family == "GPT2" else "num_hidden_layers": 1}
-    model = tiny_model(family, HEADS[family], {"kind": kind, **BOUNDED[kind]}, **blocks, **changes)
-    if kind == "token":
-        torch.nn.init.constant_(model.base_model.token_memory.gates.gate, 0.5)
-    return model
+    return tiny_model(family, HEADS[family], {"kind": kind, **BOUNDED[kind]}, **blocks, **changes)
 
 
 def read_both(model, program, segments, memory=None):
@@ -67,6 +62,9 @@ def read_both(model, program, segments, memory=None):
 @torch.no_grad()
 def test_it_gives_the_numbers_of_the_model_for_any_number_of_rows(family, kind):
     model = few_blocks(family, kind)
+    if kind == "token":
+        model = wrap(model, memory=replace(model.config.memory, gate="tanh"))
+        torch.nn.init.constant_(model.base_model.token_memory.gates.gate, 0.5)
     program = export_segment(model, tiny_segments(family, steps=1)[0])
     said, memory, carried = read_both(model, program, tiny_segments(family, steps=9, batch=3, seed=1))
     for ours, theirs in said:
