@@ -130,9 +130,16 @@ def tiny_config(family: str, memory: Any = None, **changes: Any) -> Any:
 
 
 def tiny_model(family: str, head: str, memory: Any = None, *, seed: int = 0, **changes: Any) -> Any:
-    """Build a tiny model, in evaluation mode; see `tiny_config`. `memory=None` is a model without memory."""
+    """Build a tiny model, in evaluation mode; see `tiny_config`. `memory=None` is a model without memory.
+
+    Gates of memory tokens are open, so that what is remembered is seen.
+    """
     torch.manual_seed(seed)
-    return memoria_class(family, head)(tiny_config(family, memory, **changes)).eval()
+    model = memoria_class(family, head)(tiny_config(family, memory, **changes)).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("token_memory.gates.gate"):
+            torch.nn.init.constant_(parameter, 0.7)
+    return model
 
 
 def stock_twin(model: Any, family: str, head: str) -> Any:

@@ -15,10 +15,10 @@ THREADS = 4
 KINDS = {
     "engrams": small_memory,
     "tokens": small_tokens,
-    "rmt": lambda **changes: small_tokens(encoder_layers=0, encoder_heads=None, **changes),
+    "rmt": lambda **changes: small_tokens(**({"encoder_layers": 0, "encoder_heads": None, "gate": "tanh"} | changes)),
     "episodic": lambda **changes: small_episodes(**({"share_attention": True} | changes)),
 }
-"""Settings of each kind of memory, by a short name; `rmt` is the recurrent memory transformer."""
+"""Settings of each kind of memory, by a short name; `rmt` is the recurrent memory transformer, read through gates."""
 
 HEADS = {
     "GPT2": "ForCausalLM",

@@ -87,8 +87,8 @@ def test_a_backbone_without_memory_is_right_in_every_thread(family, way):
 @pytest.mark.parametrize("family", HEADS)
 def test_attentions_are_given_in_the_threads_that_want_them(family, memory):
     # Two attentions cannot take the place of one.
-    changes = {"share_attention": False} if memory == "episodic" else {}
-    settings = None if memory is None else KINDS[memory](**changes)
+    changes = {"episodic": {"share_attention": False}, "rmt": {"gate": None}}
+    settings = None if memory is None else KINDS[memory](**changes.get(memory, {}))
     model = tiny_model(family, HEADS[family], settings, attention=LwpfAttentionConfig())
     wanted = [{"output_attentions": wants, "output_hidden_states": wants} for wants in (True, False, True, False)]
     works = [reading([model] * THREADS, family, **options)[number] for number, options in enumerate(wanted)]
