@@ -15,6 +15,7 @@ from common.report import write_json
 from . import rivals, suite
 from .answers import run_arm
 from .bars import above_all, say
+from .earlier import read_earlier
 from .pictures import by_bytes
 from .sizes import RivalArguments
 
@@ -67,16 +68,17 @@ def parse(argv: list[str]) -> Arguments:
 
 def main(args: Arguments) -> dict[str, Any]:
     """Run every arm at every size; return (and write) the results by size, with the bars and a picture each."""
-    found = {}
+    found, earlier = {}, {} if args.earlier is None else read_earlier(args.earlier)["sizes"]
     for size in args.sizes:
         print(f"\nLength and pairs: {size}")
-        found[size] = compare(size, replace(args, output_dir=args.output_dir / size.replace("/", "_")))
+        here = replace(args, output_dir=args.output_dir / size.replace("/", "_"))
+        found[size] = compare(size, here if size in earlier else replace(here, earlier=None), earlier.get(size))
     write_json({"sizes": found}, args.output_dir / "results.json")
     return found
 
 
-def compare(size: str, args: Arguments) -> dict[str, Any]:
-    """Run every arm at one size; return (and write) the results."""
+def compare(size: str, args: Arguments, earlier: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Run every arm at one size; return (and write) the results, those of `earlier` among them."""
     task, labels = args.task(size), {name: ARMS[name].label for name in args.arms}
     groups = {"same_segment": (0, 0), "earlier": (1, task.segments)}
     if 2 * task.pairs >= task.segment_length:  # the pairs fill the first segments
@@ -89,6 +91,7 @@ def compare(size: str, args: Arguments) -> dict[str, Any]:
         args,
         "validation_loss",
         apart=("sizes",),
+        earlier=earlier,
     )
     labels = {arm: labels[arm] for arm in results["summary"]}
     say([above_all("episodic", "earlier")], results, labels, args.output_dir / "results.json")

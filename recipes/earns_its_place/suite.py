@@ -13,6 +13,8 @@ from common.config import WrongSettingError, check_list, parse_arguments
 from common.report import versions, write_json
 from common.statistics import Estimate, mean_and_spread
 
+from .earlier import read_earlier, with_earlier
+
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "earns_its_place"
 
 COSTS = {"mflops": "MFLOPs a trained token", "bytes": "bytes a row", "seconds": "seconds"}
@@ -29,6 +31,9 @@ class SuiteArguments(RunArguments):
     arms: list[str] = field(metadata={"help": "What is compared."})
     learning_rates: list[float] = field(metadata={"help": "Each arm gets the best of these, found with one seed."})
     so_far: bool = field(default=False, metadata={"help": "Run nothing: say what the runs that are kept say."})
+    earlier: Path | None = field(
+        default=None, metadata={"help": "A results.json of another machine, whose runs count as kept."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,6 +62,7 @@ def compare(
     args: SuiteArguments,
     chosen_by: str,
     apart: tuple[str, ...] = (),
+    earlier: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Run every arm with the best of its learning rates; return (and write) the results.
 
@@ -67,10 +73,13 @@ def compare(
         args: the settings.
         chosen_by: measure, on data apart from the test's, whose least value chooses the rate.
         apart: settings that may differ between runs that are kept, beside the learning rates.
+        earlier: results whose runs count as kept; those in `args.earlier` without it.
     """
     seeds, name, folder = parse_seeds(args.seeds), "{}_{}_{}", args.output_dir / "runs"
-    apart = ("learning_rates", "so_far", *apart)
-    kept = kept_runs(folder, args, _not_run if args.so_far else run, *apart, name=name)
+    which = ("learning_rates", "so_far", "earlier", *apart)
+    kept = kept_runs(folder, args, _not_run if args.so_far else run, *which, name=name)
+    if args.earlier is not None:
+        kept = _with_earlier(kept, earlier, args, chosen_by, apart)
     tried = {
         arm: {rate: one[chosen_by] for rate, one in _by_rate(kept, arm, seeds[0], args.learning_rates)}
         for arm in labels
@@ -87,8 +96,18 @@ def compare(
         )
     results |= {"learning_rates_tried": {arm: tried[arm] for arm in labels}, "learning_rate": best}
     print("Learning rates: " + ", ".join(f"{arm} {rate:g}" for arm, rate in best.items()))
+    args.output_dir.mkdir(parents=True, exist_ok=True)
     write_json(results, args.output_dir / "results.json")
     return results
+
+
+def _with_earlier(
+    kept: OneRun, earlier: Mapping[str, Any] | None, args: SuiteArguments, chosen_by: str, apart: tuple[str, ...]
+) -> OneRun:
+    try:
+        return with_earlier(kept, earlier or read_earlier(args.earlier), args, chosen_by, apart)
+    except WrongSettingError as error:  # as argparse ends, but what a file holds is read after it
+        raise SystemExit(str(error)) from error
 
 
 class NotRunError(Exception):
