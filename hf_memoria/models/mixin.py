@@ -40,7 +40,7 @@ from hf_memoria.models.copied import copied_as
 from hf_memoria.models.evaluations import tell_evaluation
 from hf_memoria.models.gguf import load_gguf
 from hf_memoria.models.lengths import check_length
-from hf_memoria.models.new_parameters import reset_new_parameters
+from hf_memoria.models.new_parameters import copy_new_parameters, reset_new_parameters
 from hf_memoria.models.open_settings import close_for_loading, close_for_new_weights
 from hf_memoria.models.own_code import NotCopied
 from hf_memoria.models.renamings import tell_renamings
@@ -235,10 +235,14 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
     @init.guard_torch_init_functions()
     def initialize_weights(self) -> None:
         """Initialise what no checkpoint gave, the memory's own parameters by their own rule."""
-        for module in self.base_model.modules():  # type: ignore[attr-defined]
+        modules = list(self.base_model.modules())  # type: ignore[attr-defined]
+        for module in modules:
             if hasattr(module, "reset_memory_parameters"):
                 reset_new_parameters(module)
         super().initialize_weights()  # type: ignore[misc]
+        for module in modules:
+            if hasattr(module, "copy_memory_parameters"):
+                copy_new_parameters(module)
 
 
 def _with_own_signature(forward: Any, stock: inspect.Signature, causal_lm: bool) -> Any:

@@ -66,16 +66,13 @@ SHARPNESS = 24.0
 
 @torch.no_grad()
 def _sharp_at_first(model: PreTrainedModel) -> None:
-    """Let keys start as queries and matches count more than ages do."""
-    rivals.tie_reads_at_first(model)
+    """Let matches count more than ages do."""
     for reader in model.modules():
         if isinstance(reader, EpisodicReader):
             reader.log_sharpness.fill_(math.log(SHARPNESS))
 
 
-def _episodic(
-    label: str, prepare: Callable[[PreTrainedModel], None] = rivals.tie_reads_at_first, **settings: Any
-) -> rivals.Arm:
+def _episodic(label: str, prepare: Callable[[PreTrainedModel], None] = rivals.as_it_is, **settings: Any) -> rivals.Arm:
     def memory(args: Arguments) -> EpisodicMemoryConfig:
         usual = {"capacity": None, "top_k": args.top_k, "key_window": args.key_window, "value_ahead": 0, "gate": None}
         return EpisodicMemoryConfig(**usual | settings)
@@ -91,7 +88,7 @@ ARMS = {
     "episodic": _episodic("episodic memory"),
     "episodic_sharp": _episodic("the same, sharper at first", _sharp_at_first),
     "episodic_stick": _episodic("episodic memory, stick-breaking weights", weighting="stick_breaking"),
-    "episodic_untied": _episodic("the episodic memory, keys do not start as queries", rivals.as_it_is),
+    "episodic_untied": _episodic("the episodic memory, keys do not start as queries", rivals.keys_at_random),
 }
 
 OURS = ("episodic", "episodic_sharp", "episodic_stick", "episodic_untied")

@@ -94,6 +94,7 @@ def _spread(
 ARMS = {
     "content": rivals.episodic("content alone, one read", gate=None),
     "segment": _spread("second read, same segment", "segment"),
+    "segment_untied": _spread("the same, keys start at random", "segment", prepare=rivals.keys_at_random),
     "segment_gated": _spread("the same, read through a gate that starts at zero", "segment", gate="tanh"),
     "cofire": _spread("second read, Hebbian links", "cofire"),
     "shuffled": _spread("second read, segments of random engrams", "segment", prepare=shuffle),

@@ -59,7 +59,7 @@ def _episodic(label: str, layers: list[int] | None) -> rivals.Arm:
             capacity=None, top_k=args.top_k, key_window=args.key_window, gate=None, layers=layers
         )
 
-    return rivals.Arm(label, memory, prepare=rivals.tie_reads_at_first, write=rivals.write_ids)
+    return rivals.Arm(label, memory, write=rivals.write_ids)
 
 
 ARMS = {

@@ -82,11 +82,11 @@ def episodic(label: str, **settings: Any) -> Arm:
 
 
 @torch.no_grad()
-def tie_reads_at_first(model: PreTrainedModel) -> None:
-    """Let keys of the separate reads start as queries, so that a word finds itself before anything is learned."""
+def keys_at_random(model: PreTrainedModel) -> None:
+    """Let keys of the separate reads start at random, not as queries."""
     for reader in model.modules():
         if isinstance(reader, EpisodicReader):
-            reader.key.load_state_dict(reader.query.state_dict())
+            reader.key.weight.normal_(std=model.config.initializer_range)
 
 
 @torch.no_grad()

@@ -17,11 +17,7 @@ from common.babi import (
 )
 from common.haystack import sentences_of, words_of
 from common.recall import IGNORED
-from common.training import small_gpt2
-from earns_its_place import babi, rivals, suite
-
-from hf_memoria import EpisodicMemoryConfig, wrap
-from hf_memoria.memories.episodic.reader import EpisodicReader
+from earns_its_place import babi, suite
 
 BOOK = "It was a dark and stormy night; the rain fell. Nobody came to the door! Where is Mary? She was away."
 BOOKS = sentences_of([BOOK], longest=9)
@@ -100,16 +96,6 @@ def test_longer_documents_tell_as_many_facts():
     assert set(torch.isin(ids, places).sum(dim=1).tolist()) <= {2, 4, 6, 8, 10}
     with pytest.raises(ValueError, match="a document must have room for 80 words beside questions; got 52"):
         replace(TASK, segments=2)
-
-
-def test_keys_that_start_as_queries_find_their_word():
-    backbone = small_gpt2(vocabulary=9, end_of_text=0, positions=8, layers=2, hidden_size=8, heads=2)
-    model = wrap(backbone, memory=EpisodicMemoryConfig(gate=None))
-    (reader,) = (module for module in model.modules() if isinstance(module, EpisodicReader))
-    assert not torch.equal(reader.key.weight, reader.query.weight)
-    rivals.tie_reads_at_first(model)
-    assert torch.equal(reader.key.weight, reader.query.weight)
-    assert reader.key.weight is not reader.query.weight
 
 
 @pytest.fixture

@@ -144,6 +144,15 @@ class EpisodicReader(nn.Module):
             if self.gate is not None:
                 self.gate.zero_()
 
+    def copy_memory_parameters(self) -> None:
+        """Let keys start as queries, so that an engram is found by its own words before anything is learned.
+
+        From keys at random, a word whose engram is not among the best at first gets no gradient, and may stay unfound.
+        """
+        key = self.key if self.reads_tokens else self.hidden_key
+        if key.weight.shape == self.query.weight.shape:
+            key.load_state_dict(self.query.state_dict())
+
     def windows(self, embed: Embed, store: SearchedStore) -> Windows | None:
         """Return the windows of the store's engrams, with gradient to the embeddings; None if ids are not read.
 
