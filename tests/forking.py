@@ -3,6 +3,7 @@
 Orders are lines of JSON; the answers are two numbers: the id of the fork, and later its exit code.
 """
 
+import atexit
 import gc
 import importlib
 import json
@@ -10,6 +11,8 @@ import os
 import runpy
 import site
 import sys
+import threading
+import traceback
 import types
 
 SLOW = (
@@ -28,6 +31,7 @@ def become(env, cwd, stdout, stderr):
     """Be a Python that was started in this environment and folder."""
     for number, (path, mode) in enumerate([(os.devnull, os.O_RDONLY), (stdout, os.O_WRONLY), (stderr, os.O_WRONLY)]):
         os.dup2(os.open(path, mode | os.O_CREAT), number)
+    os.setsid()  # what it starts is killed with it
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
@@ -54,6 +58,25 @@ def execute(words):
         runpy.run_path(kind, run_name="__main__")
 
 
+def end_with(words):
+    """Execute the words, and end as a Python does, but for taking apart all that was imported, which takes long."""
+    code = 0
+    try:
+        execute(words)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if code and not isinstance(end.code, int):
+            print(end.code, file=sys.stderr)
+    except BaseException:
+        code = 1
+        traceback.print_exc()
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def wait_for_orders():
     """Fork for every order; return in forks alone, with the order."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
@@ -77,4 +100,4 @@ if __name__ == "__main__":
     gc.freeze()
     order = wait_for_orders()
     become(**order["place"])
-    execute(order["words"])
+    end_with(order["words"])

@@ -55,7 +55,7 @@ class Nursery:
         child = self._answer()
         in_time = bool(select.select([self.process.stdout], [], [], timeout)[0])
         if not in_time:
-            os.kill(child, signal.SIGKILL)
+            os.killpg(child, signal.SIGKILL)
         code = self._answer()
         return code if in_time else None
 
