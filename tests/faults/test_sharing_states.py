@@ -17,7 +17,7 @@ import hf_memoria
 
 pytestmark = pytest.mark.slow
 
-ROUNDS, STEPS = 30, 2
+ROUNDS, STEPS = 40, 3
 IN_PROCESSES = [("GPT2", "engrams"), ("GPT2", "tokens"), ("Bert", "engrams"), ("Bert", "rmt")]
 
 
