@@ -4,9 +4,8 @@ import ast
 import importlib
 import os
 import re
-import subprocess
-import sys
 
+import new_process
 import pytest
 import torch
 import transformers
@@ -40,14 +39,7 @@ def test_the_readme_is_short():
 def test_the_example_prints_what_it_shows(tmp_path):
     (example,), (output,) = code_blocks("python"), code_blocks("text")
     (tmp_path / "example.py").write_text(example)
-    result = subprocess.run(
-        [sys.executable, "example.py"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        check=False,
-    )
+    result = new_process.run(["example.py"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert result.stdout == output, result.stderr
     assert len([line for line in example.splitlines() if line]) <= 13
 
@@ -104,7 +96,7 @@ for input_ids in torch.randint(0, 61, (3, 2, 9)):
 print(MemoriaQwen2ForCausalLM.__module__, type(model) is MemoriaQwen2ForCausalLM, memory.num_short_term.tolist())
 """
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
-    result = subprocess.run([sys.executable, "-c", use], capture_output=True, text=True, env=environment, check=False)
+    result = new_process.run(["-c", use], env=environment)
     assert result.stdout.strip() == "my_qwen2 True [100, 100]", result.stderr
 
 

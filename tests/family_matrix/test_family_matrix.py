@@ -3,10 +3,9 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import new_process
 import pytest
 from cells import CHOICES, NOT_FOR_IT, PASSED, STEPS, try_family
 from families_report import is_without, passed, table, try_type
@@ -78,7 +77,8 @@ def test_the_command_tries_a_type_that_other_tests_declare(tmp_path):
     # In a process of its own: to this one another test may have declared an entry for it.
     report = tmp_path / "cells.json"
     script = Path(__file__).with_name("families_report.py")
-    subprocess.run([sys.executable, script, "--only", "modernbert", "--json", report], check=True, capture_output=True)
+    done = new_process.run([script, "--only", "modernbert", "--json", report])
+    assert done.returncode == 0, done.stderr
     (cells,) = [found["cells"] for found in json.loads(report.read_text()) if found["group"] == "encoders"]
     assert passed(cells["engram"]), cells["engram"]
 

@@ -1,10 +1,9 @@
 """Running code in a process that may break."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import new_process
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,14 +15,6 @@ def in_new_process():
 
     def run(*words, timeout=300):
         path = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
-        environment = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        return subprocess.run(
-            [sys.executable, *map(str, words)],
-            capture_output=True,
-            text=True,
-            env=environment,
-            timeout=timeout,
-            check=False,
-        )
+        return new_process.run(words, env=os.environ | {"PYTHONPATH": path}, timeout=timeout)
 
     return run

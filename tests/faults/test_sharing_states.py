@@ -17,7 +17,7 @@ import hf_memoria
 
 pytestmark = pytest.mark.slow
 
-ROUNDS = 40
+ROUNDS, STEPS = 40, 3
 IN_PROCESSES = [("GPT2", "engrams"), ("GPT2", "tokens"), ("Bert", "engrams"), ("Bert", "rmt")]
 
 
@@ -53,7 +53,7 @@ def read_on(model, state, segments):
 def test_copies_of_a_model_in_threads_begin_from_one_state(family, kind):
     model = model_of(family, kind)
     start = start_of(model, family)
-    sequences = [segments_of(family, seed) for seed in range(THREADS)]
+    sequences = [segments_of(family, seed, STEPS) for seed in range(THREADS)]
     expected = [alone(model, start, segments) for segments in sequences]
     starts = [start.clone() for _ in range(ROUNDS)]
     together = threading.Barrier(THREADS)
@@ -72,7 +72,7 @@ def test_copies_of_a_model_in_threads_begin_from_one_state(family, kind):
         for number in range(THREADS)
         for results in got[number]
         for one, other in zip(
-            expected[number], [results] * 3 if isinstance(results, Exception) else results, strict=True
+            expected[number], [results] * STEPS if isinstance(results, Exception) else results, strict=True
         )
     ]
     wrong = wrong_ones([one for one, _ in pairs], [other for _, other in pairs])
@@ -209,9 +209,12 @@ class Worker:
 def workers():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
-        path = os.pathsep.join([str(Path(hf_memoria.__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
-        patch.setenv("PYTHONPATH", path)
-        context = torch.multiprocessing.get_context("spawn")
+        here = Path(__file__).resolve().parent
+        folders = [Path(hf_memoria.__file__).resolve().parents[1], here.parent, here]
+        patch.setenv("PYTHONPATH", os.pathsep.join([*map(str, folders), os.environ.get("PYTHONPATH", "")]))
+        # Both are forks of one process that has imported everything, and nothing of the tests' own.
+        context = torch.multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["in_processes"])
         both = [Worker(context), Worker(context)]
         yield both
         for worker in both:

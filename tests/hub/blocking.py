@@ -1,8 +1,8 @@
 """A Python that cannot import hf_memoria, as on a machine that does not have it."""
 
 import os
-import subprocess
-import sys
+
+import new_process
 
 BLOCK = """
 import sys
@@ -26,14 +26,7 @@ def run_without_the_package(code, folder, *arguments, **environment):
 
 def run(code, *arguments, check=True, **environment):
     """Run code in a new process; return what it printed, or with `check=False` the finished process."""
-    result = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | environment,
-        check=False,
-    )
+    result = new_process.run(["-c", code, *arguments], env=os.environ | {"HF_HUB_OFFLINE": "1"} | environment)
     if not check:
         return result
     assert result.returncode == 0, result.stderr

@@ -153,12 +153,19 @@ def card(hub, repository):
 
 
 @pytest.fixture(scope="module")
-def pushed(tmp_path_factory):
-    """The Hub after the pushes of PUSH, and the folder that it ran in."""
-    work = tmp_path_factory.mktemp("push")
+def hub():
+    """One Hub for all, as imports in new processes are of one address."""
     with running_hub() as hub:
-        hub.printed = run(PUSH, work, PYTHONPATH=str(ROOT), **online(hub, work))
-        yield hub, work
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def pushed(hub, tmp_path_factory):
+    """The Hub after the pushes of PUSH, and the folder that it ran in."""
+    work, before = tmp_path_factory.mktemp("push"), len(hub.commits)
+    hub.printed = run(PUSH, work, PYTHONPATH=str(ROOT), **online(hub, work))
+    hub.pushes = hub.commits[before:]
+    return hub, work
 
 
 def test_everything_is_in_the_repository_in_one_commit(pushed):
@@ -169,7 +176,7 @@ def test_everything_is_in_the_repository_in_one_commit(pushed):
     assert {"config.json", "model.safetensors", "tokenizer.json", "memory.safetensors", "results.png"} <= set(files)
     assert {"README.md", "memoria_remote.py"} <= set(files)
     assert "preprocessor_config.json" in hub.repositories["user/vit"]
-    assert hub.commits.count("Upload model with memory") == 3
+    assert hub.pushes.count("Upload model with memory") == 3
 
 
 def test_memory_and_code_are_pushed_only_if_asked(pushed):
@@ -226,10 +233,9 @@ def test_it_loads_from_the_hub_where_the_package_is_not_and_is_pushed_from_there
     assert "memoria_remote.py" in hub.repositories["user/again"]
 
 
-def test_adapters_name_their_base_and_load_by_the_auto_classes_there_and_elsewhere(tmp_path):
-    with running_hub() as hub:
-        printed = run(PUSH_ADAPTERS, tmp_path, PYTHONPATH=str(ROOT), **online(hub, tmp_path))
-        elsewhere = run_without_the_package(ADAPTER_ELSEWHERE, tmp_path, tmp_path, **online(hub, tmp_path))
+def test_adapters_name_their_base_and_load_by_the_auto_classes_there_and_elsewhere(hub, tmp_path):
+    printed = run(PUSH_ADAPTERS, tmp_path, PYTHONPATH=str(ROOT), **online(hub, tmp_path))
+    elsewhere = run_without_the_package(ADAPTER_ELSEWHERE, tmp_path, tmp_path, **online(hub, tmp_path))
     assert "base_model must name a checkpoint on the Hub, which everybody can load; got" in printed
     assert elsewhere.strip() == "True"
     files = hub.repositories["user/adapter"]
@@ -299,9 +305,8 @@ print("resumed from the hub")
 )
 
 
-def test_trainers_pushes_carry_the_card_and_the_memory_if_asked(tmp_path):
-    with running_hub() as hub:
-        printed = run(TRAIN, tmp_path, PYTHONPATH=str(ROOT), **online(hub, tmp_path))
+def test_trainers_pushes_carry_the_card_and_the_memory_if_asked(hub, tmp_path):
+    printed = run(TRAIN, tmp_path, PYTHONPATH=str(ROOT), **online(hub, tmp_path))
     assert hub.unknown == []
     assert "resumed from the hub" in printed
     assert "refused: hub_strategy must be 'every_save' or 'end'; got 'checkpoint'" in printed

@@ -1,9 +1,13 @@
 """Recipes are files to run, not a package: their folder is put on the path, as running one does."""
 
+import contextlib
+import io
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import new_process
 import pytest
 import torch
 
@@ -11,16 +15,28 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 sys.path.insert(0, str(RECIPES))
 
 
-@pytest.fixture
-def run_here(monkeypatch, capsys):
+@pytest.fixture(scope="session")
+def run_here():
     """Run a recipe as from the command line, from another folder, but in this process: what it imports is there."""
+    from common import generation
 
     def run(path, *flags, cwd):
-        monkeypatch.chdir(cwd)
-        monkeypatch.syspath_prepend(path.parent)
-        monkeypatch.setattr(sys, "argv", [str(path), *map(str, flags)])
-        runpy.run_path(str(path), run_name="__main__")
-        return capsys.readouterr().out
+        printed = io.StringIO()
+
+        def in_fork(command, check):
+            assert check
+            done = new_process.run(command[1:])
+            assert done.returncode == 0, done.stderr[-3000:]
+            printed.write(done.stdout)
+
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+            patch.chdir(cwd)
+            patch.syspath_prepend(path.parent)
+            patch.setattr(sys, "argv", [str(path), *map(str, flags)])
+            # A model that was trained is loaded by another process, which need not import everything again.
+            patch.setattr(generation, "subprocess", SimpleNamespace(run=in_fork))
+            runpy.run_path(str(path), run_name="__main__")
+        return printed.getvalue()
 
     return run
 

@@ -1,10 +1,9 @@
 """The suite that compares memories with their rivals: what tasks read, how it chooses, and that every part runs."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import new_process
 import pytest
 import torch
 from earns_its_place import books, suite
@@ -84,11 +83,11 @@ def test_every_arm_of_books_runs(tmp_path):
 
 
 def test_an_unknown_task_or_arm_is_refused_by_name(tmp_path, capsys):
-    command = [sys.executable, str(ROOT / "recipes" / "earns_its_place"), "nonsense"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [ROOT / "recipes" / "earns_its_place", "nonsense"]
+    done = new_process.run(command)
     assert done.returncode != 0
     assert "tasks must be among" in done.stderr
-    done = subprocess.run([*command[:-1], "--config", "mine.yaml"], capture_output=True, text=True, check=False)
+    done = new_process.run([*command[:-1], "--config", "mine.yaml"])
     assert "a task must be named before --config mine.yaml: one of recall" in done.stderr
     with pytest.raises(SystemExit):
         books.parse(["--arms", "nonsense", "--output_dir", str(tmp_path)])

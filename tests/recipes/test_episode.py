@@ -1,11 +1,9 @@
 """The task in which one segment joins what nothing else does, and its recipe from the command line."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
+import new_process
 import pytest
 import torch
 from common.episodes import FIRST_KEY, MARK, VALUE, EpisodeTask, episode_training_rows
@@ -93,14 +91,7 @@ def test_the_control_is_drawn_by_the_same_weights_of_other_engrams():
 
 def test_every_arm_of_the_episode_recipe_runs(tmp_path):
     flags = ["--config", CONFIGS / "smoke.yaml", "--output_dir", tmp_path / "out"]
-    done = subprocess.run(
-        [sys.executable, CONFIGS.parents[1] / "episode.py", *map(str, flags)],
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = new_process.run([CONFIGS.parents[1] / "episode.py", *flags], cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     by_lag = json.loads((tmp_path / "out" / "by_lag.json").read_text())["accuracy_by_lag"]
     assert set(by_lag) == {"2", "4"}

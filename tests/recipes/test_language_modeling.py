@@ -1,9 +1,6 @@
 """The recipe from its command line, on a few topics of Python's language reference."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import yaml
@@ -20,7 +17,7 @@ CASES = ("memory", "memory_off", "shuffled", "plain", "sliding")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(run_here, tmp_path_factory):
     """What two seeds leave, run from a folder that is not the repository."""
     from pydoc_data.topics import topics
 
@@ -31,16 +28,8 @@ def folder(tmp_path_factory):
             (base / split / f"{name}.txt").write_text(topics[name][:6000], encoding="utf-8")
     config = CONFIGS / "smoke.yaml"
     flags = ["--config", config, "--train_file", "train", "--validation_file", "validation/*.txt", "--seeds", "0,1"]
-    # One thread: at this size a second one gains nothing, and waits long where other processes keep the cores busy.
-    done = subprocess.run(
-        [sys.executable, str(RECIPE), *map(str, flags), "--max_steps", "6", "--output_dir", "out"],
-        cwd=base,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    (base / "out" / "stdout.txt").write_text(done.stdout, encoding="utf-8")
+    printed = run_here(RECIPE, *flags, "--max_steps", "6", "--output_dir", "out", cwd=base)
+    (base / "out" / "stdout.txt").write_text(printed, encoding="utf-8")
     return base / "out"
 
 

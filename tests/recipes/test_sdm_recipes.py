@@ -7,7 +7,9 @@ import io
 import json
 import re
 import sys
+from types import SimpleNamespace
 
+import new_process
 import pytest
 import torch
 import yaml
@@ -189,6 +191,14 @@ def test_the_benchmark_counts_what_it_times(benchmark):
 
 
 def test_the_benchmark_measures_what_the_line_was_continued_to(benchmark, monkeypatch):
+    import figures
+
+    def run(command, **_):
+        done = new_process.run(command[1:])
+        assert done.returncode == 0, done.stderr
+        return done
+
+    monkeypatch.setattr(figures, "subprocess", SimpleNamespace(run=run))
     monkeypatch.setattr(sys, "argv", ["sdm.py", "--n", "1000", "--patterns", "8", "--whole", "20000"])
     found = benchmark.measure_whole(argparse.Namespace(whole=20_000), {"seconds": 1e-6, "peak_mib": 0.1})
     assert found["neurons"] == 20_000

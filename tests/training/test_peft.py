@@ -2,12 +2,11 @@
 
 import itertools
 import os
-import subprocess
-import sys
 import warnings
 from functools import partial
 from pathlib import Path
 
+import new_process
 import pytest
 import torch
 from families import CASES, answer, memoria_class, read_all, small_memory, tiny_model, tiny_segments
@@ -271,8 +270,7 @@ def test_the_documented_line_makes_what_a_new_process_loads(tmp_path):
         parameter.requires_grad_("memory" in name or "abstractor" in name)
     keep("memory", alone, partial(save_adapter, alone))
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", ELSEWHERE, str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    result = new_process.run(["-c", ELSEWHERE, tmp_path], env=environment)
     assert result.returncode == 0, result.stderr
     assert result.stdout.split("\n") == [
         "PeftModelForCausalLM True",
