@@ -89,6 +89,9 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run a Python with these words on its command line, and no input; return the finished process with its text."""
     words, env = list(map(str, words)), {"OMP_NUM_THREADS": "1"} | dict(os.environ if env is None else env)
+    if sys.platform != "linux":  # where a fork of a process with many libraries is not safe
+        given = {"cwd": cwd, "env": env, "timeout": timeout, "stdin": subprocess.DEVNULL}
+        return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, **given)
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder) / "out", Path(folder) / "err"
         place = {"env": env, "cwd": str(cwd or Path.cwd()), "stdout": str(out), "stderr": str(err)}
