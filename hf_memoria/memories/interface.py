@@ -127,8 +127,8 @@ class MemorySystem(Protocol[StateT, ReadingT]):
         """Add modules and hooks to a model that was just built.
 
         Parameters stand in modules of the base model with `memory` or `abstractor` in their names. A module with
-        parameters beside those of torch's layers has `reset_memory_parameters()`, for what a checkpoint does not give, and
-        `copy_memory_parameters()` where some start as copies of others.
+        parameters beside those of torch's layers has `reset_memory_parameters()`, for what a checkpoint does not give,
+        and `copy_memory_parameters()` where some start as copies of others.
         Hooks keep nothing on modules: what they need is in `reading_of(model.base_model)`. They look modules up at
         each call, because PEFT puts trained copies in their places.
         `backbones.leave_undecayed` keeps weight decay off gates, scales and norms that are no `torch.nn.LayerNorm`.
