@@ -18,7 +18,7 @@ SHOWN = {
     "marked": (marked, ("lag_1_4", "lag_5_16", "lag_17_32")),
     "again": (again, ("cold", "hot")),
     "episode": (episode, ("lag_2", "lag_4", "lag_8", "lag_16")),
-    "mqar": (mqar, ("same_segment", "earlier")),
+    **{f"mqar {size}": (mqar, ("same_segment", "earlier")) for size in ("64/4", "128/8", "256/16", "512/64")},
     "babi": (babi, tuple(f"times_{times}" for times in (1, 2, 4, 8, 16, 32, 64))),
 }
 
@@ -28,13 +28,14 @@ def page_of(task):
 
 
 def published(task):
-    results = json.loads((RESULTS / f"{task}.json").read_text(encoding="utf-8"))
-    return results["sizes"]["64/4"] if task == "mqar" else results
+    name, _, size = task.partition(" ")
+    results = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return results["sizes"][size] if size else results
 
 
 def row_of(arm, results, measures, label):
     summary, rates = results["summary"][arm], results["learning_rates_tried"][arm]
-    cells = [said(summary[name]) for name in measures]
+    cells = [said(summary[name]) for name in measures if name in summary]
     cells += [", ".join(str(run["seed"]) for run in results["runs"][arm])]
     cells += [", ".join(rates), f"{summary['mflops']['value']:.2f}", f"{summary['bytes']['value']:,.0f}"]
     return f"| {label} | {' | '.join(cells)} | {summary['seconds']['value']:.0f} |"
@@ -70,4 +71,4 @@ def test_arms_that_were_not_run_are_named_as_missing(task):
     missing = page_of(task).split("## What is missing")[1]
     for arm in module.parse([]).arms:
         if arm not in published(task)["summary"]:
-            assert f"`{arm}`" in missing.split(f"* `{task}`")[1].split("\n*")[0], arm
+            assert f"`{arm}`" in missing.split(f"* `{task.split()[0]}`")[1].split("\n*")[0], arm
