@@ -4,6 +4,8 @@
     python recipes/fine_tuning.py --model_name_or_path smollm2 --train_files books/*.txt --files held_out/*.txt
     python recipes/fine_tuning.py --config recipes/configs/fine_tuning/forgetting.yaml --files held_out/*.txt
 
+With `--keep_models true` trained models stay in models/ARM of output_dir, where `--model_name_or_path` takes them from.
+
 `books`: the backbone is frozen. Each arm trains LoRA, the memory's parameters or both for the same processor time. It
 is measured on the same documents, with its memory on, off, and with that of another document. An arm whose name ends
 in _distilled learns in part from the same model with more context. `forgetting`: facts are told in a text, and all
@@ -76,6 +78,8 @@ class Arguments(RunArguments):
         )
         check_positive(self, "lanes", "document_tokens", "documents", "teacher_context")
         check_list(self, "ages", 0)
+        if self.task == "books" and self.documents < 2:
+            raise WrongSettingError("documents", "2 or more, since each is read with another's memory", self.documents)
         if not 0 <= self.distill <= 1:
             raise WrongSettingError("distill", "from 0 to 1", self.distill)
         known = KEEPS if self.task == "forgetting" else ARMS

@@ -6,9 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from common.corpus import documents_of_length, read_files
-from common.half_life import SCORES, forgetting_curve, half_life
+from common.half_life import SCORES, Facts, ask_all, forgetting_curve, half_life, read_all
+from common.pretrained import load_pretrained
 from datasets import Dataset
 from fine_tuning import CONFIGS, KEEPS, Arguments, arm_of, differences
+from transformers import AutoTokenizer
+
+from hf_memoria import EpisodicMemoryConfig, wrap
 
 
 def test_documents_to_measure_on_are_of_one_length_and_of_every_text(tokenizer, words):
@@ -34,6 +38,7 @@ def test_differences_are_paired_over_documents():
     [
         ({"arms": ["fifo"]}, "arms: must be among plain, window"),
         ({"arms": ["lora"], "task": "forgetting"}, "arms: must be among fifo, learned"),
+        ({"documents": 1}, "documents: must be 2 or more, since each is read with another's memory; got 1"),
         ({"distill": 1.5}, "distill: must be from 0 to 1; got 1.5"),
         ({"train_seconds": 0}, "train_seconds: must be above 0; got 0"),
     ],
@@ -94,6 +99,32 @@ def test_every_memory_is_asked_for_facts(run_here, flags, tmp_path):
     fifo, unbounded = (results["runs"][name][0]["asked"]["3"]["gain"] for name in ("fifo", "unbounded"))
     assert fifo != unbounded
     assert (tmp_path / "out" / "gain.png").exists()
+
+
+def test_a_kept_model_is_asked_for_facts_with_what_it_learned(run_here, flags, tmp_path):
+    script, forgetting = CONFIGS.parents[1] / "fine_tuning.py", ["--task", "forgetting", "--arms", "fifo"]
+    train = ["--arms", "shared_lora", "--keep_models", "true", "--train_seconds", "2", "--learning_rate", "0.1"]
+    run_here(script, *flags, *train, cwd=tmp_path)
+    sizes = [*forgetting, "--segment_length", "64", "--kept", "128"]
+    kept = ["--model_name_or_path", "out/models/shared_lora"]
+    asked = {}
+    for name, model in {"untrained": [], "trained": kept}.items():
+        run_here(script, *flags, *sizes, *model, "--output_dir", name, cwd=tmp_path)
+        asked[name] = json.loads((tmp_path / name / "results.json").read_text())["runs"]["fifo"][0]["asked"]
+    assert asked["trained"] != asked["untrained"]
+    # The memory is that of the curve, not the one that it was trained with.
+    model, _ = load_pretrained(str(tmp_path / "out/models/shared_lora"))
+    assert model.config.memory.segment_length == 16
+    facts = Facts(*_text_of(tmp_path), (0, 1, 3), 64).draw(2, 0)
+    settings = {"separate_read": False, "share_attention": True, "top_k": None, "keep": "fifo", "capacity": 132}
+    anew = wrap(model, memory=EpisodicMemoryConfig(**settings, stm_capacity=64, segment_length=64)).eval()
+    found = ask_all(anew, read_all(anew, facts), facts)
+    assert asked["trained"]["3"]["log_probability"] == pytest.approx(found[3]["log_probability"], abs=1e-4)
+
+
+def _text_of(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    return tokenizer, tokenizer((folder / "text.txt").read_text(encoding="utf-8"))["input_ids"]
 
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from hf_memoria.backbones import current_call
+from hf_memoria.memories.episodic.best_stored import attend_to_best, best_columns
 from hf_memoria.memories.shared.own_attention import (
     attended,
     check_done,
@@ -101,9 +102,10 @@ def attend_shared(
         return alone()
     check_done(module, kwargs, "share_attention must be False")
     mask = mask_of_keys(module, query, key, attention_mask, is_causal)
-    if shared is not None and shared.top_k is None and not (with_weights or reading.wants_shared):
+    if shared is not None and not (with_weights or reading.wants_shared):
         output = _attend_quickly(module, query, key, value, mask, scaling, dropout, shared)
-        return _where_stored(shared, output, alone), None
+        if output is not None:
+            return _where_stored(shared, output, alone), None
     output, weights = _attend(query, key, value, mask, scaling, dropout, shared)
     if shared is not None:
         reading.leave_shared(index, weights[..., : shared.keys.shape[2]])
@@ -128,8 +130,16 @@ def _attend_quickly(
     scaling: float | None,
     dropout: float,
     shared: SharedKeys,
-) -> Tensor:
-    """Return softmax attention over all stored and the segment's positions, `[B, Q, H, d]`, without its weights."""
+) -> Tensor | None:
+    """Return softmax attention over stored and the segment's positions, `[B, Q, H, d]`, without its weights.
+
+    None is returned where that is no quicker than with them.
+    """
+    if shared.top_k is not None and shared.top_k < shared.keys.shape[2]:
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or dropout:
+            return None
+        own = scores_of(query, key, scaling).masked_fill(~mask, -torch.inf)
+        return attend_to_best(query, own, value, scaling, shared)
     keys, values = torch.cat([shared.keys, key], dim=2), torch.cat([shared.values, value], dim=2)
     seen = _joined_mask(query, shared, mask)
     output, _ = sdpa_attention_forward(module, query, keys, values, seen, dropout, scaling, is_causal=False)
@@ -172,10 +182,8 @@ def _best(scores: Tensor, shared: SharedKeys) -> Tensor:
     scores = scores.masked_fill(~shared.seen[:, None, None], -torch.inf)
     if shared.top_k is None or shared.top_k >= scores.shape[-1]:
         return scores
-    always = shared.always[:, None, None]
-    others = scores.detach().masked_fill(always, -torch.inf)
-    least = others.topk(shared.top_k, dim=-1).values[..., -1:]
-    return scores.masked_fill(~always & (others < least), -torch.inf)
+    best = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, best_columns(scores, shared), True)
+    return scores.masked_fill(~(best | shared.always[:, None, None]), -torch.inf)
 
 
 IMPLEMENTATION = register_own_attention("memoria_shared", attend_shared)

@@ -120,16 +120,26 @@ def mask_of_keys(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | N
 def scores_of(query: Tensor, key: Tensor, scaling: float | None) -> Tensor:
     """Return the scores `[B, H, Q, K]`, float32."""
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return (query @ _by_head(key, query).transpose(-1, -2)).float() * scale
+    scores = (query @ _by_head(key, query).transpose(-1, -2)).float()
+    return scores if scale == 1 else scores * scale
 
 
 def attended(query: Tensor, scores: Tensor, value: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
     """Return softmax attention `[B, Q, H, d]` by scores `[B, H, Q, K]`, -inf where hidden, and its weights."""
-    weights = scores.softmax(dim=-1).to(query.dtype)
+    weights = weights_of(scores, query.dtype)
+    return weighted(query, F.dropout(weights, dropout, dropout > 0), value), weights
+
+
+def weights_of(scores: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the softmax of scores `[B, H, Q, K]`, -inf where hidden."""
+    weights = scores.softmax(dim=-1).to(dtype)
     # A row that is all padding sees nothing; what it gives is never used, but NaN would reach gradients.
-    weights = torch.where(scores.isneginf().all(dim=-1, keepdim=True), torch.zeros_like(weights), weights)
-    output = F.dropout(weights, dropout, dropout > 0) @ _by_head(value, query)
-    return output.transpose(1, 2).contiguous(), weights
+    return weights.masked_fill(scores.detach().amax(dim=-1, keepdim=True).isneginf(), 0.0)
+
+
+def weighted(query: Tensor, weights: Tensor, value: Tensor) -> Tensor:
+    """Return the sums `[B, Q, H, d]` of values `[B, G, K, d]` by weights `[B, H, Q, K]`."""
+    return (weights @ _by_head(value, query)).transpose(1, 2).contiguous()
 
 
 def _by_head(keys: Tensor, query: Tensor) -> Tensor:

@@ -208,6 +208,8 @@ class EpisodicState(RowState):
     def keep_where(self, kept: Tensor) -> Self:
         """Return it with the engrams where bool `kept` `[B, M]` is true, in their order."""
         count = kept.sum(dim=1)
+        if not torch.compiler.is_compiling() and bool(kept.all()):  # nothing moves; vectors are gigabytes
+            return replace(self, count=count).trimmed()._unlinked()
         order = torch.argsort((~kept).to(torch.int8), dim=1, stable=True)
         changed = {name: take(value, order) for name, value in self._of_engrams().items()}
         return self.from_tensors({**self.tensors(), **changed, "count": count}).trimmed()._unlinked()

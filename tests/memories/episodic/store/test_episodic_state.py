@@ -112,3 +112,10 @@ def test_moving_changes_vectors_and_no_counts():
 def test_states_of_other_windows_are_not_stacked():
     with pytest.raises(ValueError, match="states must agree in shape, dtype and device of ids"):
         EpisodicState.cat([EpisodicState.empty(1, 4), EpisodicState.empty(1, 4, window=2)])
+
+
+def test_what_is_kept_whole_is_not_copied():
+    state = state_of(5, 5)
+    kept = state.keep_where(torch.ones_like(state.valid))
+    assert kept.ids.data_ptr() == state.ids.data_ptr()
+    assert kept.count.tolist() == [state.width] * state.batch_size

@@ -1,0 +1,54 @@
+"""Attention to the best of a long store: the same with and without a weight for all the rest."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from hf_memoria.memories.episodic.best_stored import attend_to_best, best_columns
+from hf_memoria.memories.episodic.shared_attention import SharedKeys, _attend
+from hf_memoria.memories.shared.own_attention import mask_of_keys, scores_of, weights_of
+
+
+def stored(rows=2, groups=2, number=11, size=4, top_k=3, bias=False):
+    generator = torch.Generator().manual_seed(0)
+    keys, values = (torch.randn(rows, groups, number, size, generator=generator) for _ in range(2))
+    seen = torch.arange(number) < torch.tensor([number, 4])[:rows, None]
+    always = torch.arange(number) < torch.tensor([2, 3])[:rows, None]
+    by_distance = torch.randn(rows, 4, 5, number, generator=generator) if bias else None
+    return SharedKeys(keys, values, seen, always, top_k, by_distance)
+
+
+def segment(rows=2, size=4):
+    generator = torch.Generator().manual_seed(1)
+    query = torch.randn(rows, 4, 5, size, generator=generator)
+    return query, *(torch.randn(rows, 2, 5, size, generator=generator) for _ in range(2))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("scaling", [None, 0.9])
+def test_it_is_the_attention_with_a_weight_for_every_stored_position(bias, scaling):
+    shared, (query, key, value) = stored(bias=bias), segment()
+    mask = mask_of_keys(SimpleNamespace(is_causal=True), query, key, None, None)
+    expected, weights = _attend(query, key, value, mask, scaling, 0.0, shared)
+    own = scores_of(query, key, scaling).masked_fill(~mask, -torch.inf)
+    torch.testing.assert_close(attend_to_best(query, own, value, scaling, shared), expected)
+    seen = (weights[..., : shared.keys.shape[2]] > 0).sum(dim=-1)
+    assert bool((seen[0] == 2 + 3).all())
+    assert bool((seen[1] == 3 + 1).all())  # of four that are there, three are seen always
+
+
+def test_a_head_sees_no_more_than_it_may_where_scores_are_equal():
+    shared, (query, key, value) = stored(rows=1), segment(rows=1)
+    shared.keys[:] = 1.0
+    mask = torch.ones(1, 1, 5, 5, dtype=torch.bool)
+    _, weights = _attend(query, key, value, mask, None, 0.0, shared)
+    assert bool(((weights[..., :11] > 0).sum(dim=-1) == 2 + 3).all())
+    scores = scores_of(query, shared.keys, None)
+    assert best_columns(scores, shared).shape == (1, 4, 5, 3)
+    assert int(best_columns(scores, shared).min()) >= 2  # none of those that are seen in any case
+
+
+def test_what_sees_nothing_has_no_weights():
+    scores = torch.tensor([[-torch.inf, -torch.inf], [0.0, -torch.inf]])
+    assert weights_of(scores, torch.float32).tolist() == [[0.0, 0.0], [1.0, 0.0]]
