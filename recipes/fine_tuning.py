@@ -4,7 +4,8 @@
     python recipes/fine_tuning.py --model_name_or_path smollm2 --train_files books/*.txt --files held_out/*.txt
     python recipes/fine_tuning.py --config recipes/configs/fine_tuning/forgetting.yaml --files held_out/*.txt
 
-With `--keep_models true` trained models stay in models/ARM of output_dir, where `--model_name_or_path` takes them from.
+With `--keep_models true` trained models stay in models/ARM of output_dir, and `--model_name_or_path` takes them
+from there.
 
 `books`: the backbone is frozen. Each arm trains LoRA, the memory's parameters or both for the same processor time. It
 is measured on the same documents, with its memory on, off, and with that of another document. An arm whose name ends
