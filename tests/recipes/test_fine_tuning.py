@@ -175,11 +175,12 @@ def test_the_page_has_every_arm_with_its_figures():
             assert worth_of(name, results) in lines
 
 
-def test_the_page_has_every_forgetting_curve():
-    results, lines = published("forgetting"), page()
+@pytest.mark.parametrize(("name", "scores"), [("forgetting", SCORES), ("forgetting_tuned", ("right", "over_guessing"))])
+def test_the_page_has_every_forgetting_curve(name, scores):
+    results, lines = published(name), page()
     for name, (run,) in results["runs"].items():
         assert all(len(values["right"]) == 4 for values in run["asked"].values())
-        for of in SCORES:
+        for of in scores:
             assert curve_of(name, results, of) in lines
             curve = forgetting_curve([run["asked"]], of)
             assert list(results[of]["curves"][name].values()) == pytest.approx(list(curve.values()))

@@ -1,0 +1,130 @@
+"""Pass keys with names: told once each, asked from copies of one reading, and what the page says of them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import without_training
+from common.half_life import NAMES
+from common.named_keys import HEAD, NamedKeys, answers, ask_length, read, shares
+from without_training import ARMS, CONFIGS
+
+from hf_memoria import EpisodicMemoryConfig, MemoriaCache, wrap
+
+
+@pytest.fixture
+def keys(tokenizer, words):
+    return NamedKeys(tokenizer, tokenizer(words)["input_ids"], texts=2, number=2, seed=0)
+
+
+@pytest.fixture
+def with_memory(llama):
+    form = {"separate_read": False, "share_attention": True, "keep": "fifo", "capacity": None}
+    return wrap(llama, memory=EpisodicMemoryConfig(**form, top_k=2, segment_length=64, stm_capacity=64)).eval()
+
+
+def test_each_key_is_told_where_it_should_be_and_texts_are_of_one_length(keys, tokenizer):
+    texts = keys.of_length(400)
+    assert len({str(told.ids) for told in texts}) == 2
+    for told in texts:
+        assert len(told.ids) + max(len(one) + len(key) for one, key in told.questions) == 400
+        text = tokenizer.decode(told.ids)
+        assert text.startswith(HEAD[:20])
+        names = sorted((text.index(f" {name} is {name}"), name) for name in NAMES if f"of {name} is" in text)
+        for (at, name), (question, key) in zip(names, told.questions, strict=True):
+            digits = tokenizer.decode(key)
+            assert tokenizer.decode(question).endswith(f"of {name} is {name}")
+            assert text[at:].startswith(f" {name} is {name}{digits}")
+            assert digits.isdigit()
+            assert len(digits) == 5
+    assert [told.ids for told in keys.of_length(400)] == [told.ids for told in texts]
+
+
+def test_keys_that_cannot_be_told_are_refused(tokenizer):
+    with pytest.raises(ValueError, match="number must be at most 20 keys, one for each name; got 21"):
+        NamedKeys(tokenizer, [1] * 100, 1, 21, 0)
+    with pytest.raises(ValueError, match="length must leave room for 0 to 100 ids of text; got 50"):
+        NamedKeys(tokenizer, [1] * 100, 1, 2, 0).of_length(50)
+
+
+def said(model, read_so_far, ids):
+    """What greedy generation says after ids, five of them."""
+    new = []
+    for _ in range(5):
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([ids]), past_key_values=read_so_far, use_cache=True).logits
+        ids = [int(logits[0, -1].argmax())]
+        new += ids
+    return new
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_every_key_is_asked_from_what_was_read_as_if_it_were_the_only_one(memory, llama, with_memory, keys):
+    model, told = with_memory if memory else llama, keys.of_length(400)[0]
+    cache = read(model, told.ids, None)
+    before = cache.get_seq_length()
+    assert before == ((len(told.ids) - 1) % 64 + 1 if memory else len(told.ids))
+    generated = []
+    for question, _ in told.questions:
+        # All of it in one go, with whatever segments end on the way.
+        whole = MemoriaCache(model.config) if memory else None
+        if memory:
+            generated.append(said(model, whole, told.ids + question))
+        else:
+            ids = torch.tensor([told.ids + question])
+            generated.append(
+                llama.generate(ids, max_new_tokens=5, do_sample=False, eos_token_id=None)[0, -5:].tolist()
+            )
+    asked = [(question, new) for (question, _), new in zip(told.questions, generated, strict=True)]
+    assert answers(model, cache, type(told)(told.ids, asked)) == [True, True]
+    wrong = [(question, [*new[:4], (new[4] + 1) % 400]) for question, new in asked]
+    assert answers(model, cache, type(told)(told.ids, wrong)) == [False, False]
+    assert cache.get_seq_length() == before
+
+
+def test_a_run_says_what_was_asked_and_what_it_cost(with_memory, keys):
+    found = ask_length(with_memory, keys, 300, None)
+    assert [len(text) for text in found["right"]] == [2, 2]
+    assert 0 <= found["reading"] <= found["seconds"]  # of a tenth of a second
+
+
+def test_shares_have_the_binomial_error():
+    run = {"300": {"right": [[True, True], [True, False]], "seconds": 2.0}}
+    found = shares({"memory": [run, run]})["memory"]["300"]
+    assert found == {"share": 0.75, "error": pytest.approx((0.75 * 0.25 / 8) ** 0.5), "keys": 8, "seconds": 4.0}
+
+
+def test_the_recipe_asks_every_arm_that_knows_so_many_positions(run_here, llama, tokenizer, words, tmp_path):
+    llama.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "text.txt").write_text(words, encoding="utf-8")
+    flags = {"model_name_or_path": "model", "files": "text.txt", "output_dir": "out", "keys": 2}
+    flags |= {"segment_length": 64, "kept": 128, "top_k": 4, "dtype": "bfloat16"}
+    listed = [word for name, value in flags.items() for word in (f"--{name}", value)]
+    config = CONFIGS / "named_keys.yaml"
+    run_here(Path(without_training.__file__), "--config", config, *listed, "--lengths", 400, 600, cwd=tmp_path)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert set(results["shares"]["full"]) == {"400"}  # it has 512 positions
+    for arm in ("recent", "bounded", "memory"):
+        assert set(results["shares"][arm]) == {"400", "600"}
+        assert results["shares"][arm]["600"]["keys"] == 4
+
+
+RESULTS = Path(without_training.__file__).parent / "results" / "without_training" / "named_keys.json"
+
+
+def test_the_page_has_every_share_that_was_measured():
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    page = (RESULTS.parents[3] / "docs/pages/results/without_training.md").read_text(encoding="utf-8").splitlines()
+    for arm, by_length in results["shares"].items():
+        for length in results["arguments"]["lengths"]:
+            assert str(length) in by_length or arm == "full"
+        cells = [by_length.get(str(length)) for length in results["arguments"]["lengths"]]
+        share = " | ".join(f"{one['share']:.2f} ± {one['error']:.2f}" if one else "" for one in cells)
+        cost = " | ".join(f"{one['seconds']:.0f}" if one else "" for one in cells)
+        assert f"| {ARMS[arm].label} | {share} |".replace("|  |", "| |") in page
+        assert f"| {ARMS[arm].label} | {cost} |".replace("|  |", "| |") in page
+    assert results["shares"] == shares(
+        {arm: [one["by_length"] for one in runs] for arm, runs in results["runs"].items()}
+    )
