@@ -23,8 +23,9 @@ def load_pretrained(name: str, dtype: str = "float32") -> tuple[PreTrainedModel,
         FileNotFoundError: if that package is not installed.
     """
     place, given = (smollm2_folder(), {"gguf_file": SMOLLM2_FILE}) if name == SMOLLM2 else (name, {})
-    model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **given)
-    return model.to(getattr(torch, dtype)), AutoTokenizer.from_pretrained(place, **given)
+    # `model.to(dtype)` would round the frequencies of rotary positions, too, which then drift in long texts.
+    model = AutoModelForCausalLM.from_pretrained(place, dtype=getattr(torch, dtype), **given)
+    return model, AutoTokenizer.from_pretrained(place, **given)
 
 
 def smollm2_folder() -> Path:

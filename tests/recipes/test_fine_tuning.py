@@ -175,7 +175,9 @@ def test_the_page_has_every_arm_with_its_figures():
             assert worth_of(name, results) in lines
 
 
-@pytest.mark.parametrize(("name", "scores"), [("forgetting", SCORES), ("forgetting_tuned", ("right", "over_guessing"))])
+@pytest.mark.parametrize(
+    ("name", "scores"), [("forgetting", SCORES), ("forgetting_tuned", ("right", "over_guessing"))]
+)
 def test_the_page_has_every_forgetting_curve(name, scores):
     results, lines = published(name), page()
     for name, (run,) in results["runs"].items():

@@ -86,7 +86,7 @@ def test_every_key_is_asked_from_what_was_read_as_if_it_were_the_only_one(memory
 def test_a_run_says_what_was_asked_and_what_it_cost(with_memory, keys):
     found = ask_length(with_memory, keys, 300, None)
     assert [len(text) for text in found["right"]] == [2, 2]
-    assert 0 <= found["reading"] <= found["seconds"]  # of a tenth of a second
+    assert 0 <= found["reading"] <= found["seconds"]
 
 
 def test_shares_have_the_binomial_error():
