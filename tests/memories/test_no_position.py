@@ -70,7 +70,7 @@ def test_with_checkpoints(family, kind):
 
 
 def test_compiled():
-    model = make_picky(tiny_model("GPT2", "ForCausalLM", small_memory(ltm_search_depth=1), n_layer=1))
+    model = make_picky(tiny_model("GPT2", "ForCausalLM", small_memory()))
     compiled = torch.compile(model, backend="eager")
     batch = tiny_batch("GPT2", "ForCausalLM")
     with torch.no_grad():

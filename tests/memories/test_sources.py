@@ -97,8 +97,7 @@ def test_a_cache_takes_it_where_reading_begins_and_then_has_its_own():
 @torch.no_grad()
 def test_compiled_they_are_the_same():
     torch.compiler.reset()
-    memory = small_episodes(capacity=None, keep="fifo", layers=[0])
-    model, segments = tiny_model("GPT2", "ForCausalLM", memory, n_layer=1), tiny_segments("GPT2", steps=3)
+    model, segments = episodic(), tiny_segments("GPT2", steps=3)
     memory = read_all(model, segments[:2])[-1].memory
     source = torch.tensor([3, 4])
     compiled = torch.compile(model, backend="eager", fullgraph=True)(**segments[2], memory=memory, source=source)

@@ -144,7 +144,7 @@ def test_nothing_of_it_is_on_the_model_and_threads_are_told_once_together():
 
 
 def test_a_compiled_graph_is_whole():
-    model = tiny_model("GPT2", "ForCausalLM", KINDS["engrams"], n_layer=1)
+    model = tiny_model("GPT2", "ForCausalLM", KINDS["engrams"])
     memory = model(ids(8)).memory
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     assert torch.equal(compiled(ids(12), memory=memory).logits, model(ids(12), memory=memory).logits)

@@ -108,7 +108,7 @@ def test_counting_leaves_nothing_on_the_model():
 
 
 def test_a_compiled_graph_is_whole_and_counts_nothing():
-    model = tiny_model("GPT2", "ForCausalLM", small_memory(ltm_search_depth=1), n_layer=1)
+    model = tiny_model("GPT2", "ForCausalLM", small_memory())
     memory = model(**tiny_segments("GPT2")[0]).memory
     compiled = torch.compile(model.train(), fullgraph=True, backend="eager")
     assert not any(forwards_told(compiled, steps(count=3, memory=memory)))

@@ -39,13 +39,13 @@ def _dataset_cache(tmp_path_factory):
 def new_model():
     """Build a model in training mode; the same seed gives the same weights."""
 
-    def build(*, dropout=0.0, seed=0, without_memory=False, n_layer=2, **memory):
+    def build(*, dropout=0.0, seed=0, without_memory=False, **memory):
         torch.manual_seed(seed)
         config = MemoriaGPT2Config(
             vocab_size=61,
             n_positions=16,
             n_embd=32,
-            n_layer=n_layer,
+            n_layer=2,
             n_head=4,
             bos_token_id=0,
             eos_token_id=0,

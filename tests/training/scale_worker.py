@@ -1,4 +1,4 @@
-"""Train over segments on two processes, and compare with one: `forked.py scale_worker FOLDER`.
+"""Train over segments on two processes, and compare with one: `accelerate launch scale_worker.py FOLDER`.
 
 No Trainer: accelerate shards parameters (FSDP2) on no CPU, and Trainer's DDP is tested in `ddp_worker.py`.
 """

@@ -7,7 +7,7 @@ import json
 
 import pytest
 import scale_worker
-from launching import fork
+from launching import launch
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +25,7 @@ CASES = [case_of(*case) for case in scale_worker.CASES]
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scale")
-    fork(scale_worker, folder)
+    launch(scale_worker, folder)
     return [json.loads((folder / f"scale-{rank}.json").read_text()) for rank in (0, 1)]
 
 

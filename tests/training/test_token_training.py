@@ -171,17 +171,12 @@ def test_activation_checkpoints_change_nothing(new_token_model, segments, new_tr
     assert difference(plain.model, checkpointed.model) < 1e-6
 
 
-def test_compiled_it_gives_the_same(new_model, segments, new_trainer, losses):
-    def one_block():  # compiling is most of the time
-        plain = new_model(without_memory=True, n_layer=1)
-        torch.manual_seed(0)
-        return wrap(plain, memory=TokenMemoryConfig(**TOKENS, memory_weight=0.0, gate=None)).train()
-
+def test_compiled_it_gives_the_same(new_token_model, segments, new_trainer, losses):
     torch.compiler.reset()
-    plain = new_trainer(one_block(), segments, max_steps=2)
+    plain = new_trainer(new_token_model(memory_weight=0.0), segments, max_steps=2)
     plain.train()
     compiled = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
-    trainer = new_trainer(one_block(), segments, max_steps=2, **compiled)
+    trainer = new_trainer(new_token_model(memory_weight=0.0), segments, max_steps=2, **compiled)
     trainer.train()
     torch.compiler.reset()
     assert losses(trainer) == pytest.approx(losses(plain), abs=1e-4)

@@ -11,9 +11,8 @@ from hf_memoria import LwpfAttentionConfig, TokenMemoryConfig, wrap
 pytestmark = pytest.mark.slow
 
 
-def gated(family, head="Model", openness=0.7, blocks=None, **changes):
-    sizes = {} if blocks is None else {"num_hidden_layers": blocks}
-    model = tiny_model(family, head, small_tokens(gate="tanh", **changes), **sizes)
+def gated(family, head="Model", openness=0.7, **changes):
+    model = tiny_model(family, head, small_tokens(gate="tanh", **changes))
     torch.nn.init.constant_(model.base_model.token_memory.gates.gate, openness)
     return model
 
@@ -93,8 +92,7 @@ def test_compiled_as_one_graph_and_checkpointed_it_is_the_same(family):
         answer(output).square().sum().backward()
         return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
-    settings = {"blocks": 1, "encoder_layers": 0, "bptt_segments": 1}  # compiling is most of the time
-    eager, compiled, checkpointed = (gated(family, **settings).train() for _ in range(3))
+    eager, compiled, checkpointed = (gated(family, encoder_layers=0, bptt_segments=1).train() for _ in range(3))
     expected = gradients(eager, eager)
     checkpointed.gradient_checkpointing_enable({"use_reentrant": False})
     torch._dynamo.reset()
