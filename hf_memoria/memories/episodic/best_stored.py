@@ -9,16 +9,12 @@ Axes: B rows, Q queries, K keys of the segment, M engrams, H heads of queries, G
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_memoria.memories.episodic.shared_keys import SharedKeys
 from hf_memoria.memories.shared.own_attention import scores_of, weighted, weights_of
-
-if TYPE_CHECKING:
-    from hf_memoria.memories.episodic.shared_attention import SharedKeys
 
 
 def best_columns(scores: Tensor, shared: SharedKeys) -> Tensor:

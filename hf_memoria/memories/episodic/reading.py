@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from hf_memoria.memories.episodic.id_windows import Embed
 from hf_memoria.memories.episodic.searched import Bank, SearchedStore, SearchRead
-from hf_memoria.memories.episodic.shared_attention import Placed, SharedKeys
+from hf_memoria.memories.episodic.shared_attention import Placed
+from hf_memoria.memories.episodic.shared_keys import SharedKeys
 from hf_memoria.memories.episodic.spread_read import LinkedStore
 from hf_memoria.memories.episodic.store import EpisodicState
 from hf_memoria.memories.episodic.store.state import NO_ID

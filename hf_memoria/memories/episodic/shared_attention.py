@@ -16,6 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from hf_memoria.backbones import current_call
 from hf_memoria.memories.episodic.best_stored import attend_to_best, best_columns
+from hf_memoria.memories.episodic.shared_keys import SharedKeys
 from hf_memoria.memories.shared.own_attention import (
     attended,
     check_done,
@@ -26,28 +27,6 @@ from hf_memoria.memories.shared.own_attention import (
 
 INDEX = "shares_attention_as"
 """Attribute of an attention module with the number of its block."""
-
-
-@dataclass(frozen=True)
-class SharedKeys:
-    """What a block's self-attention sees beside the segment.
-
-    Attributes:
-        keys: the keys of stored positions, `[B, G, M, d]`.
-        values: the values of stored positions, `[B, G, M, d]`.
-        seen: the mask of those that may be seen, bool `[B, M]`.
-        always: the mask of those seen whatever their scores are: the segment before and the document's first
-            positions.
-        top_k: so many of the others a head sees at a position; None is all.
-        bias: the change of scores by distance, `[B, H, Q, M]`, or None.
-    """
-
-    keys: Tensor
-    values: Tensor
-    seen: Tensor
-    always: Tensor
-    top_k: int | None
-    bias: Tensor | None = None
 
 
 @dataclass

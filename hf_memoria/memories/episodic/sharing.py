@@ -26,7 +26,8 @@ from hf_memoria.backbones import (
 )
 from hf_memoria.memories.episodic.reading import EpisodicReading
 from hf_memoria.memories.episodic.searched import SearchedStore
-from hf_memoria.memories.episodic.shared_attention import IMPLEMENTATION, INDEX, Captured, Placed, SharedKeys
+from hf_memoria.memories.episodic.shared_attention import IMPLEMENTATION, INDEX, Captured, Placed
+from hf_memoria.memories.episodic.shared_keys import SharedKeys
 from hf_memoria.memories.shared.own_attention import check_can_attend, check_still_attends, mark_attention
 
 NEAR = 128

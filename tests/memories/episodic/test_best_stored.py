@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from hf_memoria.memories.episodic.best_stored import attend_to_best, best_columns
-from hf_memoria.memories.episodic.shared_attention import SharedKeys, _attend
+from hf_memoria.memories.episodic.shared_attention import _attend
+from hf_memoria.memories.episodic.shared_keys import SharedKeys
 from hf_memoria.memories.shared.own_attention import mask_of_keys, scores_of, weights_of
 
 
