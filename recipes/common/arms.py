@@ -88,7 +88,7 @@ def kept_runs(
     }
     made_with = {
         "arguments": arguments,
-        "files": _digests(arguments),
+        "files": _digests(arguments, folder.parent),
         "versions": {name: version for name, version in versions().items() if name not in ("machine", "threads")},
     }
     made_with = json.loads(json.dumps(made_with, default=str))
@@ -107,11 +107,15 @@ def kept_runs(
     return kept
 
 
-def _digests(arguments: Mapping[str, Any]) -> dict[str, str]:
-    """Return what is in the files, folders and globs that settings name, as SHA-256 by path."""
+def _digests(arguments: Mapping[str, Any], results: Path) -> dict[str, str]:
+    """Return what is in the files, folders and globs that settings name, as SHA-256 by path.
+
+    A setting may be called as the folder of the results is; what lies there is made by the runs.
+    """
     values = [value if isinstance(value, list) else [value] for value in arguments.values()]
     named = [match for among in values for name in among if isinstance(name, str | Path) for match in glob(str(name))]
-    files = {file for path in map(Path, named) for file in (path.iterdir() if path.is_dir() else [path])}
+    paths = [path for path in map(Path, named) if path.resolve() != results.resolve()]
+    files = {file for path in paths for file in (path.iterdir() if path.is_dir() else [path])}
     return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files) if file.is_file()}
 
 

@@ -246,6 +246,20 @@ def test_a_run_is_repeated_where_a_file_has_changed(named, tmp_path):
         assert len(done) == runs
 
 
+def test_a_setting_called_as_the_folder_of_results_repeats_no_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = []
+
+    def run(arm, seed):
+        done.append(arm)
+        return {"accuracy": 1.0}
+
+    for text in ("first", "second"):
+        kept_runs(Path("task/runs"), Named("task"), run)("graph", 0)
+        Path("task/results.json").write_text(text)
+    assert done == ["graph"]
+
+
 @dataclass
 class Named:
     """Settings that name a file."""
