@@ -1,4 +1,7 @@
-"""Runs of other machines, as their results.json has them: who has it need not make them again."""
+"""Runs of other machines, as their results.json has them: who has it need not make them again.
+
+Settings and versions of packages are compared. That the code was the same is for the one who names the file to know.
+"""
 
 import json
 from collections.abc import Callable, Mapping
