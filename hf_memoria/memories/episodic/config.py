@@ -42,7 +42,10 @@ class EpisodicMemoryConfig(GatedSettings):
         value_ahead: the number of positions that a value's window reaches beyond its own, 0 or 1.
         read_heads: heads of the separate read, each of the size of the backbone's; None is as many as the backbone
             has, and four at most: what a store costs to project grows with them.
-        top_k: engrams that a head reads at a position, those of the highest scores; None reads all.
+        top_k: engrams that a head reads at a position, those of the highest scores; None reads all. Shared attention
+            sees so many stored positions beside the last segment's.
+        read_all_up_to: engrams of a row that the separate read takes whole, whatever `top_k` is. Only what is read gets
+            gradient, and the scores of a store this small are made anyway; 0 always takes the best.
         weighting: the weights of the separate read: `"softmax"`, over scores that fall with age, or
             `"stick_breaking"`, by which the youngest engram that answers is read, however old it is.
         capacity: engrams of a row at most; None keeps everything.
@@ -79,6 +82,7 @@ class EpisodicMemoryConfig(GatedSettings):
         "separate_read",
         "read_heads",
         "top_k",
+        "read_all_up_to",
         "weighting",
         "association",
         "association_links",  # a state of another number is told by its size
@@ -95,6 +99,7 @@ class EpisodicMemoryConfig(GatedSettings):
     value_ahead: int = 1
     read_heads: int | None = None
     top_k: int | None = 32
+    read_all_up_to: int = 1024
     weighting: str = "softmax"
     capacity: int | None = 4096
     stm_capacity: int = 512
@@ -120,6 +125,7 @@ class EpisodicMemoryConfig(GatedSettings):
         check_one_of("value_ahead", self.value_ahead, (0, 1))
         check_count("read_heads", self.read_heads, least=1, optional=True, most=MOST_COUNTED)
         check_count("top_k", self.top_k, least=1, optional=True, most=MOST_COUNTED)
+        check_count("read_all_up_to", self.read_all_up_to, most=MOST_COUNTED)
         check_count("capacity", self.capacity, least=1, optional=True, most=MOST_COUNTED)
         check_count("stm_capacity", self.stm_capacity, most=MOST_COUNTED)
         check_count("sink", self.sink, most=MOST_COUNTED)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hf_memoria.memories.episodic.selection import Selection
+
 
 def in_heads(vectors: Tensor, num_heads: int) -> Tensor:
     """Return `[B, H, T, D / H]` of vectors `[B, T, D]`."""
@@ -17,19 +19,20 @@ def merged(heads: Tensor) -> Tensor:
     return heads.transpose(1, 2).flatten(2)
 
 
-def weights_of_best(scores: Tensor, valid: Tensor, null: Tensor, top_k: int | None) -> Tensor:
+def weights_of_best(scores: Tensor, valid: Tensor, null: Tensor, selection: Selection) -> Tensor:
     """Return softmax weights over the best engrams and nothing at all, without the latter, `[B, H, T, M]`.
 
     Args:
         scores: the scores of the engrams, `[B, H, T, M]`.
         valid: engrams that may be read, bool `[B, M]`.
         null: score of nothing at all, `[H, 1, 1]`; the weights are of its dtype.
-        top_k: engrams that a head reads at a position, and all that are as good as the last of them; None is all.
+        selection: the number of engrams that a head reads at a position; all that are as good as the last are read.
     """
     precise = scores.to(torch.promote_types(scores.dtype, torch.float32))
     precise = precise.masked_fill(~valid[:, None, None], -torch.inf)
-    if top_k is not None and top_k < precise.shape[-1]:
-        least = precise.detach().topk(top_k, dim=-1).values[..., -1:]
-        precise = precise.masked_fill(precise < least, -torch.inf)
+    if selection.limits(precise.shape[-1]):
+        assert selection.top_k is not None
+        least = precise.detach().topk(selection.top_k, dim=-1).values[..., -1:]
+        precise = precise.masked_fill(~selection.kept(precise >= least), -torch.inf)
     nothing = null.to(precise.dtype).expand(precise.shape[0], -1, precise.shape[2], 1)
     return torch.cat([nothing, precise], dim=-1).softmax(dim=-1)[..., 1:].to(null.dtype)

@@ -98,6 +98,7 @@ def _reader_for(base: Any, config: Any, width: int, place: int) -> EpisodicReade
         window=memory.key_window,
         value_ahead=memory.value_ahead,
         top_k=memory.top_k,
+        read_all_up_to=memory.read_all_up_to,
         reads_tokens="ids" in memory.content,
         has_ids=has_ids(base),
         reads_hidden="hidden" in memory.content,

@@ -137,7 +137,8 @@ def _attend(
     worth = [float(score.detach() - null.detach()) for score in scores]
     if reader.breaks:
         worth = [min(one, 0.0) for one in worth]  # of those that take half or more, the youngest come first
-    best = sorted(range(len(scores)), key=lambda m: (-worth[m], -m))[: reader.top_k or len(scores)]
+    number = len(scores) if reader.top_k is None or len(scores) <= reader.read_all_up_to else reader.top_k
+    best = sorted(range(len(scores)), key=lambda m: (-worth[m], -m))[:number]
     weights = _broken_weights(scores, null, best) if reader.breaks else _softmax_weights(scores, null, best)
     found = asked.new_zeros(size)
     for m in best:

@@ -7,7 +7,6 @@ ids of a window.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -18,37 +17,18 @@ from hf_memoria.backbones import leave_undecayed
 from hf_memoria.memories.episodic.heads import in_heads, merged, weights_of_best
 from hf_memoria.memories.episodic.id_windows import Embed, WindowMix, Windows, id_windows_of
 from hf_memoria.memories.episodic.searched import Bank, Columns, SearchedStore, SearchRead
+from hf_memoria.memories.episodic.selection import PART, Selection, best_in_parts, columns_read, is_long, parts_of
 from hf_memoria.memories.episodic.spread_read import SpreadRead
 from hf_memoria.memories.episodic.stick_breaking import best_columns, stick_breaking_weights
 
 SHARPNESS = 8.0
 """What the cosine of query and key is multiplied by at first."""
 
-SMALL = 1024
-"""Engrams of a store that is read as a whole, and of a part of one that is not."""
-
-LARGE = 16 * SMALL
+LARGE = 16 * PART
 """Engrams of a store whose keys and values are made whole."""
 
 FORGETTING = 0.1
 """What a score loses with log(1 + age) at first, before the softplus."""
-
-
-def parts_of(windows: Windows | None, store: SearchedStore) -> Iterator[tuple[Tensor, Windows | None, SearchedStore]]:
-    """Go over a store, `SMALL` engrams at a time.
-
-    Args:
-        windows: those of the store, or None.
-        store: the store with M engrams.
-
-    Yields:
-        the columns of a part, int64 `[U]`, its windows, and the part.
-    """
-    rows, number = store.valid.shape
-    for start in range(0, number, SMALL):
-        place = torch.arange(start, min(start + SMALL, number), device=store.valid.device)
-        index = place.expand(rows, -1)
-        yield place, None if windows is None else windows.take(index), store.take(index, store.valid.gather(1, index))
 
 
 class EpisodicReader(nn.Module):
@@ -72,6 +52,7 @@ class EpisodicReader(nn.Module):
         window: W.
         value_ahead: a, 0 or 1.
         top_k: engrams that a head reads at a position; None reads all.
+        read_all_up_to: engrams of a row whose store is read whole, whatever `top_k` is.
         reads_tokens: whether ids are read, and the embeddings of positions without ids.
         has_ids: whether positions have ids at all; those of images have none.
         reads_hidden: whether stored hidden states are read.
@@ -94,6 +75,7 @@ class EpisodicReader(nn.Module):
         window: int = 3,
         value_ahead: int = 1,
         top_k: int | None = None,
+        read_all_up_to: int = 0,
         reads_tokens: bool = True,
         has_ids: bool = True,
         reads_hidden: bool = False,
@@ -105,7 +87,8 @@ class EpisodicReader(nn.Module):
         super().__init__()
         if head_size is None and hidden_size % num_heads:
             raise ValueError(f"hidden_size must be a multiple of num_heads ({num_heads}); got {hidden_size}.")
-        self.num_heads, self.value_ahead, self.top_k, self.place = num_heads, value_ahead, top_k, place
+        self.num_heads, self.value_ahead, self.place = num_heads, value_ahead, place
+        self.top_k, self.read_all_up_to = top_k, read_all_up_to
         self.reads_tokens, self.has_ids, self.reads_hidden = reads_tokens, has_ids, reads_hidden
         self.norm, inner = nn.LayerNorm(hidden_size), num_heads * (head_size or hidden_size // num_heads)
         self.query, self.output = nn.Linear(hidden_size, inner), nn.Linear(inner, hidden_size)
@@ -228,10 +211,11 @@ class EpisodicReader(nn.Module):
             keep: whether those of the whole store are wanted for later.
         """
         query, whole, columns = self.norm(hidden), store, None
+        selection = Selection.of(store, self.top_k, self.read_all_up_to)
         if bank is None:
             windows = self.windows(embed, store)
             if not keep:
-                columns = self._selected(query, store, windows)
+                columns = self._selected(query, store, windows, selection)
             if columns is not None:
                 store = store.take(columns.index, columns.valid)
                 windows = None if windows is None else windows.take(columns.index)
@@ -239,7 +223,7 @@ class EpisodicReader(nn.Module):
         keys, values = bank
         scores = self.scores(query, keys, store)
         weights_of = stick_breaking_weights if self.breaks else weights_of_best
-        weigh = partial(weights_of, valid=store.valid, null=self.null, top_k=self.top_k)
+        weigh = partial(weights_of, valid=store.valid, null=self.null, selection=selection)
         weights = weigh(scores)
         read = self.output(merged(weights @ values))
         if self.spread is not None:
@@ -254,41 +238,37 @@ class EpisodicReader(nn.Module):
         return SearchRead(into, weights, None, bank)
 
     @torch.no_grad()
-    def _selected(self, query: Tensor, store: SearchedStore, windows: Windows | None) -> Columns | None:
+    def _selected(
+        self, query: Tensor, store: SearchedStore, windows: Windows | None, selection: Selection
+    ) -> Columns | None:
         """Return the columns that some position reads, None for all of a small store.
 
         Scores are made twice: without gradient to find the best of a large store, with it for those. So neither a
         matrix of positions by engrams nor the projections of what is not read are kept for the backward.
         """
-        large = self.top_k is not None and self.spread is None and store.valid.shape[1] > SMALL
-        if not large or torch.compiler.is_compiling():
+        searched = is_long(store) and self.spread is None and not torch.compiler.is_compiling()
+        if selection.top_k is None or not searched:
             return None
-        best = self.best(query, store, windows)
-        read = torch.zeros_like(store.valid).scatter_(1, best.flatten(1), True) & store.valid
-        most = int(read.sum(dim=1).max().clamp(min=1))
-        index = torch.argsort((~read).to(torch.int8), dim=1, stable=True)[:, :most]
-        return Columns(index, read.gather(1, index))
+        best = self.best(query, store, windows, selection.top_k)
+        return columns_read(best, store, selection)
 
-    def best(self, query: Tensor, store: SearchedStore, windows: Windows | None) -> Tensor:
-        """Return the columns of the `top_k` best engrams by head and position, `[B, H, T, top_k]`.
+    def best(self, query: Tensor, store: SearchedStore, windows: Windows | None, top_k: int) -> Tensor:
+        """Return the columns of the best engrams by head and position, int64 `[B, H, T, top_k]`.
 
         Args:
             query: normed hidden states, `[B, T, D]`.
             store: the store that is searched, some engrams at a time.
             windows: its own.
+            top_k: the number of engrams wanted.
         """
-        assert self.top_k is not None
-        scores, columns = None, None
-        for place, own, part in parts_of(windows, store):
-            found = self.scores(query, self.keys(own, part), part).masked_fill(~part.valid[:, None, None], -torch.inf)
-            at = place.expand(found.shape)
-            if scores is not None and columns is not None:
-                found, at = torch.cat([scores, found], dim=-1), torch.cat([columns, at], dim=-1)
-            most = min(self.top_k, found.shape[-1])
-            order = best_columns(found - self.null, most) if self.breaks else found.topk(most, dim=-1).indices
-            scores, columns = found.gather(-1, order), at.gather(-1, order)
-        assert columns is not None
-        return columns
+
+        def order(scores: Tensor, number: int) -> Tensor:
+            return best_columns(scores - self.null, number) if self.breaks else scores.topk(number, dim=-1).indices
+
+        def score(own: Windows | None, part: SearchedStore) -> Tensor:
+            return self.scores(query, self.keys(own, part), part)
+
+        return best_in_parts(windows, store, top_k, score, order)
 
     def scores(self, query: Tensor, keys: Tensor, store: SearchedStore) -> Tensor:
         """Return how well the engrams answer normed hidden states `[B, T, D]`, `[B, H, T, M]`."""

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_memoria.memories.episodic.selection import Selection
 
-def stick_breaking_weights(scores: Tensor, valid: Tensor, null: Tensor, top_k: int | None) -> Tensor:
+
+def stick_breaking_weights(scores: Tensor, valid: Tensor, null: Tensor, selection: Selection) -> Tensor:
     """Return stick-breaking weights over the best engrams, `[B, H, T, M]`.
 
     From the youngest to the oldest, each takes its part of what younger ones leave (Tan et al. 2024, arXiv
@@ -24,15 +26,16 @@ def stick_breaking_weights(scores: Tensor, valid: Tensor, null: Tensor, top_k: i
         scores: the scores of the engrams, the oldest first, `[B, H, T, M]`.
         valid: engrams that may be read, bool `[B, M]`.
         null: score with which an engram takes half of what is left, `[H, 1, 1]`; the weights are of its dtype.
-        top_k: engrams that a head reads at a position, see `best_columns`; None is all.
+        selection: the number of engrams that a head reads at a position, see `best_columns`.
     """
     logits = scores.to(torch.promote_types(scores.dtype, torch.float32)) - null
     logits = logits.masked_fill(~valid[:, None, None], -torch.inf)
-    if top_k is None or top_k >= logits.shape[-1]:
+    if not selection.limits(logits.shape[-1]):
         return _weights(logits).to(null.dtype)
-    columns = best_columns(logits.detach(), top_k)
-    weights = _weights(logits.gather(-1, columns)).to(null.dtype)
-    return weights.new_zeros(logits.shape).scatter(-1, columns, weights)
+    assert selection.top_k is not None
+    columns = best_columns(logits.detach(), selection.top_k)
+    best = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, columns, True)
+    return _weights(logits.masked_fill(~selection.kept(best), -torch.inf)).to(null.dtype)
 
 
 def best_columns(logits: Tensor, top_k: int) -> Tensor:

@@ -17,6 +17,7 @@ FORMS = {
     "plain": {},
     "behind": {"value_ahead": 0},
     "few": {"top_k": 3},
+    "some-whole": {"top_k": 3, "read_all_up_to": 10},
     "one": {"window": 1, "top_k": 2},
     "spread": {"spreads": True},
     "spread-few": {"spreads": True, "top_k": 3, "gated": True},
@@ -25,6 +26,7 @@ FORMS = {
     "hidden": {"reads_hidden": True},
     "hidden-alone": {"reads_hidden": True, "reads_tokens": False},
     "stick": {"weighting": "stick_breaking"},
+    "stick-some-whole": {"weighting": "stick_breaking", "top_k": 3, "read_all_up_to": 10},
     "stick-few": {"weighting": "stick_breaking", "top_k": 3, "gated": True},
 }
 
@@ -62,7 +64,7 @@ def reader_of(seed=0, **form):
 @pytest.mark.parametrize("ragged", [False, True], ids=["full", "ragged"])
 @pytest.mark.parametrize("form", FORMS)
 def test_it_reads_what_the_naive_one_reads(form, ragged, embeds, small, monkeypatch):
-    monkeypatch.setattr("hf_memoria.memories.episodic.reader.SMALL", small)
+    monkeypatch.setattr("hf_memoria.memories.episodic.selection.PART", small)
     reader, embed = reader_of(**FORMS[form]), nn.Embedding(VOCABULARY, WIDTH)
     state = random_state(FORMS[form].get("window", 3), ragged, embeds)
     hidden = torch.randn(3, 5, WIDTH, requires_grad=True)
@@ -118,7 +120,7 @@ def test_each_id_is_embedded_once():
 
 
 def test_heads_may_be_fewer_than_the_backbone_has(monkeypatch):
-    monkeypatch.setattr("hf_memoria.memories.episodic.reader.SMALL", 5)
+    monkeypatch.setattr("hf_memoria.memories.episodic.selection.PART", 5)
     torch.manual_seed(0)
     reader, embed = EpisodicReader(WIDTH, WIDTH, 3, head_size=2, top_k=4), nn.Embedding(VOCABULARY, WIDTH)
     state = random_state(3, ragged=True)
@@ -152,8 +154,8 @@ def test_keys_and_values_of_a_large_store_are_made_in_parts(form, monkeypatch):
     with torch.no_grad():
         windows = reader.windows(embed, store)
         whole = reader.bank(windows, store)
-        for bound in ("SMALL", "LARGE"):
-            monkeypatch.setattr(f"hf_memoria.memories.episodic.reader.{bound}", 5)
+        for bound in ("selection.PART", "reader.LARGE"):
+            monkeypatch.setattr(f"hf_memoria.memories.episodic.{bound}", 5)
         made = []
         monkeypatch.setattr(reader, "keys", lambda *args: made.append(1) or type(reader).keys(reader, *args))
         parts = reader.bank(windows, store)

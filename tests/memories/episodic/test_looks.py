@@ -11,12 +11,12 @@ SHARE = {"separate_read": False, "share_attention": True, "layers": None, "capac
 
 @torch.no_grad()
 def test_every_position_s_looks_are_the_weights_of_its_read(monkeypatch):
-    model = tiny_model("GPT2", "ForCausalLM", small_episodes(capacity=None, keep="fifo", top_k=4))
+    model = tiny_model("GPT2", "ForCausalLM", small_episodes(capacity=None, keep="fifo", top_k=4, read_all_up_to=0))
     segments = tiny_segments("GPT2", steps=3)
     memory = model(**segments[1], memory=model(**segments[0]).memory).memory
     recorded = []
     for small in (1024, 5):  # as a whole, and in parts
-        monkeypatch.setattr("hf_memoria.memories.episodic.reader.SMALL", small)
+        monkeypatch.setattr("hf_memoria.memories.episodic.selection.PART", small)
         with LookRecorder(model, most=50) as recorder:
             model(**segments[2], memory=memory)
         recorded.append(recorder.looked)

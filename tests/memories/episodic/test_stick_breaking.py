@@ -10,6 +10,7 @@ from hf_memoria import EpisodicMemoryConfig, export_segment
 from hf_memoria.exporting import fixed_memory
 from hf_memoria.memories.episodic.naive_reader import read_naively
 from hf_memoria.memories.episodic.reading import store_of
+from hf_memoria.memories.episodic.selection import Selection
 from hf_memoria.memories.episodic.stick_breaking import best_columns, stick_breaking_weights
 from hf_memoria.memories.episodic.store import KeepPolicy
 
@@ -19,7 +20,7 @@ NULL = torch.full((1, 1, 1), 4.0)
 def weights_of(scores, top_k=None, valid=None, null=NULL):
     scores = torch.tensor(scores)
     there = torch.ones(1, len(scores), dtype=torch.bool) if valid is None else torch.tensor([valid])
-    return stick_breaking_weights(scores[None, None, None], there, null, top_k)[0, 0, 0]
+    return stick_breaking_weights(scores[None, None, None], there, null, Selection(top_k))[0, 0, 0]
 
 
 def test_each_takes_its_part_of_what_younger_ones_leave():
@@ -62,7 +63,7 @@ def test_the_last_of_equal_columns_are_found():
 def test_extreme_scores_give_finite_weights_and_gradients(top_k):
     scores = torch.tensor([1e4, -1e4, 80.0, -200.0, 1e4, 3.0], requires_grad=True)
     null = torch.zeros(1, 1, 1, requires_grad=True)
-    weights = stick_breaking_weights(scores[None, None, None], torch.arange(6)[None] != 4, null, top_k)
+    weights = stick_breaking_weights(scores[None, None, None], torch.arange(6)[None] != 4, null, Selection(top_k))
     weights.square().sum().backward()
     assert weights.isfinite().all()
     assert weights.sum() <= 1 + 1e-6
@@ -73,7 +74,7 @@ def test_extreme_scores_give_finite_weights_and_gradients(top_k):
 
 @pytest.mark.parametrize("small", [1024, 5], ids=["whole", "parts"])
 def test_it_reads_in_order_what_evictions_leave_of_words_that_come_again(small, monkeypatch):
-    monkeypatch.setattr("hf_memoria.memories.episodic.reader.SMALL", small)
+    monkeypatch.setattr("hf_memoria.memories.episodic.selection.PART", small)
     reader = reader_of(weighting="stick_breaking", window=1, value_ahead=0, top_k=3)
     embed, hidden = nn.Embedding(VOCABULARY, WIDTH), torch.randn(3, 5, WIDTH)
     state = random_state(1, ragged=False, again=True, policy=KeepPolicy(keep="random", capacity=11))
@@ -114,7 +115,9 @@ def test_compiled_its_weights_are_one_graph_and_the_same(top_k):
     scores = torch.randint(8, (2, 1, 3, 9), generator=torch.Generator().manual_seed(0)).float()
     valid = torch.arange(9) < torch.tensor([[9], [5]])
     compiled = torch.compile(stick_breaking_weights, backend="eager", fullgraph=True)
-    assert torch.equal(compiled(scores, valid, NULL, top_k), stick_breaking_weights(scores, valid, NULL, top_k))
+    selection = Selection(top_k)
+    expected = stick_breaking_weights(scores, valid, NULL, selection)
+    assert torch.equal(compiled(scores, valid, NULL, selection), expected)
     torch.compiler.reset()
 
 
