@@ -44,8 +44,8 @@ class EpisodicMemoryConfig(GatedSettings):
             has, and four at most: what a store costs to project grows with them.
         top_k: engrams that a head reads at a position, those of the highest scores; None reads all. Shared attention
             sees so many stored positions beside the last segment's.
-        read_all_up_to: engrams of a row that the separate read takes whole, whatever `top_k` is. Only what is read gets
-            gradient, and the scores of a store this small are made anyway; 0 always takes the best.
+        read_all_up_to: engrams of a row that the separate read takes whole, whatever `top_k` is. Only what is read
+            gets gradient, and the scores of a store this small are made anyway; 0 always takes the best.
         weighting: the weights of the separate read: `"softmax"`, over scores that fall with age, or
             `"stick_breaking"`, by which the youngest engram that answers is read, however old it is.
         capacity: engrams of a row at most; None keeps everything.

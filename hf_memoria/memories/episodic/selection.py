@@ -1,4 +1,4 @@
-"""Which engrams of a store a separate read takes: all of a small one, of a large one the best of each head and position.
+"""Which engrams a separate read takes: all of a small store, of a large one the best of each head and position.
 
 Axes: B rows, T positions of a segment, M engrams, U of them, H heads.
 """
