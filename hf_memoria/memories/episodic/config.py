@@ -63,6 +63,9 @@ class EpisodicMemoryConfig(GatedSettings):
             in Memoria), or `"both"`.
         association_links: engrams that an engram is wired to at most, the strongest; where the graph is not
             `"segment"`.
+        exact_distance: the distance before a segment up to which shared attention places stored positions where they
+            stood, if the backbone has rotary positions; farther ones are drawn together by the logarithm. None is an
+            eighth of the positions that the backbone knows, and one segment at least.
         sink: the number of a document's first positions that are always kept and read, where attention is shared.
         gate: `"tanh"` multiplies each separate read by tanh of a learned scalar that starts at zero, so that the
             backbone starts out as itself; None lets the read in from the start, which learns sooner where questions
@@ -83,6 +86,7 @@ class EpisodicMemoryConfig(GatedSettings):
         "read_heads",
         "top_k",
         "read_all_up_to",
+        "exact_distance",
         "weighting",
         "association",
         "association_links",  # a state of another number is told by its size
@@ -110,6 +114,7 @@ class EpisodicMemoryConfig(GatedSettings):
     association: str | None = None
     association_graph: str = "segment"
     association_links: int = 16
+    exact_distance: int | None = None
     sink: int = 4
     gate: str | None = AUTO
     segment_length: int | None = None
@@ -128,6 +133,7 @@ class EpisodicMemoryConfig(GatedSettings):
         check_count("read_all_up_to", self.read_all_up_to, most=MOST_COUNTED)
         check_count("capacity", self.capacity, least=1, optional=True, most=MOST_COUNTED)
         check_count("stm_capacity", self.stm_capacity, most=MOST_COUNTED)
+        check_count("exact_distance", self.exact_distance, least=1, optional=True, most=MOST_COUNTED)
         check_count("sink", self.sink, most=MOST_COUNTED)
         check_one_of("keep", self.keep, KEEPS)
         check_number("usage_decay", self.usage_decay, lambda value: 0 <= value < 1, "of at least 0 and below 1")
@@ -166,6 +172,8 @@ class EpisodicMemoryConfig(GatedSettings):
             )
         if self.share_layers is not None and not self.share_attention:
             raise ValueError(f"share_layers must be None without share_attention; got {self.share_layers}.")
+        if self.exact_distance is not None and not self.share_attention:
+            raise ValueError(f"exact_distance must be None without share_attention; got {self.exact_distance}.")
 
     @property
     def stores_hidden(self) -> bool:

@@ -2,8 +2,9 @@
 
 The block's own attention module projects them, as it does the segment's: it is called once more on the normed inputs,
 with the rotary embeddings of their places, and `attend_shared` keeps the keys and values that come out. Places are
-counted from the segment's start, so they are negative. Where a backbone has learned positions they are part of the
-stored inputs already, those of the segment that they stood in, and a learned bias of the distance joins their scores.
+counted from the segment's start, so they are negative (`places.py`). Where a backbone has learned positions they are
+part of the stored inputs already, those of the segment that they stood in, and a learned bias of the distance joins
+their scores.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from hf_memoria.backbones import (
     reading_of,
     submodule,
 )
+from hf_memoria.memories.episodic.places import places_of
 from hf_memoria.memories.episodic.reading import EpisodicReading
 from hf_memoria.memories.episodic.searched import SearchedStore
 from hf_memoria.memories.episodic.shared_attention import IMPLEMENTATION, INDEX, Captured, Placed
@@ -132,10 +134,9 @@ class SharingHooks(HookHolder):
                 f"share_attention must be False for {type(self.base_model).__name__}: it is not found out where its "
                 "rotary embeddings are made."
             )
-        positions = -reading.store.distance
-        most, segment = self.base_model.config._num_positions, self.base_model.config.segment_length
-        if most is not None and segment is not None and segment < most:  # no farther than what the backbone knows
-            positions = positions.clamp(min=segment - most)
+        config = self.base_model.config
+        segment, known = config.segment_length, config._num_positions
+        positions = places_of(reading.store.distance, segment, config.memory.exact_distance, known)
         names = [name for name, value in found.kwargs.items() if name == "position_ids"]
         if names:
             return found.module(*found.args, **{**found.kwargs, "position_ids": positions})

@@ -353,6 +353,12 @@ def test_inspect_shows_the_text_where_there_is_a_tokenizer(tmp_path, capsys):
         ({"key_window": 0}, "key_window must be an integer of at least 1"),
         ({"value_ahead": 2}, "value_ahead must be one of 0, 1; got 2"),
         ({"separate_read": False}, "separate_read or share_attention must be True"),
+        ({"exact_distance": 8}, r"exact_distance must be None without share_attention; got 8"),
+        (
+            {"exact_distance": 0, "share_attention": True},
+            r"exact_distance must be .* at least 1 and at most .*; got 0",
+        ),
+        ({"read_all_up_to": -1}, r"read_all_up_to must be an integer of at least 0 and at most .*; got -1"),
         ({"share_layers": [1]}, r"share_layers must be None without share_attention; got \[1\]"),
         ({"association_graph": "words"}, "association_graph must be one of 'segment', 'cofire', 'both'; got 'words'"),
         ({"association_graph": "both"}, "association_graph must be 'segment' without association.* got 'both'"),
