@@ -54,6 +54,9 @@ class Arguments(RunArguments):
     segment_length: int = field(metadata={"help": "Tokens of a segment."})
     top_k: int = field(metadata={"help": "Of what is older than the segment before, so many are seen by each head."})
     kept: int = field(metadata={"help": "Positions that the bounded memory keeps."})
+    exact_distance: int | None = field(
+        default=None, metadata={"help": "Farther positions are drawn together; None is an eighth of what is known."}
+    )
     document_characters: int = field(
         metadata={"help": "Documents are cut at line ends into documents of this length."}
     )
@@ -67,6 +70,8 @@ class Arguments(RunArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "segment_length", "top_k", "kept", "document_tokens", "documents", "keys", "texts")
+        if self.exact_distance is not None:
+            check_positive(self, "exact_distance")
         if set(self.arms) - set(ARMS):
             raise WrongSettingError("arms", f"among {', '.join(ARMS)}", " ".join(self.arms))
 
@@ -88,7 +93,8 @@ class Arm:
 
 def _shared(args: Arguments, **settings: Any) -> EpisodicMemoryConfig:
     form = {"separate_read": False, "share_attention": True, "capacity": None, "stm_capacity": args.segment_length}
-    return EpisodicMemoryConfig(**{**form, "segment_length": args.segment_length, "keep": "fifo", **settings})
+    form |= {"segment_length": args.segment_length, "exact_distance": args.exact_distance, "keep": "fifo"}
+    return EpisodicMemoryConfig(**{**form, **settings})
 
 
 ARMS = {
