@@ -97,7 +97,7 @@ def small_tokens(**changes: Any) -> hf_memoria.TokenMemoryConfig:
 
 def small_episodes(**changes: Any) -> hf_memoria.EpisodicMemoryConfig:
     """An episodic memory in which engrams are forgotten within a few segments."""
-    settings = {"capacity": 20, "stm_capacity": 9, "top_k": 6, "layers": [1], "gate": None}
+    settings = {"capacity": 20, "stm_capacity": 9, "top_k": 6, "read_all_up_to": 9, "layers": [1], "gate": None}
     return hf_memoria.EpisodicMemoryConfig(**(settings | changes))
 
 
