@@ -31,6 +31,12 @@ FORGETTING = 0.1
 """What a score loses with log(1 + age) at first, before the softplus."""
 
 
+def _inner_size(hidden_size: int, num_heads: int, head_size: int | None) -> int:
+    if head_size is None and hidden_size % num_heads:
+        raise ValueError(f"hidden_size must be a multiple of num_heads ({num_heads}); got {hidden_size}.")
+    return num_heads * (head_size or hidden_size // num_heads)
+
+
 class EpisodicReader(nn.Module):
     """The separate read of a block: each position queries the store, and reads what it finds.
 
@@ -85,13 +91,12 @@ class EpisodicReader(nn.Module):
         weighting: str = "softmax",
     ) -> None:
         super().__init__()
-        if head_size is None and hidden_size % num_heads:
-            raise ValueError(f"hidden_size must be a multiple of num_heads ({num_heads}); got {hidden_size}.")
-        self.num_heads, self.value_ahead, self.place = num_heads, value_ahead, place
-        self.top_k, self.read_all_up_to = top_k, read_all_up_to
+        inner = _inner_size(hidden_size, num_heads, head_size)
+        self.num_heads, self.value_ahead, self.place, self.top_k = num_heads, value_ahead, place, top_k
         self.reads_tokens, self.has_ids, self.reads_hidden = reads_tokens, has_ids, reads_hidden
-        self.norm, inner = nn.LayerNorm(hidden_size), num_heads * (head_size or hidden_size // num_heads)
-        self.query, self.output = nn.Linear(hidden_size, inner), nn.Linear(inner, hidden_size)
+        self.read_all_up_to = read_all_up_to
+        self.norm, self.query = nn.LayerNorm(hidden_size), nn.Linear(hidden_size, inner)
+        self.output = nn.Linear(inner, hidden_size)
         if reads_tokens:
             places = window if has_ids else 1
             self.store_norm = nn.LayerNorm(embedding_size)
