@@ -92,14 +92,13 @@ class EpisodicReader(nn.Module):
     ) -> None:
         super().__init__()
         inner = _inner_size(hidden_size, num_heads, head_size)
-        self.num_heads, self.value_ahead, self.place, self.top_k = num_heads, value_ahead, place, top_k
+        self.num_heads, self.value_ahead, self.place = num_heads, value_ahead, place
+        self.top_k, self.read_all_up_to = top_k, read_all_up_to
         self.reads_tokens, self.has_ids, self.reads_hidden = reads_tokens, has_ids, reads_hidden
-        self.read_all_up_to = read_all_up_to
-        self.norm, self.query = nn.LayerNorm(hidden_size), nn.Linear(hidden_size, inner)
-        self.output = nn.Linear(inner, hidden_size)
+        self.norm = nn.LayerNorm(hidden_size)
+        self.query, self.output = nn.Linear(hidden_size, inner), nn.Linear(inner, hidden_size)
         if reads_tokens:
-            places = window if has_ids else 1
-            self.store_norm = nn.LayerNorm(embedding_size)
+            places, self.store_norm = window if has_ids else 1, nn.LayerNorm(embedding_size)
             self.key_mix, self.value_mix = WindowMix(places, embedding_size), WindowMix(places, embedding_size)
             self.key, self.value = (nn.Linear(embedding_size, inner) for _ in range(2))
         if reads_hidden:
