@@ -65,7 +65,8 @@ class EpisodicMemoryConfig(GatedSettings):
             `"segment"`.
         exact_distance: the distance before a segment up to which shared attention places stored positions where they
             stood, if the backbone has rotary positions; farther ones are drawn together by the logarithm. None is an
-            eighth of the positions that the backbone knows, and one segment at least.
+            eighth of the positions that the backbone knows, and one segment at least; four segments where that number
+            is not known.
         sink: the number of a document's first positions that are always kept and read, where attention is shared.
         gate: `"tanh"` multiplies each separate read by tanh of a learned scalar that starts at zero, so that the
             backbone starts out as itself; None lets the read in from the start, which learns sooner where questions
