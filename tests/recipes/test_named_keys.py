@@ -1,6 +1,7 @@
 """Pass keys with names: told once each, asked from copies of one reading, and what the page says of them."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -111,20 +112,32 @@ def test_the_recipe_asks_every_arm_that_knows_so_many_positions(run_here, llama,
         assert results["shares"][arm]["600"]["keys"] == 4
 
 
-RESULTS = Path(without_training.__file__).parent / "results" / "without_training" / "named_keys.json"
+RESULTS = Path(without_training.__file__).parent / "results" / "without_training"
+PUBLISHED = [
+    json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    for name in ("named_keys", "named_keys_16384", "named_keys_32768")
+]
 
 
 def test_the_page_has_every_share_that_was_measured():
-    results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    page = (RESULTS.parents[3] / "docs/pages/results/without_training.md").read_text(encoding="utf-8").splitlines()
-    for arm, by_length in results["shares"].items():
-        for length in results["arguments"]["lengths"]:
-            assert str(length) in by_length or arm == "full"
-        cells = [by_length.get(str(length)) for length in results["arguments"]["lengths"]]
-        share = " | ".join(f"{one['share']:.2f} ± {one['error']:.2f}" if one else "" for one in cells)
-        cost = " | ".join(f"{one['seconds']:.0f}" if one else "" for one in cells)
-        assert f"| {ARMS[arm].label} | {share} |".replace("|  |", "| |") in page
-        assert f"| {ARMS[arm].label} | {cost} |".replace("|  |", "| |") in page
+    page = (RESULTS.parents[2] / "docs/pages/results/without_training.md").read_text(encoding="utf-8").splitlines()
+    lengths = [str(length) for results in PUBLISHED for length in results["arguments"]["lengths"]]
+    found = {}
+    for results in PUBLISHED:
+        for arm, by_length in results["shares"].items():
+            found.setdefault(arm, {}).update(by_length)
+    for arm, by_length in found.items():
+        cells = [by_length.get(length) for length in lengths]
+        share = [f"{one['share']:.2f} ± {one['error']:.2f}" if one else "" for one in cells]
+        cost = [f"{one['seconds']:,.0f}" if one else "" for one in cells]
+        for row in (share, cost):
+            assert re.sub(" +", " ", f"| {ARMS[arm].label} | {' | '.join(row)} |") in page
+
+
+@pytest.mark.parametrize("results", PUBLISHED, ids=["to 8192", "16384", "32768"])
+def test_shares_that_were_published_are_those_of_their_runs(results):
+    lengths = {str(length) for length in results["arguments"]["lengths"]}
+    assert all(set(by_length) == lengths for by_length in results["shares"].values())
     assert results["shares"] == shares(
         {arm: [one["by_length"] for one in runs] for arm, runs in results["runs"].items()}
     )
