@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from families import small_episodes, small_memory, small_tokens, states_equal
+from torch.nn.modules.module import register_module_forward_pre_hook
 
-THREADS = 4
+THREADS = 2
 
 KINDS = {
     "engrams": small_memory,
@@ -37,8 +40,21 @@ CASES = [
 ]
 
 
+@contextlib.contextmanager
+def changing_places() -> Iterator[None]:
+    """Let another thread on before every module of every model, and as often as can be elsewhere."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    handle = register_module_forward_pre_hook(lambda *_: time.sleep(0))
+    try:
+        yield
+    finally:
+        handle.remove()
+        sys.setswitchinterval(interval)
+
+
 def in_threads(works: Sequence[Callable[[], Any]]) -> list[Any]:
-    """Run each function in a thread of its own, all from one moment on and changing places as often as can be.
+    """Run each function in a thread of its own, all from one moment on and changing places at every module.
 
     Returns:
         what each returned.
@@ -58,15 +74,11 @@ def in_threads(works: Sequence[Callable[[], Any]]) -> list[Any]:
             errors.append(error)
 
     threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(len(works))]
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
+    with changing_places():
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    finally:
-        sys.setswitchinterval(interval)
     if errors:
         raise errors[0]
     return results

@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,11 @@ from in_processes import Reader, alone, model_of, serve, start_of
 from in_threads import CASES, KINDS, THREADS, attempt, in_threads, same, wrong_ones
 
 import hf_memoria
+from hf_memoria.memories.engram.store.room import Claim
 
 pytestmark = pytest.mark.slow
 
-ROUNDS, STEPS = 40, 3
+ROUNDS, STEPS = 3, 3
 IN_PROCESSES = [("GPT2", "engrams"), ("GPT2", "tokens"), ("Bert", "engrams"), ("Bert", "rmt")]
 
 
@@ -49,6 +51,19 @@ def read_on(model, state, segments):
     return reader.outputs
 
 
+@pytest.fixture
+def _slow_claims(monkeypatch):
+    """Claims of which each takes as long as another thread needs to ask for the same."""
+
+    def look(claim):
+        found = vars(claim)["is_taken"]
+        time.sleep(0.002)
+        return found
+
+    monkeypatch.setattr(Claim, "taken", property(look, lambda claim, value: vars(claim).update(is_taken=value)))
+
+
+@pytest.mark.usefixtures("_slow_claims")
 @pytest.mark.parametrize(("family", "kind"), [*(("GPT2", kind) for kind in KINDS), ("ViT", "engrams")])
 def test_copies_of_a_model_in_threads_begin_from_one_state(family, kind):
     model = model_of(family, kind)
