@@ -13,9 +13,12 @@ import pytest
 import torch
 from families import small_memory, states_equal
 from transformers import GPT2Config
+from transformers.utils import logging
 
 import hf_memoria
 from hf_memoria import MemoriaGPT2Config
+
+logging.disable_progress_bar()  # one for every model that is loaded
 
 pytest_plugins = ["matrix_report", "pytester"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unittest
 from unittest import mock
@@ -57,6 +58,11 @@ class Visited(list):
             yield cls
 
 
+def without_values():
+    """Some tests write out all that they compare, for the case that two differ, and take most of their time for it."""
+    return mock.patch.object(torch.Tensor, "__format__", lambda tensor, how: f"a tensor {tuple(tensor.shape)}")
+
+
 class CommonTests(modeling.ModelTesterMixin):
     """The common tests over all heads of a family."""
 
@@ -91,10 +97,19 @@ class CommonTests(modeling.ModelTesterMixin):
             self.fail(f"skipped for a reason that is not in the table of exceptions: {reason}")
         super().skipTest(reason)
 
+    @contextlib.contextmanager
+    def subTest(self, *args, **kwargs):  # noqa: N802
+        # Some 28,000 parts that pass would each be reported. What fails ends its test, what is skipped does not.
+        with contextlib.suppress(unittest.SkipTest):
+            yield
+
     def test_bc_torch_dtype(self):
-        # It writes out all weights, for the case that two differ, and takes most of its time for that.
-        with mock.patch.object(torch.Tensor, "__format__", lambda tensor, how: f"a tensor {tuple(tensor.shape)}"):
+        with without_values():
             super().test_bc_torch_dtype()
+
+    def test_model_outputs_equivalence(self):
+        with without_values():
+            super().test_model_outputs_equivalence()
 
     def test_reverse_loading_mapping(self):
         # It asks for names of old checkpoints in what is saved, which is what we do only if told to.
