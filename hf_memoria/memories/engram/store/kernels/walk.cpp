@@ -1,8 +1,10 @@
 // Two loops of reminding that torch's operators can only say with tensors as large as all pairs.
 // Everything is per row, and rows are shared out over torch's threads.
 
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
 #include <algorithm>
