@@ -1,6 +1,6 @@
 """Checkpoints that bring their code, and what their models make of some segments, for `elsewhere.py` to compare.
 
-python tests/hub/exporting.py FOLDER
+python tests/hub/exporting.py FOLDER [NAME ...]
 """
 
 import json
@@ -99,4 +99,4 @@ def expectations(model, family):
 
 
 if __name__ == "__main__":
-    export(Path(sys.argv[1]))
+    export(Path(sys.argv[1]), sys.argv[2:] or tuple(EXPORTS))
