@@ -27,9 +27,12 @@ INTERFACES: tuple[Interface, ...] = (
     exists(
         "transformers.masking_utils.create_causal_mask",
         "memories.token.masks",
-        "generation.masks",
         parameters=("or_mask_function", "and_mask_function"),
     ),
+    exists("transformers.masking_utils.ALL_MASK_ATTENTION_FUNCTIONS", "generation.masks"),
+    exists("transformers.masking_utils.causal_mask_function", "generation.masks"),
+    exists("transformers.masking_utils.and_masks", "generation.masks"),
+    exists("transformers.masking_utils.or_masks", "generation.masks"),
     exists("transformers.masking_utils.create_bidirectional_mask", "memories.token.masks"),
     exists(
         "transformers.masking_utils.create_bidirectional_sliding_window_mask",

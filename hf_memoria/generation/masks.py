@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers.masking_utils import create_causal_mask
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, and_masks, causal_mask_function, or_masks
 
 from hf_memoria.backbones.sliding_windows import masks_by_layer, narrowing_window, other_layer_types
 from hf_memoria.generation.cache import MemoriaCache
@@ -31,17 +31,18 @@ def segment_mask(config: Any, cache: MemoriaCache, coming: Tensor, like: Tensor)
     seen = seen.to(like.device)
     if window is None or (whole and not cache.num_prefix):
         return None if whole else seen.to(torch.int64)
-    return _by_queries_and_keys(config, cache, seen, like.new_empty(*coming.shape, 0), window)
+    return _by_queries_and_keys(config, cache.num_prefix, seen, coming.shape[1], window, like.dtype)
 
 
 def _takes_masks(config: Any) -> bool:
-    # Flash attention takes padding out before it counts.
-    return "flash" not in (config._attn_implementation or "") and not other_layer_types(config)
+    # Flash attention takes padding out before it counts; attentions without an entry make no mask either.
+    attention = config._attn_implementation or ""
+    return "flash" not in attention and attention in ALL_MASK_ATTENTION_FUNCTIONS and not other_layer_types(config)
 
 
-def _by_queries_and_keys(config: Any, cache: MemoriaCache, seen: Tensor, queries: Tensor, window: int) -> Any:
-    prefix = cache.num_prefix
+def _by_queries_and_keys(config: Any, prefix: int, seen: Tensor, queries: int, window: int, dtype: torch.dtype) -> Any:
     numbers = F.pad(seen.cumsum(dim=-1), (prefix, 0))
+    real = F.pad(seen, (prefix, 0), value=True)
 
     def is_prefix(batch: Any, head: Any, query: Any, key: Any) -> Any:
         return key < prefix
@@ -49,14 +50,21 @@ def _by_queries_and_keys(config: Any, cache: MemoriaCache, seen: Tensor, queries
     def in_window(batch: Any, head: Any, query: Any, key: Any) -> Any:
         return (key < prefix) | (numbers[batch, query] - numbers[batch, key] < window)
 
+    seen_by_all = or_masks(causal_mask_function, is_prefix)
+
+    # `create_causal_mask` would go through vmap with functions of its caller: some 10 ms a token.
     def make(windowed: bool) -> Any:
-        return create_causal_mask(
-            config,
-            queries,
-            F.pad(seen, (prefix, 0), value=True),
-            cache.keys_and_values,
-            or_mask_function=is_prefix,
-            and_mask_function=in_window if windowed else None,
+        return ALL_MASK_ATTENTION_FUNCTIONS[config._attn_implementation](
+            batch_size=len(real),
+            q_length=queries,
+            kv_length=real.shape[1],
+            q_offset=real.shape[1] - queries,
+            mask_function=and_masks(seen_by_all, in_window) if windowed else seen_by_all,
+            attention_mask=real,
+            allow_is_causal_skip=False,
+            dtype=dtype,
+            config=config,
+            device=real.device,
         )
 
     return masks_by_layer(config, make)
