@@ -89,7 +89,7 @@ def test_links_of_the_repository_become_links_of_the_site(page, target, expected
 
 @pytest.mark.parametrize("page", RESULTS, ids=name_of)
 def test_results_come_with_a_command(page):
-    commands = re.findall(r"python (recipes/\S+)", " ".join(code_blocks("bash", page)))
+    commands = re.findall(r"python ((?:recipes|tests)/\S+)", " ".join(code_blocks("bash", page)))
     assert commands
     assert all((ROOT / command).exists() for command in commands)
 

@@ -2,7 +2,7 @@
 
     python tests/family_matrix/families_report.py [--only TYPE ...] [--json FILE] [--markdown FILE]
 
-Every model type that a small config builds is tried; some 20 minutes on one core. What `--json` has already is kept.
+Every model type that a small config builds is tried; some minutes on one core. What `--json` has already is kept.
 """
 
 from __future__ import annotations
