@@ -217,7 +217,8 @@ def test_a_long_generation_holds_one_segment(model, prompts, padded):
 @torch.no_grad()
 def test_five_thousand_tokens_of_a_model_with_64_positions(build_decoder):
     sizes = {"n_layer": 1, "n_embd": 16, "n_head": 1, "n_positions": 64}
-    model, held = build_decoder("GPT2", **sizes), set()
+    # What rounding adds grows with every segment that is read; in float32 tokens may differ after some fifty of them.
+    model, held = build_decoder("GPT2", **sizes).double(), set()
 
     class Watched(MemoriaCache):
         def extend(self, *args):
@@ -230,7 +231,7 @@ def test_five_thousand_tokens_of_a_model_with_64_positions(build_decoder):
     )
     assert tokens.shape == (1, 5_020)
     assert max(columns for columns, *_ in held) == 64
-    keys = 64 * 16 * 4
+    keys = 64 * 16 * 8
     assert max(size for _, size, *_ in held) == max(size for *_, size, _ in held) == keys
     assert max(capacity for *_, capacity in held) == 64
     # What a loop over segments without a cache would have chosen.
