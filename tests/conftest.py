@@ -20,7 +20,7 @@ from hf_memoria import MemoriaGPT2Config
 
 logging.disable_progress_bar()  # one for every model that is loaded
 
-pytest_plugins = ["matrix_report", "pytester"]
+pytest_plugins = ["matrix_report", "per_file", "pytester"]
 
 BACKBONE = {
     "vocab_size": 61,

@@ -130,6 +130,7 @@ def test_there_are_kinds_of_memory_and_each_has_a_folder_of_its_own():
     assert folders == {*KINDS, "shared"}
 
 
+@pytest.mark.per_file
 @pytest.mark.parametrize("path", MODULES, ids=place_of)
 def test_arrows_point_one_way(path):
     folder = folder_of(path)
@@ -139,6 +140,7 @@ def test_arrows_point_one_way(path):
         assert not {name.split(".")[0] for name in imports_of(path)} & set(HUGGING_FACE)
 
 
+@pytest.mark.per_file
 @pytest.mark.parametrize("path", MODULES, ids=place_of)
 def test_nothing_outside_its_folder_names_a_kind_of_memory(path):
     place = place_of(path)
@@ -157,12 +159,14 @@ def test_what_all_kinds_share_knows_none_of_them():
     )
 
 
+@pytest.mark.per_file
 @pytest.mark.parametrize("path", MODULES, ids=place_of)
 def test_nothing_imports_recipes_or_pickle(path):
     roots = {name.split(".")[0] for name in imports_of(path)}
     assert not roots & {"recipes", "tests", "pickle", "dill", "joblib"}
 
 
+@pytest.mark.per_file
 @pytest.mark.parametrize("path", MODULES, ids=place_of)
 def test_files_and_functions_stay_small(path):
     source = path.read_text(encoding="utf-8")

@@ -109,6 +109,7 @@ def test_a_sparse_distributed_memory_recalls():
     assert torch.equal(names["found"].values, names["patterns"])
 
 
+@pytest.mark.per_file
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_what_a_page_imports_is_there(page):
     for block in code_blocks("python", page):
@@ -137,6 +138,7 @@ def test_every_module_is_in_the_list_of_files():
             assert path.name in listed, path
 
 
+@pytest.mark.per_file
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_to_files_lead_somewhere(page):
     assert not dead_links(page)
@@ -148,6 +150,7 @@ def test_a_dead_link_is_seen(tmp_path):
     assert dead_links(page) == ["gone.png"]
 
 
+@pytest.mark.per_file
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_pages_use_the_words_of_the_field(page):
     text = " ".join(text_of(page).lower().split())

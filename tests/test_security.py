@@ -72,6 +72,7 @@ def what_runs_code(source):
             yield from {node.module.partition(".")[0]} & MODULES_THAT_RUN_CODE
 
 
+@pytest.mark.per_file
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_nothing_in_the_package_unpickles_or_evaluates(path):
     name = path.relative_to(PACKAGE).as_posix()

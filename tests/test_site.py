@@ -87,6 +87,7 @@ def test_links_of_the_repository_become_links_of_the_site(page, target, expected
     assert found == f"see [it]({expected}#part)"
 
 
+@pytest.mark.per_file
 @pytest.mark.parametrize("page", RESULTS, ids=name_of)
 def test_results_come_with_a_command(page):
     commands = re.findall(r"python ((?:recipes|tests)/\S+)", " ".join(code_blocks("bash", page)))
@@ -94,6 +95,7 @@ def test_results_come_with_a_command(page):
     assert all((ROOT / command).exists() for command in commands)
 
 
+@pytest.mark.per_file
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_configs_that_a_page_names_are_there(page):
     for name in re.findall(r"recipes/configs/[\w./]+\.yaml", text_of(page)):
