@@ -37,10 +37,32 @@ def try_type(group: str, model_type: str) -> dict[str, Any]:
     return {"group": group, "type": model_type, "cells": try_family(stock)}
 
 
+WITHOUT_ATTENTION = {
+    "falcon_mamba",
+    "mamba",
+    "xlstm",
+    "fnet",
+    "convnext",
+    "convnextv2",
+    "dinov3_convnext",
+    "efficientnet",
+}
+WITHOUT_ATTENTION |= {
+    "focalnet",
+    "hgnet_v2",
+    "mobilenet_v1",
+    "mobilenet_v2",
+    "poolformer",
+    "regnet",
+    "resnet",
+    "textnet",
+}
+"""Model types of 5.23 with recurrences, Fourier transforms, convolutions or pooling; RegNet's weighs channels."""
+
+
 def is_without(found: dict[str, Any]) -> bool:
     """Whether a family has no place for a memory by its nature: it has no self-attention, or reads two sequences."""
-    reason = found["cells"]["engram"]["wrap"]
-    return "no list of blocks with a self-attention" in reason or "it is an encoder-decoder" in reason
+    return found["type"] in WITHOUT_ATTENTION or "it is an encoder-decoder" in found["cells"]["engram"]["wrap"]
 
 
 def passed(cells: dict[str, str]) -> bool:

@@ -102,7 +102,7 @@ def test_a_family_that_fails_would_be_seen():
     assert "| one | yes | gradient: AssertionError: no gradient | yes | yes | yes |" in text
 
 
-@pytest.mark.skipif("HF_MEMORIA_FAMILIES" not in os.environ, reason="an hour; set HF_MEMORIA_FAMILIES=1")
+@pytest.mark.skipif("HF_MEMORIA_FAMILIES" not in os.environ, reason="some minutes; set HF_MEMORIA_FAMILIES=1")
 @pytest.mark.parametrize("group", LEAST)
 def test_no_fewer_families_take_a_memory_than_did(group):
     results = [try_type(group, name) for name in model_types()[group]]

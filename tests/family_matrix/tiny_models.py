@@ -69,6 +69,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "levit": {"image_size": 64, "patch_size": 16},
     "mobilevitv2": {"image_size": 64},
     "neomme": {"head_dim": 16},
+    "xmod": {"default_language": "en_XX"},  # as a user sets it
 }
 """What else the configs of some model types need."""
 

@@ -85,7 +85,7 @@ def places_of(model):
 def in_turn(places, calls):
     """Go over places, with one call after another: before and after what has parts, and by turns what has none.
 
-    After a module without parts is before the next one: nothing of a memory happens inside.
+    One side of a module without parts is taken, for nothing of a memory happens inside: half of these places, in time.
     """
     for number, (place, module) in enumerate(places):
         leaf = next(module.children(), None) is None

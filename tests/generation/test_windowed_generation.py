@@ -79,7 +79,7 @@ def test_rows_share_a_cache_of_the_backbone_s_where_states_have_no_positions(las
     assert MemoriaCache(config).in_step == in_step
 
 
-@pytest.mark.parametrize("types", [["sliding_attention", "full_attention"]])
+@pytest.mark.parametrize("types", [["sliding_attention", "full_attention"], ["sliding_attention", "conv"]])
 def test_masks_of_layers_of_other_types_are_left_to_the_backbone(types):
     config = windowed("Qwen3", small_memory(segment_length=SEGMENT)).config
     config.layer_types = types

@@ -49,7 +49,7 @@ def has_ids(base_model: Any) -> bool:
 
 def embedding_size(config: Any) -> int:
     """Return the width of what stands for a position in the store: of the embeddings of ids, or of a block's input."""
-    names = ("embedding_size", "input_embedding_size")  # RemBERT has the second
+    names = ("embedding_size", "input_embedding_size", "embedding_rank")  # RemBERT has the second, NeoMME the third
     found: int = next((getattr(config, name) for name in names if getattr(config, name, None)), config.hidden_size)
     return found
 
