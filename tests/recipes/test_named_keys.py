@@ -113,6 +113,7 @@ def test_the_recipe_asks_every_arm_that_knows_so_many_positions(run_here, llama,
 
 
 RESULTS = Path(without_training.__file__).parent / "results" / "without_training"
+PAGE = RESULTS.parents[2] / "docs/pages/results/without_training.md"
 PUBLISHED = [
     json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     for name in ("named_keys", "named_keys_16384", "named_keys_32768")
@@ -120,7 +121,7 @@ PUBLISHED = [
 
 
 def test_the_page_has_every_share_that_was_measured():
-    page = (RESULTS.parents[2] / "docs/pages/results/without_training.md").read_text(encoding="utf-8").splitlines()
+    page = PAGE.read_text(encoding="utf-8").splitlines()
     lengths = [str(length) for results in PUBLISHED for length in results["arguments"]["lengths"]]
     found = {}
     for results in PUBLISHED:
@@ -141,3 +142,16 @@ def test_shares_that_were_published_are_those_of_their_runs(results):
     assert results["shares"] == shares(
         {arm: [one["by_length"] for one in runs] for arm, runs in results["runs"].items()}
     )
+
+
+def test_the_page_has_the_figures_of_one_key():
+    results = json.loads((RESULTS / "passkey.json").read_text(encoding="utf-8"))
+    keys, expected = results["arguments"]["keys"], []
+    for arm in ("recent", "memory", "full"):
+        (run,) = results["runs"][arm]
+        found = [run[f"length_{length}"] for length in results["arguments"]["lengths"]]
+        cells = [f"{share:.2f} ± {(share * (1 - share) / keys) ** 0.5:.2f}" for share in found]
+        expected.append(f"{' | '.join(cells)} | {run['seconds']:,.0f} |")
+    part = PAGE.read_text(encoding="utf-8").partition("## A pass key")[2].partition("## Several")[0]
+    rows = [line for line in part.splitlines() if line.startswith("|") and "±" in line]
+    assert [row.split(" | ", maxsplit=1)[1] for row in rows] == expected
