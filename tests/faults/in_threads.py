@@ -13,7 +13,7 @@ import torch
 from families import small_episodes, small_memory, small_tokens, states_equal
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-THREADS = 2
+THREADS = 4
 
 KINDS = {
     "engrams": small_memory,

@@ -9,7 +9,9 @@ from hf_memoria import LwpfAttentionConfig
 
 pytestmark = pytest.mark.slow
 
-SEGMENTS = 4
+# What goes wrong with engrams goes wrong more seldom.
+SEGMENTS = {"engrams": 14, "tokens": 5, "rmt": 5, "episodic": 6}
+WITH_GRADIENTS = {"engrams": 7, "tokens": 4, "rmt": 6, "episodic": 4}
 POSITIONS = "max_position_embeddings"
 
 
@@ -48,14 +50,14 @@ def checkpointing(model):
 @pytest.mark.parametrize(("family", "kind"), CASES)
 def test_each_thread_reads_its_own_memory(family, kind, part):
     model = tiny_model(family, "Model" if part == "base" else HEADS[family], KINDS[kind]())
-    models = [model, model.base_model] if part == "head and backbone" else [model] * THREADS
-    check_threads(reading(models, family, steps=SEGMENTS))
+    models = [model, model.base_model] * 2 if part == "head and backbone" else [model] * THREADS
+    check_threads(reading(models, family, steps=SEGMENTS[kind]))
 
 
 @pytest.mark.parametrize("family", ["Bert", "Roberta", "ViT"])
 def test_each_thread_has_its_own_cue_within_a_segment(family):
     model = tiny_model(family, HEADS[family], {"cue_layer": 0})
-    check_threads(reading([model] * THREADS, family, steps=SEGMENTS))
+    check_threads(reading([model] * THREADS, family, steps=SEGMENTS["engrams"]))
 
 
 @pytest.mark.parametrize("part", ["head", "base"])
@@ -63,7 +65,7 @@ def test_each_thread_has_its_own_cue_within_a_segment(family):
 def test_each_thread_has_its_own_gradients(family, kind, part):
     head = "Model" if part == "base" else HEADS[family]
     model = tiny_model(family, head, KINDS[kind]()).train()
-    check_threads(reading([model] * THREADS, family, [head] * THREADS, steps=SEGMENTS, gradients=True))
+    check_threads(reading([model] * THREADS, family, [head] * THREADS, steps=WITH_GRADIENTS[kind], gradients=True))
 
 
 @pytest.mark.parametrize(("family", "kind"), CASES)
@@ -88,7 +90,7 @@ def test_attentions_are_given_in_the_threads_that_want_them(family, memory):
     changes = {"episodic": {"share_attention": False}, "rmt": {"gate": None}}
     settings = None if memory is None else KINDS[memory](**changes.get(memory, {}))
     model = tiny_model(family, HEADS[family], settings, attention=LwpfAttentionConfig())
-    wanted = [{"output_attentions": wants, "output_hidden_states": wants} for wants in (True, False)]
+    wanted = [{"output_attentions": wants, "output_hidden_states": wants} for wants in (True, False, True, False)]
     works = [reading([model] * THREADS, family, **options)[number] for number, options in enumerate(wanted)]
     check_threads(works)
 

@@ -215,8 +215,8 @@ def test_a_long_generation_holds_one_segment(model, prompts, padded):
 
 
 @torch.no_grad()
-def test_five_thousand_tokens_of_a_model_with_64_positions(build_decoder):
-    sizes = {"n_layer": 1, "n_embd": 16, "n_head": 1, "n_positions": 64}
+def test_ten_thousand_tokens_of_a_model_with_128_positions(build_decoder):
+    sizes = {"n_layer": 1, "n_embd": 16, "n_head": 1, "n_positions": 128}
     # What rounding adds grows with every segment that is read; in float32 tokens may differ after some fifty of them.
     model, held = build_decoder("GPT2", **sizes).double(), set()
 
@@ -227,18 +227,18 @@ def test_five_thousand_tokens_of_a_model_with_64_positions(build_decoder):
 
     prompt, cache = torch.randint(2, 60, (1, 20), generator=torch.Generator().manual_seed(0)), Watched(model.config)
     tokens = model.generate(
-        prompt, past_key_values=cache, max_new_tokens=5_000, do_sample=False, eos_token_id=None, pad_token_id=60
+        prompt, past_key_values=cache, max_new_tokens=10_000, do_sample=False, eos_token_id=None, pad_token_id=60
     )
-    assert tokens.shape == (1, 5_020)
-    assert max(columns for columns, *_ in held) == 64
-    keys = 64 * 16 * 8
+    assert tokens.shape == (1, 10_020)
+    assert max(columns for columns, *_ in held) == 128
+    keys = 128 * 16 * 8
     assert max(size for _, size, *_ in held) == max(size for *_, size, _ in held) == keys
     assert max(capacity for *_, capacity in held) == 64
     # What a loop over segments without a cache would have chosen.
     memory = None
-    for start in range(0, 5_020, 64):
-        output = model(tokens[:, start : start + 64], memory=memory, use_cache=False)
-        memory, following = output.memory, tokens[0, start + 1 : start + 65]
+    for start in range(0, 10_020, 128):
+        output = model(tokens[:, start : start + 128], memory=memory, use_cache=False)
+        memory, following = output.memory, tokens[0, start + 1 : start + 129]
         chosen = output.logits[0].argmax(-1)[: len(following)]
         unknown = max(20 - start - 1, 0)
         assert torch.equal(chosen[unknown:], following[unknown:])

@@ -81,7 +81,7 @@ def stock(tmp_path_factory):
 def adapter(stock, tmp_path_factory):
     """A GPT-2 whose memory was trained, and its folder."""
     folder, backbone = tmp_path_factory.mktemp("adapter"), stock()
-    torch.manual_seed(0)
+    torch.manual_seed(2)
     model = memory_trained(memoria_class("GPT2", "ForCausalLM").from_pretrained(backbone, memory=small_memory()))
     save_adapter(model, folder)
     return model, folder
@@ -282,8 +282,8 @@ def test_lora_lies_in_the_same_folder_and_everything_comes_back_to_the_bit(full,
         "by hand": PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(adapter[1]), tmp_path),
     }
     assert [way for way, loaded in ways.items() if not torch.equal(answers(loaded), expected)] == []
-    merged = ways["peft"].merge_and_unload()  # sums in another order, which weights as large as these make seen
-    assert torch.allclose(answers(merged), expected, atol=5e-4)
+    merged = ways["peft"].merge_and_unload()
+    assert torch.allclose(answers(merged), expected, atol=1e-4)
     assert not [name for name in merged.state_dict() if "lora" in name or "modules_to_save" in name]
     save_adapter(ways["transformers"], tmp_path / "again")
     assert torch.equal(answers(AutoModelForCausalLM.from_pretrained(tmp_path / "again")), expected)

@@ -28,7 +28,7 @@ from families import loss_of, tiny_model, tiny_segments, with_targets
 from hf_memoria import EpisodicState
 from hf_memoria.backbones.blocks import blocks_of
 
-ROWS = 2
+STEPS, ROWS = 3, 2
 Batch = dict[str, torch.Tensor]
 ASSOCIATED = {"share_attention": True, "association": "spread", "association_graph": "both"}
 # Family, head, and settings of the memory.
@@ -57,10 +57,10 @@ EVERY_WAY: dict[str, tuple[str, str, dict[str, Any]]] = {
 MODELS |= EVERY_WAY
 
 
-def batches_of(name: str, rank: int, steps: int) -> list[Batch]:
+def batches_of(name: str, rank: int) -> list[Batch]:
     """Return what a process reads in each step."""
     family, head, _ = MODELS[name]
-    segments = tiny_segments(family, steps=steps, batch=ROWS, seed=rank)
+    segments = tiny_segments(family, steps=STEPS, batch=ROWS, seed=rank)
     return [with_targets(family, head, inputs) for inputs in segments]
 
 
@@ -121,9 +121,7 @@ def compare(name: str, way: str) -> dict[str, Any]:
     alone, model = (tiny_model(family, head, memory).train() for _ in range(2))
     if checkpointing:
         model.gradient_checkpointing_enable()
-    # A third segment reads what the second has made of the first.
-    steps = 3 if name in EVERY_WAY and (way == "DDP" or name in ("GPT2", "Llama, memory tokens")) else 2
-    of_rank = [batches_of(name, rank, steps) for rank in range(processes)]
+    of_rank = [batches_of(name, rank) for rank in range(processes)]
     losses, states = train(wrap(model), [[batch] for batch in of_rank[rank]])
     expected, lanes = train(alone, [list(step) for step in zip(*of_rank, strict=True)])
     gradients = {name: whole(parameter.grad) for name, parameter in model.named_parameters()}

@@ -19,8 +19,8 @@ FORMS = {
 }
 
 
-def episodic(form="ids", blocks=3, **changes):
-    return tiny_model("GPT2", "ForCausalLM", small_episodes(**(FORMS[form] | changes)), n_layer=blocks)
+def episodic(form="ids", **changes):
+    return tiny_model("GPT2", "ForCausalLM", small_episodes(**(FORMS[form] | changes)))
 
 
 def documents(lanes=2):
@@ -114,7 +114,7 @@ def test_peft_trains_its_parameters():
 @torch.no_grad()
 def test_compiled_it_is_one_graph_that_gives_the_same(form):
     torch.compiler.reset()
-    model = episodic(form, blocks=2)
+    model = episodic(form)
     segments = tiny_segments("GPT2", steps=5)
     memory = read_all(model, segments[:3])[-1].memory
     expected = read_all(model, segments[3:], memory)

@@ -138,7 +138,7 @@ def test_engine_equals_naive_over_long_runs(name, ties):
     state = EngramState.empty(3, HIDDEN, dtype=torch.float64)
     rows = [naive.NaiveRow()] * 3
     seen_long_term, seen_deaths = 0, 0
-    for _ in range(80):
+    for _ in range(120):
         segment = random_segment(generator, 3, ties)
         state, reminded = engine_step(state, segment, settings)
         for i in range(3):
