@@ -70,6 +70,7 @@ ARMS = {
     "learned": Arm("learned score and usage", _keeps("learned")),
     "learned_gated": Arm("the same, read through a gate that starts at zero", _keeps("learned", gate="tanh")),
     "lifespan": Arm("lifespans", _keeps("lifespan")),
+    "lru": Arm("least recently used goes", _keeps("lru")),
     "fifo": Arm("FIFO", _keeps("fifo")),
     "random": Arm("random", _keeps("random")),
     "unbounded": rivals.episodic("everything kept", gate=None),
@@ -94,7 +95,7 @@ def main(args: Arguments) -> dict[str, Any]:
     )
     far = list(groups)[1:]
     bars = [at_least("learned", name, 0.98) for name in far]
-    bars += [above("learned", other, name) for name in far for other in ("lifespan", "fifo", "random")]
+    bars += [above("learned", other, name) for name in far for other in ("lifespan", "lru", "fifo", "random")]
     labels = {arm: labels[arm] for arm in results["summary"]}
     say(bars, results, labels, args.output_dir / "results.json")
     by_bytes(labels, results["summary"], far[-1], f"accuracy, {far[-1]}", args.output_dir / "bytes.png")

@@ -51,9 +51,10 @@ class EpisodicMemoryConfig(GatedSettings):
         capacity: engrams of a row at most; None keeps everything.
         stm_capacity: the number of the youngest engrams that stay whatever they are worth.
         keep: the rule for what goes when a row is full: `"learned"`, what is expected to get the least attention,
-            `"lifespan"`, what has the least life left (Memoria), `"fifo"`, the oldest, or `"random"`.
+            `"lifespan"`, what has the least life left (Memoria), `"lru"`, what was read longest ago, `"fifo"`, the
+            oldest, or `"random"`.
         usage_decay: the decay of the moving average of an engram's attention, where `keep` is `"learned"`. A bounded
-            store then counts attention by its square.
+            store then counts attention by its square, as with `"lru"`.
         initial_lifespan: segments that an engram lives without attention, where `keep` is `"lifespan"`.
         lifespan_extend_scale: segments of life for one position's whole attention, likewise.
         association: `"spread"` reads a second time, from what is associated with what the first read found; None does

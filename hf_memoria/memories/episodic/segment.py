@@ -11,6 +11,7 @@ from hf_memoria.memories.episodic.install import embeddings_of, has_ids
 from hf_memoria.memories.episodic.reading import EpisodicReading, with_embeds, with_hidden
 from hf_memoria.memories.episodic.sharing import check_still_shares
 from hf_memoria.memories.episodic.store import EpisodicState, Segment, write_segment
+from hf_memoria.memories.episodic.store.keep import BY_ATTENTION, BY_SQUARES
 
 
 def reading_from(
@@ -35,8 +36,8 @@ def reading_from(
         settings.association_graph,
         attention_mask=mask,
         stores_hidden=settings.stores_hidden,
-        counts_attention=settings.keep in ("learned", "lifespan"),
-        counts_squares=settings.keep == "learned" and settings.capacity is not None,
+        counts_attention=settings.keep in BY_ATTENTION,
+        counts_squares=settings.keep in BY_SQUARES and settings.capacity is not None,
         **others,
     )
     if settings.share_attention:

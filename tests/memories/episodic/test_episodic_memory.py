@@ -273,6 +273,7 @@ def test_an_untrained_score_does_not_hold_on_to_what_came_first():
         ({}, [1.25, 0.25]),
         ({"capacity": None}, [1.5, 0.5]),
         ({"keep": "lifespan"}, [1.5, 0.5]),
+        ({"keep": "lru"}, [1.25, 0.25]),
     ],
 )
 def test_attention_counts_by_its_square_where_a_score_is_learned_from_it(settings, counted):
@@ -347,7 +348,7 @@ def test_inspect_shows_the_text_where_there_is_a_tokenizer(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"keep": "best"}, "keep must be one of 'learned', 'lifespan', 'fifo', 'random'; got 'best'"),
+        ({"keep": "best"}, "keep must be one of 'learned', 'lifespan', 'lru', 'fifo', 'random'; got 'best'"),
         ({"content": ["text"]}, "every item of content must be one of 'ids', 'hidden'; got 'text'"),
         ({"content": []}, "content must name at least one of 'ids', 'hidden', once"),
         ({"key_window": 0}, "key_window must be an integer of at least 1"),

@@ -2,6 +2,7 @@
 
 `learned`: what has got and is expected to get the least attention (the pilot of `recipes/earns_its_place`).
 `lifespan`: what has the least life left, and what has none (Memoria, Park & Bak, ICML 2024, section 3.5).
+`lru`: what was read longest ago; a segment reads the engrams that it pays more than the mean of its row.
 `fifo`: the oldest. `random`: a random draw, mixed from what the state holds, so that resuming draws the same.
 """
 
@@ -15,7 +16,13 @@ from torch import Tensor
 
 from hf_memoria.memories.episodic.store.state import EpisodicState
 
-KEEPS = ("learned", "lifespan", "fifo", "random")
+KEEPS = ("learned", "lifespan", "lru", "fifo", "random")
+
+BY_SQUARES = ("learned", "lru")
+"""Of them those for which attention counts by its square, where a row is bounded: most looks are at many a little."""
+
+BY_ATTENTION = (*BY_SQUARES, "lifespan")
+"""Those that go by attention at all."""
 
 MOST_EXPECTED = 3.0
 """Log of the largest attention a segment that is expected of an engram: exp() of more would drown the others."""
@@ -89,7 +96,7 @@ def _worth(state: EpisodicState, policy: KeepPolicy, scorer: Scorer | None) -> T
         return state.position.to(torch.float64)
     if policy.keep == "random":
         return drawn(state.position, state.positions)
-    if policy.keep == "lifespan":
+    if policy.keep in ("lifespan", "lru"):
         return state.score.to(torch.float64)
     score = state.score if scorer is None else state.score + scorer.by_age(state.age).to(state.score)
     expected = score.double().clamp(max=MOST_EXPECTED).exp()

@@ -66,10 +66,13 @@ class NaiveRow:
             self.document, self.begins = source, len(self.read)
         if not ids:
             return
+        mean = sum(attention) / max(len(attention), 1)
         for engram, paid in zip(self.engrams, attention, strict=True):
             engram.usage = policy.usage_decay * engram.usage + (1 - policy.usage_decay) * paid
             if policy.keep == "lifespan":
                 engram.score += -1 + policy.lifespan_extend_scale * paid
+            if policy.keep == "lru":
+                engram.score = 0.0 if paid > mean else engram.score - 1
         self._fire(attention)
         for engram in self.engrams:
             if engram.position == len(self.read) - 1 and engram.source == source:
@@ -122,7 +125,7 @@ class NaiveRow:
             return float(engram.position)
         if policy.keep == "random":
             return draw(engram.position, len(self.read))
-        if policy.keep == "lifespan":
+        if policy.keep in ("lifespan", "lru"):
             return engram.score
         age = self.step - engram.segment
         expected = math.exp(min(engram.score + by_age(age), MOST_EXPECTED))

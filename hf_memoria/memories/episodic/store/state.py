@@ -48,7 +48,8 @@ class EpisodicState(RowState):
         segment: number of the segment in it, int64 `[B, M]`.
         source: id of the document, int64 `[B, M]`; 0 where none was given.
         usage: moving average of the attention that it got a segment, float32 `[B, M]`.
-        score: number that `keep` goes by, log of the attention expected a segment or life left, float32 `[B, M]`.
+        score: number that `keep` goes by, log of the attention expected a segment, life left, or segments since it was
+            read, negative, float32 `[B, M]`.
         partner: positions of the engrams that it is linked to, int64 `[B, M, N]`; see `links.py`.
         strength: the strength of these links, float32 `[B, M, N]`; 0 where there is none.
         count: engrams that a row has, int64 `[B]`; those behind are padding.

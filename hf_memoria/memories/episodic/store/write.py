@@ -93,8 +93,16 @@ def _after_use(state: EpisodicState, attention: Tensor, alive: Tensor, policy: K
     score = state.score
     if policy.keep == "lifespan":
         score = score - 1 + policy.lifespan_extend_scale * attention
+    if policy.keep == "lru":
+        score = torch.where(_are_read(attention, state.valid), 0.0, score - 1)
     rows = alive.unsqueeze(1)
     return replace(state, usage=torch.where(rows, usage, state.usage), score=torch.where(rows, score, state.score))
+
+
+def _are_read(attention: Tensor, valid: Tensor) -> Tensor:
+    """Return which engrams got more than the mean of their row, bool `[B, M]`."""
+    paid = attention.masked_fill(~valid, 0)
+    return paid * valid.sum(dim=1, keepdim=True) > paid.sum(dim=1, keepdim=True)
 
 
 def _order(real: Tensor) -> Tensor:

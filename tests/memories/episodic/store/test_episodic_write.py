@@ -20,6 +20,8 @@ POLICIES = {
     "learned-young": KeepPolicy(keep="learned", capacity=12, protected=6, sink=2),
     "lifespan": KeepPolicy(keep="lifespan", initial_lifespan=3.0, lifespan_extend_scale=2.0),
     "lifespan-full": KeepPolicy(keep="lifespan", capacity=9, protected=3, initial_lifespan=4.0),
+    "lru": KeepPolicy(keep="lru", capacity=12),
+    "lru-young": KeepPolicy(keep="lru", capacity=10, protected=4, sink=1),
     "smaller-than-protected": KeepPolicy(keep="learned", capacity=3, protected=6),
 }
 
@@ -127,6 +129,19 @@ def test_over_a_long_run_it_holds_what_the_naive_one_holds(name, window):
         forgotten += int((before.count + real.sum(1) - state.count).sum())
     assert (forgotten > 0) == (name != "unbounded")
     assert (wired > 0) == (links > 0)
+
+
+def test_what_was_read_longest_ago_goes():
+    policy, real = KeepPolicy(keep="lru", capacity=4), torch.ones(1, 2, dtype=torch.bool)
+
+    def write(state, *paid):
+        return write_segment(state, Segment(real=real, ids=torch.tensor([[1, 2]])), torch.tensor([paid]), policy)
+
+    state = write(write(EpisodicState.empty(1, 8)), 0.0, 0.0)
+    state = write(state, 0.9, 0.0, 0.1, 0.0)
+    assert state.position.tolist() == [[0, 3, 4, 5]]  # 1 and 2 got less than the mean; 3 is as new as 2, and younger
+    state = write(state, 0.0, 0.0, 0.0, 0.0)
+    assert state.position.tolist() == [[4, 5, 6, 7]]
 
 
 def test_vectors_follow_their_engrams():
