@@ -7,11 +7,13 @@
 Arms: an encoder with memory that predicts from the last segment (`--predict_from last`) or the mean of all; the same
 encoder without memory; and the usual baseline, the first segment alone. Each fold trains every arm from the same
 weights on the same documents in the same order; the table has accuracy and F1 over folds and repetitions (choose
-settings by the accuracy in validation), and a sign test of each arm against the first. `--splits longformer` takes
-the commonly used split of Hyperpartisan, which leaks. A fold that lies in output_dir, made with the same, is not
-repeated. Settings are the fields of `Arguments`; their values are in configs/classification/base.yaml.
+settings by the accuracy in validation), and a sign test of each arm against the first. A memory is also read switched
+off, and as that of another document. `--splits longformer` takes the commonly used split of Hyperpartisan, which
+leaks. A fold that lies in output_dir, made with the same, is not repeated. Settings are the fields of `Arguments`;
+their values are in configs/classification/base.yaml; hyperpartisan_minilm.yaml fine-tunes a pretrained encoder.
 """
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,9 +27,9 @@ from common.labelled import Fold, check_source, folds, load_labelled
 from common.memory_arms import check_arms, scale_reads
 from common.pretrained import encoder_checkpoint
 from common.report import versions, write_json
-from common.segment_classifier import SegmentedDocuments, predict, train
+from common.segment_classifier import MEMORIES, SegmentedDocuments, Training, autocast, predict, train
 from common.sign_test import measure, sign_test
-from common.statistics import mean_and_spread
+from common.statistics import Estimate, mean_and_spread
 from common.tokenizer import train_tokenizer
 from tqdm import tqdm
 from transformers import (
@@ -70,16 +72,25 @@ class Arguments(SmallModelArguments):
     epochs: int = field(metadata={"help": "Passes over the training documents."})
     batch_size: int = field(metadata={"help": "Documents of a step."})
     learning_rate: float = field(metadata={"help": "Peak of a linear schedule with warm-up."})
+    memory_learning_rate: float | None = field(default=None, metadata={"help": "The memory's; None is the same."})
+    bf16: bool = field(default=False, metadata={"help": "Run forwards in bfloat16, weights stay in float32."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_arms(self.arms, ARMS)
         check_source(self.file, self.splits)
         check_positive(self, "repeats", "vocabulary_size", "most_segments", "epochs", "batch_size", "learning_rate")
+        if self.memory_learning_rate is not None:
+            check_positive(self, "memory_learning_rate")
         for name, least in (("folds", 2), ("segment_length", 3)):  # two of a segment's tokens are the tokenizer's
             if getattr(self, name) < least:
                 raise WrongSettingError(name, f"{least} or more", getattr(self, name))
         self.memory("memory")
+
+    def training(self) -> Training:
+        """Return how every arm is trained."""
+        names = ("predict_from", "epochs", "batch_size", "learning_rate", "memory_learning_rate", "bf16")
+        return Training(**{name: getattr(self, name) for name in names})
 
     def memory(self, arm: str) -> EngramMemoryConfig | None:
         """Return the settings of an arm's memory."""
@@ -115,15 +126,31 @@ def report(done: dict[str, list[Run]], labels: np.ndarray, args: Arguments) -> d
     }
     first = args.arms[0]
     tests = {arm: sign_test(done[first], done[arm], labels) for arm in args.arms[1:]}
-    results = {"summary": summary, "sign_tests": tests, "runs": done, "arguments": vars(args), "versions": versions()}
+    memories = {arm: with_other_memories(found) for arm, found in done.items() if MEMORIES[1] in found[0]}
+    results = {
+        "summary": summary,
+        "memories": memories,
+        "sign_tests": tests,
+        "runs": done,
+        "arguments": vars(args),
+        "versions": versions(),
+    }
     args.output_dir.mkdir(parents=True, exist_ok=True)
     write_json(results, args.output_dir / "results.json")
     plot_spread(ARMS, done, "accuracy", "accuracy, each fold and their mean", args.output_dir / "results.png")
     print(f"\nMean over folds ± standard deviation of a fold\n{format_arms(ARMS, summary, MEASURES)}")
+    for arm, measured in memories.items():
+        for name, estimate in measured.items():
+            print(f"{ARMS[arm]}, {'off' if name == 'off' else 'that of another document'}: {Estimate(**estimate)}")
     for arm, test in tests.items():
         told = "{better} documents oftener right, {worse} more seldom, p = {p_value:.2g} (two-sided sign test)"
         print(f"{ARMS[first]} against {ARMS[arm]}: {told.format(**test)}")
     return results
+
+
+def with_other_memories(runs: list[Run]) -> dict[str, Any]:
+    """Return the accuracy of an arm that is read without its memory, and with that of another document."""
+    return {name: vars(mean_and_spread([one[name]["accuracy"] for one in runs])) for name in MEMORIES[1:]}
 
 
 def run_fold(texts: list[str], labels: np.ndarray, fold: Fold, arm: str, seed: int, args: Arguments) -> Run:
@@ -137,13 +164,22 @@ def run_fold(texts: list[str], labels: np.ndarray, fold: Fold, arm: str, seed: i
     )
     torch.manual_seed(seed)
     model = scale_reads(wrap(backbone, memory=args.memory(arm)), args.read_scale)
-    train(model, train_part, args.predict_from, args.epochs, args.batch_size, args.learning_rate, seed)
-    predicted = predict(model, test_part, args.predict_from, args.batch_size)
-    validated = predict(model, validation_part, args.predict_from, args.batch_size)
+    started = time.process_time()
+    train(model, train_part, args.training(), seed)
+    seconds = time.process_time() - started
+
+    def answers(part: SegmentedDocuments, memory: str = "own") -> np.ndarray:
+        with autocast(args.bf16):
+            return predict(model, part, args.predict_from, args.batch_size, memory)
+
+    predicted, validated = answers(test_part), answers(validation_part)
+    others = MEMORIES[1:] if args.memory(arm) is not None else ()
     return {
         **measure(predicted, labels[fold.test], num_labels),
+        **{other: measure(answers(test_part, other), labels[fold.test], num_labels) for other in others},
         "validation_accuracy": measure(validated, labels[fold.validation], num_labels)["accuracy"],
         "predicted": dict(zip(map(str, fold.test), predicted.tolist(), strict=True)),
+        "seconds": round(seconds, 1),
     }
 
 

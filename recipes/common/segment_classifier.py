@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
+from hf_memoria import parameter_groups
 from hf_memoria.long_inputs.documents import text_document
 
 
@@ -47,63 +48,107 @@ class SegmentedDocuments:
         return SegmentedDocuments(self.ids[rows][:, :most], mask[:, :most], self.labels[rows])
 
 
-def train(
-    model: PreTrainedModel,
-    documents: SegmentedDocuments,
-    predict_from: str,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    seed: int,
-) -> None:
+@dataclass(frozen=True)
+class Training:
+    """How a classifier is trained.
+
+    Args:
+        predict_from: `"last"` or `"mean"`: the last segment, or all of them.
+        epochs: passes over the documents.
+        batch_size: documents of a step.
+        learning_rate: the peak of a linear schedule with warm-up.
+        memory_learning_rate: that of the memory's parameters; None is the same.
+        bf16: whether forwards run in bfloat16 where PyTorch's autocast takes it for safe.
+    """
+
+    predict_from: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    memory_learning_rate: float | None = None
+    bf16: bool = False
+
+
+def train(model: PreTrainedModel, documents: SegmentedDocuments, settings: Training, seed: int) -> None:
     """Train on documents in an order that depends on the seed alone."""
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=0.01)
-    steps = epochs * -(-len(documents.labels) // batch_size)
+    generator, rate = torch.Generator().manual_seed(seed), settings.learning_rate
+    memory_rate = settings.memory_learning_rate
+    trained = model.parameters() if memory_rate is None else parameter_groups(model, lr=rate, memory_lr=memory_rate)
+    optimizer = torch.optim.AdamW(trained, rate, weight_decay=0.01)
+    steps = settings.epochs * -(-len(documents.labels) // settings.batch_size)
     schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
     model.train()
-    for _ in range(epochs):
-        for rows in torch.randperm(len(documents.labels), generator=generator).split(batch_size):
-            learn_from(model, documents.batch(rows), predict_from)
+    for _ in range(settings.epochs):
+        for rows in torch.randperm(len(documents.labels), generator=generator).split(settings.batch_size):
+            with autocast(settings.bf16):
+                learn_from(model, documents.batch(rows), settings.predict_from)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
 
 
+def autocast(bf16: bool) -> torch.autocast:
+    """Return the context in which forwards run."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=bf16)
+
+
 def learn_from(model: PreTrainedModel, batch: SegmentedDocuments, predict_from: str) -> None:
     """Leave the gradient of a batch: that of the last segment of each document, or of every one alike.
 
     Segments are learned from one by one, since no gradient goes from one to the one before: the memory is detached.
+    Documents that are over are left out.
     """
     real = batch.mask.any(-1)
     last = F.one_hot(real.sum(-1) - 1, real.shape[1]).bool()
     weights = last.float() if predict_from == "last" else real / real.sum(-1, keepdim=True)
-    memory: dict[str, Any] = {}
+    with_memory = model.config.memory is not None
+    memory, rows = None, torch.arange(len(real))
     for segment in range(real.shape[1]):
-        asked = bool(weights[:, segment].any())
-        if not asked and model.config.memory is None:
+        going_on = real[rows, segment]
+        rows, memory = rows[going_on], None if memory is None else memory[going_on]
+        asked = bool(weights[rows, segment].any())
+        if not asked and not with_memory:
             continue
+        given = {"memory": memory} if with_memory else {}
         with torch.set_grad_enabled(asked):
-            output = model(batch.ids[:, segment], attention_mask=batch.mask[:, segment], **memory)
-            losses = F.cross_entropy(output.logits, batch.labels, reduction="none") * weights[:, segment]
+            output = model(batch.ids[rows, segment], attention_mask=batch.mask[rows, segment], **given)
+            losses = F.cross_entropy(output.logits, batch.labels[rows], reduction="none") * weights[rows, segment]
         if asked:
-            losses.mean().backward()
-        memory = {"memory": output.memory} if model.config.memory is not None else {}
+            (losses.sum() / len(real)).backward()
+        memory = output.memory if with_memory else None
+
+
+MEMORIES = ("own", "off", "another")
+"""What a document is read with: its own memory, none, or that of the next document of the batch."""
 
 
 @torch.no_grad()
-def predict(model: PreTrainedModel, documents: SegmentedDocuments, predict_from: str, batch_size: int) -> np.ndarray:
-    """Return the label of each document, from its last segment or from the mean of all probabilities."""
+def predict(
+    model: PreTrainedModel, documents: SegmentedDocuments, predict_from: str, batch_size: int, memory: str = "own"
+) -> np.ndarray:
+    """Return the label of each document, from its last segment or from the mean of all probabilities.
+
+    Args:
+        model: a classifier, with memory or without.
+        documents: the documents.
+        predict_from: `"last"` or `"mean"`.
+        batch_size: documents of a batch.
+        memory: one of `MEMORIES`. Another document's is as old as its own would be, or that of its end.
+    """
     model.eval()
     predicted = []
     for rows in torch.arange(len(documents.labels)).split(batch_size):
         batch = documents.batch(rows)
-        real, memory, chances = batch.mask.any(-1), {}, torch.zeros(())
+        real, held, chances = batch.mask.any(-1), None, torch.zeros(())
         for segment in range(real.shape[1]):
-            output = model(batch.ids[:, segment], attention_mask=batch.mask[:, segment], **memory)
-            memory = {"memory": output.memory} if model.config.memory is not None else {}
-            now, counts = output.logits.softmax(-1), real[:, segment : segment + 1]
+            inputs = {"input_ids": batch.ids[:, segment], "attention_mask": batch.mask[:, segment]}
+            given = {} if held is None else {"memory": held}
+            output = model(**inputs, **given)
+            held = output.memory if model.config.memory is not None and memory != "off" else None
+            if given and memory == "another":
+                output = model(**inputs, memory=given["memory"][torch.arange(len(real)).roll(-1)])
+            now, counts = output.logits.float().softmax(-1), real[:, segment : segment + 1]
             chances = torch.where(counts, now if predict_from == "last" else chances + now, chances)
         predicted.append(chances.argmax(-1))
     return torch.cat(predicted).numpy()

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from types import SimpleNamespace
 
 import classification
 import image_streams
@@ -13,10 +14,11 @@ import yaml
 from common.config import parse_arguments
 from common.images import load_images
 from common.labelled import LONGFORMER_SPLITS, folds, generated_documents, load_labelled, published_split
-from common.segment_classifier import SegmentedDocuments, learn_from, predict
+from common.segment_classifier import MEMORIES, SegmentedDocuments, Training, learn_from, predict, train
 from common.sign_test import measure, sign_test
 from common.stories import Story, StoryTask, Vocabulary, generated_stories, read_stories, words
 from common.tokenizer import train_tokenizer
+from torch.nn import functional as F
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
 from hf_memoria import wrap
@@ -226,6 +228,38 @@ def test_a_document_is_learned_from_and_predicted_as_if_it_were_alone(predict_fr
     assert predict(model, documents, predict_from, 3).tolist() == alone
 
 
+class FirstWord:
+    """A classifier that answers the first word that its memory holds, and no word without one."""
+
+    config = SimpleNamespace(memory="some")
+
+    def eval(self):
+        return self
+
+    def __call__(self, input_ids, attention_mask, memory=None):
+        told = torch.zeros(len(input_ids), dtype=torch.int64) if memory is None else memory
+        held = input_ids[:, 0] if memory is None else memory
+        return SimpleNamespace(logits=F.one_hot(told, 9).bfloat16(), memory=held)
+
+
+def test_a_document_is_read_with_its_memory_without_it_and_with_another_s():
+    ids, mask = torch.tensor([[[5], [1]], [[6], [0]], [[7], [3]]]), torch.tensor([[[1], [1]], [[1], [0]], [[1], [1]]])
+    documents = SegmentedDocuments(ids, mask, torch.tensor([0, 0, 0]))
+    found = {memory: predict(FirstWord(), documents, "last", 3, memory).tolist() for memory in MEMORIES}
+    assert found == {"own": [5, 0, 7], "off": [0, 0, 0], "another": [6, 0, 5]}
+
+
+@pytest.mark.parametrize("rate", [None, 0.5])
+def test_a_memory_is_trained_with_a_rate_of_its_own(rate):
+    documents, memory = some_documents(), arguments("classification", *TINY, "--segment_length", 8).memory("memory")
+    model = tiny_bert(memory)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    train(model, documents, Training("mean", 10, 3, 1e-9, memory_learning_rate=rate, bf16=True), seed=0)
+    moved = {name for name, weight in model.named_parameters() if not torch.allclose(weight, before[name], atol=1e-6)}
+    assert bool(moved) == (rate is not None)
+    assert not moved & {name for name, _ in tiny_bert(None).named_parameters()}
+
+
 def test_measures_and_the_sign_test():
     labels = np.array([1, 1, 0, 0, 1])
     assert measure(np.array([1, 0, 0, 1, 1]), labels, 2) == {"accuracy": 0.6, "f1": pytest.approx(2 / 3)}
@@ -265,7 +299,9 @@ def test_a_run_compares_its_arms(recipe, tmp_path, capsys):
     told = capsys.readouterr().out
     if recipe == "classification":
         assert list(results["summary"]) == ["memory", "fifo", "segments", "truncated"]
+        assert set(results["memories"]) == {"memory", "fifo"}
         assert "two-sided sign test" in told
+        assert "memory over segments, that of another document: " in told
     else:
         (by_value,) = results.values()
         assert [list(summary) for summary in by_value.values()] == [arguments(recipe).arms] * 2
@@ -303,6 +339,7 @@ WRONG = {
         ("--file", "rows.xml"): "--file: must be a file that is there, its name ending in one of .csv, .json",
         ("--splits", "none.json"): "--splits: must be folds, longformer, or a JSON file that is there",
         ("--folds", 1): "--folds: must be 2 or more; got 1",
+        ("--memory_learning_rate", 0): "--memory_learning_rate: must be above 0; got 0",
         ("--segment_length", 2): "--segment_length: must be 3 or more; got 2",
     },
 }
