@@ -10,7 +10,7 @@
 number is told in a document of so many tokens and asked for at its end. `named_keys`: several are told in a text,
 each with a name; the text is read once, and each key asked from a copy of what was read. Arms are segments alone,
 windows, the segment before with the first positions of the document (the attention sink), that and the best 32 of all
-that is older for each head and query, the same with a bound on what is kept, and everything in one context. A run that
+that is older for each head and query, both with a bound on what is kept, and everything in one context. A run that
 lies in output_dir with the same settings is not repeated. Settings are the fields of `Arguments`; their values are in
 configs/without_training/base.yaml.
 """
@@ -113,6 +113,10 @@ ARMS = {
         "the same, bounded: what was attended to stays",
         memory=lambda args: _shared(args, top_k=args.top_k, capacity=args.kept, keep="learned"),
     ),
+    "bounded_whole": Arm(
+        "bounded likewise, and all that is kept is seen",
+        memory=lambda args: _shared(args, top_k=None, capacity=args.kept, keep="learned"),
+    ),
     "full": Arm("everything in one context", window=lambda args: args.document_tokens),
 }
 
@@ -138,8 +142,9 @@ def main(args: Arguments) -> dict[str, Any]:
     measures |= {"bytes": "bytes a row", "seconds": "seconds"}
     kept = kept_runs(args.output_dir / "runs", args, run)
     results = compare_arms(labels, [0], kept, measures, None, args.output_dir, args)
-    if args.task == "books" and "full" in labels:
-        results["paired"] = above(results["runs"], "full", labels)
+    if args.task == "books":
+        references = {"paired": "full", "paired_with_recent": "recent_more"}
+        results |= {name: above(results["runs"], of, labels) for name, of in references.items() if of in labels}
         write_json(results, args.output_dir / "results.json")
     return results
 
