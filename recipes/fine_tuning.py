@@ -36,7 +36,7 @@ from common.sweep import plot_sweep, print_sweep
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from hf_memoria import EngramMemoryConfig, EpisodicMemoryConfig, wrap
+from hf_memoria import EngramMemoryConfig, EpisodicMemoryConfig, TokenMemoryConfig, wrap
 from hf_memoria.metrics import load_metric
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "fine_tuning"
@@ -100,6 +100,10 @@ def _shared(args: Arguments, **settings: Any) -> EpisodicMemoryConfig:
     return EpisodicMemoryConfig(**{**form, **sizes, **settings})
 
 
+def _attended(args: Arguments) -> EpisodicMemoryConfig:
+    return _shared(args, keep="learned")
+
+
 def _episodic(args: Arguments) -> EpisodicMemoryConfig:
     return EpisodicMemoryConfig(
         segment_length=args.segment_length, capacity=args.kept, stm_capacity=args.segment_length
@@ -110,25 +114,33 @@ def _engrams(args: Arguments) -> EngramMemoryConfig:
     return EngramMemoryConfig(segment_length=args.segment_length)
 
 
+def _tokens(args: Arguments) -> TokenMemoryConfig:
+    return TokenMemoryConfig(segment_length=args.segment_length)
+
+
 ARMS = {
     "plain": Arm("untrained, segments alone"),
     "window": Arm("untrained, a window twice as long", longer=2),
     "shared": Arm("untrained, shared attention", _shared),
+    "attended": Arm("untrained, shared attention, what was attended to stays", _attended),
     "lora": Arm("LoRA, segments alone", adapters=True),
     "lora_longer": Arm("LoRA, segments twice as long", adapters=True, longer=2),
     "shared_lora": Arm("LoRA and shared attention", _shared, adapters=True),
+    "attended_lora": Arm("LoRA and shared attention, what was attended to stays", _attended, adapters=True),
     "episodic_alone": Arm("separate read alone", _episodic),
     "episodic_lora": Arm("LoRA and separate read", _episodic, adapters=True),
     "engrams_lora": Arm("LoRA and engrams", _engrams, adapters=True),
+    "tokens_lora": Arm("LoRA and memory tokens", _tokens, adapters=True),
 }
 """One line an arm. Another memory is one more line."""
 
-UNTRAINED = ("plain", "window", "shared")
+UNTRAINED = ("plain", "window", "shared", "attended")
 
 KEEPS = {
     "fifo": ("FIFO", {}),
     "learned": ("what was attended to stays", {"keep": "learned"}),
     "lifespan": ("lifespans", {"keep": "lifespan"}),
+    "lru": ("least recently used goes", {"keep": "lru"}),
     "random": ("a random one goes", {"keep": "random"}),
     "unbounded": ("everything is kept", {"capacity": None}),
 }
