@@ -155,3 +155,18 @@ def test_the_page_has_the_figures_of_one_key():
     part = PAGE.read_text(encoding="utf-8").partition("## A pass key")[2].partition("## Several")[0]
     rows = [line for line in part.splitlines() if line.startswith("|") and "±" in line]
     assert [row.split(" | ", maxsplit=1)[1] for row in rows] == expected
+
+
+@pytest.mark.parametrize("kept", [772, 516])
+def test_the_page_has_what_a_bounded_store_is_worth(kept):
+    results = json.loads((RESULTS / f"kept_{kept}.json").read_text(encoding="utf-8"))
+    assert results["arguments"]["kept"] == kept
+    part = PAGE.read_text(encoding="utf-8").partition("## A bounded store")[2].partition("## A pass key")[0]
+    for arm, name in {"recent_more": "what is recent", "bounded": "the best 32", "bounded_whole": "all of it"}.items():
+        (run,) = results["runs"][arm]
+        full, recent = (results[of][arm] for of in ("paired", "paired_with_recent"))
+        cells = [f"{run['perplexity']:.2f}", *(f"{mean:+.4f} ± {error:.4f}" for mean, error in (full, recent))]
+        cells[2] = "" if arm == "recent_more" else cells[2]
+        cells += [f"{run['bytes'] / 1e6:.0f}", f"{run['seconds']:.0f}"]
+        row = next(row for row in part.splitlines() if row.startswith(f"| {kept} |") and name in row)
+        assert row.split(" | ", maxsplit=2)[2] == f"{' | '.join(cells)} |".replace("|  |", "| |")
