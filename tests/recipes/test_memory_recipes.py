@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from types import SimpleNamespace
 
 import classification
@@ -272,6 +273,24 @@ def test_measures_and_the_sign_test():
     found = sign_test([run(1, 1, 0, 0, 0), run(1, 1, 1, 0, 0)], [run(0, 0, 1, 0, 1), run(0, 1, 0, 0, 1)], labels)
     assert found == {"better": 2, "worse": 1, "p_value": pytest.approx(1.0)}
     assert sign_test([run(1, 1, 1, 1, 1)], [run(1, 1, 1, 1, 1)], labels)["p_value"] == 1.0
+
+
+def test_the_page_has_the_figures_of_a_pretrained_encoder():
+    root = classification.CONFIGS.parents[2]
+    results = json.loads((root / "recipes/results/classification/hyperpartisan_minilm.json").read_text())
+    page = (root / "docs/pages/results/engrams.md").read_text(encoding="utf-8").splitlines()
+    assert {len(runs) for runs in results["runs"].values()} == {5}
+
+    def said(estimate):
+        return f"{estimate['value']:.3f} ± {estimate['error']:.3f}"
+
+    for arm, summary in results["summary"].items():
+        others = results["memories"].get(arm, {})
+        cells = [said(summary[name]) for name in ("accuracy", "f1", "validation_accuracy")]
+        cells += [said(others[name]) if others else "" for name in ("off", "another")]
+        seconds = np.mean([run["seconds"] for run in results["runs"][arm]])
+        row = f"| {classification.ARMS[arm]} | {' | '.join(cells)} | {seconds:.0f} |"
+        assert re.sub(r"\|  (?=\|)", "| ", row) in page
 
 
 def test_labels_are_counted_from_zero(tmp_path):
