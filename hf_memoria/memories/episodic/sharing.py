@@ -128,7 +128,7 @@ class SharingHooks(HookHolder):
         return normed
 
     def _rotated(self, embeddings: Any, reading: EpisodicReading) -> Any:
-        found = next((placed for placed in reading.placed if placed.output is embeddings), None)
+        found = next((placed for placed in reading.placed if _same(placed.output, embeddings)), None)
         if found is None:
             raise ValueError(
                 f"share_attention must be False for {type(self.base_model).__name__}: it is not found out where its "
@@ -142,6 +142,13 @@ class SharingHooks(HookHolder):
             return found.module(*found.args, **{**found.kwargs, "position_ids": positions})
         first, _, *others = found.args
         return found.module(first, positions, *others, **found.kwargs)
+
+
+def _same(made: Any, given: Any) -> bool:
+    """Whether these are the very embeddings that were made; FSDP2 hands them on in a tuple of its own."""
+    if isinstance(made, tuple) and isinstance(given, tuple):
+        return len(made) == len(given) and all(one is other for one, other in zip(made, given, strict=True))
+    return made is given
 
 
 OF_SEGMENT = ("attention_mask", "past_key_values", "past_key_value", "position_ids", "cache_position", "use_cache")

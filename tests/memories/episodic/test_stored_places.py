@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers
-from families import small_episodes, stock_config, tiny_model, tiny_segments
+from families import read_all, small_episodes, stock_config, tiny_model, tiny_segments
 
 from hf_memoria.memories.episodic.places import exact_distance, places_of
 
@@ -58,3 +58,20 @@ def test_a_model_reads_what_its_backbone_reads_with_keys_at_these_places():
     )
     torch.testing.assert_close(output.logits, read, atol=1e-5, rtol=1e-4)
     assert (read - usual).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_rotary_embeddings_that_come_in_another_tuple_are_the_same():
+    """As from FSDP2, which takes the arguments of a block apart and puts them together again."""
+    model = tiny_model("Llama", "ForCausalLM", small_episodes(share_attention=True))
+    segments = tiny_segments("Llama", steps=2)
+    expected = [output.logits for output in read_all(model, segments)]
+
+    def put_together(module, args, kwargs):
+        cos, sin = kwargs["position_embeddings"]
+        return args, {**kwargs, "position_embeddings": (cos, sin)}
+
+    for block in model.model.layers:
+        block.register_forward_pre_hook(put_together, with_kwargs=True)
+    for output, logits in zip(read_all(model, segments), expected, strict=True):
+        assert torch.equal(output.logits, logits)

@@ -104,6 +104,8 @@ class EngramState:
             step=zeros(dtype=torch.int64),
             next_id=zeros(dtype=torch.int64),
             refused=zeros(dtype=torch.int64),
+            room=Room(),
+            claim=Claim(),  # Dynamo of torch 2.11 makes no default of a frozen dataclass
         )
 
     @property
