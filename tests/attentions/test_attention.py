@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 import transformers
+from dynamo import needs_new_dynamo
 from transformers import BertConfig, GPT2Config, LlamaConfig, RobertaConfig, ViTConfig
 
 from hf_memoria import LwpfAttentionConfig, wrap
@@ -226,6 +227,7 @@ def test_bfloat16(family):
     assert (got.float() - exact).norm() < 0.1 * exact.norm()
 
 
+@needs_new_dynamo
 def test_it_compiles_in_one_piece():
     model, ids = build("gpt2", ATTENTIONS["pfu"]).base_model, batch("gpt2")["input_ids"]
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)

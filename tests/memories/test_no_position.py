@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from dynamo import needs_new_dynamo
 from families import CASES, FAMILIES, is_own, loss_of, small_memory, small_tokens, tiny_batch, tiny_model
 from picky import make_picky
 
@@ -69,6 +70,7 @@ def test_with_checkpoints(family, kind):
     assert losses[0][1].keys() == losses[1][1].keys()
 
 
+@needs_new_dynamo
 def test_compiled():
     model = make_picky(tiny_model("GPT2", "ForCausalLM", small_memory()))
     compiled = torch.compile(model, backend="eager")

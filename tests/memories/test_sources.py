@@ -3,6 +3,7 @@
 import pytest
 import torch
 from datasets import Dataset
+from dynamo import needs_new_dynamo
 from families import CAUSAL, read_all, small_episodes, states_equal, tiny_model, tiny_segments
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -94,6 +95,7 @@ def test_a_cache_takes_it_where_reading_begins_and_then_has_its_own():
         model.generate(**segment, past_key_values=MemoriaCache(model.config), source=6, max_new_tokens=2)
 
 
+@needs_new_dynamo
 @torch.no_grad()
 def test_compiled_they_are_the_same():
     torch.compiler.reset()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from dynamo import OLD_DYNAMO, needs_new_dynamo
 from families import (
     CASES,
     answer,
@@ -19,7 +20,6 @@ from hf_memoria.memories.engram.store import compact
 pytestmark = pytest.mark.slow
 
 BACKEND = "aot_eager"
-OLD_DYNAMO = torch.__version__ < "2.12"
 IDS = ("kind", "id", "created", "step", "fire_counts")
 MAIN = {"GPT2": "ForCausalLM", "Llama": "ForCausalLM", "Bert": "ForMaskedLM", "Roberta": "ForMaskedLM"}
 MAIN |= {"ViT": "ForImageClassification"}
@@ -78,7 +78,7 @@ def test_compiled_with_a_cue_of_the_same_segment_it_gives_the_same():
     check_same(compiled, read_all(model, segments, memory))
 
 
-@pytest.mark.skipif(OLD_DYNAMO, reason="torch 2.11 cannot trace the making of an empty state")
+@needs_new_dynamo
 def test_compiled_from_the_first_segment_on_it_gives_the_same():
     model = few_blocks("GPT2", "ForCausalLM")
     segments = tiny_segments("GPT2", steps=2)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from dynamo import needs_new_dynamo
 
 pytestmark = pytest.mark.slow
 
@@ -27,6 +28,7 @@ def one_block(new_model):
     return build
 
 
+@needs_new_dynamo
 @pytest.mark.matrix("compile", family="GPT2", head="ForCausalLM")
 def test_trainer_compiles_the_model_and_carries_its_memory(one_block, segments, new_trainer, losses, difference):
     plain = new_trainer(one_block(), segments, max_steps=2)

@@ -89,7 +89,7 @@ def _gates_of(module: nn.Module, reading: Any, heads: int) -> Tensor | None:
     return gates if len(gates) == heads else gates.mean().expand(heads)  # a block with more heads than its config says
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # frozen, Dynamo of torch 2.12 loses its fields
 class _Attention:
     """Softmax attention of one module over keys by a mask.
 

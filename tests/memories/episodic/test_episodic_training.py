@@ -3,6 +3,7 @@
 import pytest
 import torch
 from datasets import Dataset
+from dynamo import needs_new_dynamo
 from families import read_all, small_episodes, states_equal, tiny_model, tiny_segments, with_targets
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -110,6 +111,7 @@ def test_peft_trains_its_parameters():
     assert any("memory_distances" in name for name, p in adapted.named_parameters() if p.requires_grad)
 
 
+@needs_new_dynamo
 @pytest.mark.parametrize("form", FORMS)
 @torch.no_grad()
 def test_compiled_it_is_one_graph_that_gives_the_same(form):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from dynamo import needs_new_dynamo
 from families import CAUSAL, FAMILIES, answer, read_all, small_tokens, tiny_model, tiny_segments
 from tiny_stock import tiny_stock
 from transformers import AutoModelForCausalLM
@@ -80,6 +81,7 @@ def test_attention_weights_of_the_text_are_those_it_reads_with(family):
         torch.testing.assert_close(weights.sum(dim=-1), 1 + share)
 
 
+@needs_new_dynamo
 @pytest.mark.parametrize("family", ["Llama", "Bert"])
 def test_compiled_as_one_graph_and_checkpointed_it_is_the_same(family):
     segments = tiny_segments(family, steps=2)

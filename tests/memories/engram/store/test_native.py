@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from dynamo import needs_new_dynamo
 from state_content import same_content
 from test_engine import HIDDEN, SETTINGS, random_segment
 from test_engine import test_engine_equals_naive_over_long_runs as check_against_naive
@@ -83,6 +84,7 @@ def test_distances_are_those_of_float64(with_kernels):
     )
 
 
+@needs_new_dynamo
 def test_a_step_with_kernels_compiles_into_one_graph(with_kernels):
     torch.compiler.reset()
     segments = full_segments(12)

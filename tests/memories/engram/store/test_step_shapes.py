@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from dynamo import needs_new_dynamo
 from state_content import content, kept, same_content
 from test_engine import HIDDEN, Settings, engine_step, random_segment
 
@@ -39,6 +40,7 @@ def step(state, segment, settings):
     )
 
 
+@needs_new_dynamo
 @pytest.mark.parametrize("settings", SETTINGS, ids=["dense", "sparse", "mean_l2, bounded"])
 def test_a_step_compiles_into_one_graph_and_computes_the_same(settings):
     torch.compiler.reset()
