@@ -53,8 +53,9 @@ class Arguments(HaystackArguments):
                 )
 
 
-def _episodic(label: str, layers: list[int] | None) -> rivals.Arm:
+def _episodic(label: str, every: bool) -> rivals.Arm:
     def memory(args: Arguments) -> EpisodicMemoryConfig:
+        layers = list(range(args.layers)) if every else None
         return EpisodicMemoryConfig(
             capacity=None, top_k=args.top_k, key_window=args.key_window, gate=None, layers=layers
         )
@@ -67,11 +68,11 @@ ARMS = {
     "rmt": rivals.recurrent("recurrent memory transformer, gradient through the document", 7),
     "fifo": rivals.engrams("engrams, the youngest", "fifo"),
     "delta": rivals.DELTA,
-    "episodic": _episodic("episodic memory", None),
-    "episodic_twice": _episodic("the same, read by both blocks", [0, 1]),
+    "episodic": _episodic("episodic memory", every=False),
+    "episodic_every": _episodic("the same, read by every block", every=True),
 }
 
-OURS = ("episodic", "episodic_twice")
+OURS = ("episodic", "episodic_every")
 
 
 def parse(argv: list[str]) -> Arguments:

@@ -132,13 +132,17 @@ class EpisodicReader(nn.Module):
                 self.gate.zero_()
 
     def copy_memory_parameters(self) -> None:
-        """Let keys start as queries, so that an engram is found by its own words before anything is learned.
+        """Let keys start as queries, and the output as the values' transpose.
 
-        From keys at random, a word whose engram is not among the best at first gets no gradient, and may stay unfound.
+        So an engram is found by its own words, and read as the words behind it, before anything is learned. From keys
+        at random, a word whose engram is not among the best at first gets no gradient, and may stay unfound.
         """
-        key = self.key if self.reads_tokens else self.hidden_key
+        of_tokens, of_hidden = ("key", "value"), ("hidden_key", "hidden_value")
+        key, value = (getattr(self, name) for name in (of_tokens if self.reads_tokens else of_hidden))
         if key.weight.shape == self.query.weight.shape:
             key.load_state_dict(self.query.state_dict())
+            with torch.no_grad():
+                self.output.weight.copy_(value.weight.T)
 
     def windows(self, embed: Embed, store: SearchedStore) -> Windows | None:
         """Return the windows of the store's engrams, with gradient to the embeddings; None if ids are not read.

@@ -1,4 +1,4 @@
-"""Keys of a new separate read are its queries: a word is found by itself before anything is learned."""
+"""A new separate read finds a word by itself, and reads the words behind it, before anything is learned."""
 
 import pytest
 import torch
@@ -26,12 +26,24 @@ def test_keys_start_as_queries(family, content):
         assert not torch.equal(reader.hidden_key.weight, query.weight)
 
 
-def test_embeddings_of_another_size_have_keys_of_their_own():
+@pytest.mark.parametrize("family", CAUSAL)
+@pytest.mark.parametrize("content", [["ids"], ["hidden"], ["ids", "hidden"]], ids="-".join)
+def test_the_output_starts_as_the_transpose_of_values(family, content):
+    (reader,) = readers(tiny_model(family, "ForCausalLM", small_episodes(content=content)))
+    value = reader.value if "ids" in content else reader.hidden_value
+    assert torch.equal(reader.output.weight, value.weight.T)
+    with torch.no_grad():
+        value.weight.add_(1)  # and is a weight of its own from then on
+    assert not torch.equal(reader.output.weight, value.weight.T)
+
+
+def test_embeddings_of_another_size_have_keys_and_outputs_of_their_own():
     torch.manual_seed(0)
     reader = EpisodicReader(8, 6, 2)
-    before = reader.key.weight.clone()
+    before = reader.key.weight.clone(), reader.output.weight.clone()
     reader.copy_memory_parameters()
-    assert torch.equal(reader.key.weight, before)
+    assert torch.equal(reader.key.weight, before[0])
+    assert torch.equal(reader.output.weight, before[1])
 
 
 def test_a_word_finds_itself_before_anything_is_learned():
@@ -44,13 +56,20 @@ def test_a_word_finds_itself_before_anything_is_learned():
     assert (best == torch.arange(50)).all()
 
 
-@pytest.mark.parametrize("part", ["query", "key"])
-def test_keys_of_a_checkpoint_stay_as_they_are(part, tmp_path):
+def test_what_is_read_is_most_like_the_word_that_is_stored():
+    (reader,) = readers(tiny_model("Llama", "ForCausalLM", small_episodes(key_window=1, gate=None)))
+    words = reader.store_norm(torch.randn(50, reader.norm.normalized_shape[0]))
+    read = reader.output(reader.value(words))
+    assert (normalize(read, dim=-1) @ normalize(words, dim=-1).T).argmax(dim=-1).equal(torch.arange(50))
+
+
+@pytest.mark.parametrize("part", ["query", "key", "value", "output"])
+def test_keys_and_outputs_of_a_checkpoint_stay_as_they_are(part, tmp_path):
     model = tiny_model("Llama", "ForCausalLM", small_episodes())
     (reader,) = readers(model)
     with torch.no_grad():
         getattr(reader, part).weight.add_(1)
     model.save_pretrained(tmp_path)
     (loaded,) = readers(type(model).from_pretrained(tmp_path))
-    assert torch.equal(loaded.key.weight, reader.key.weight)
-    assert torch.equal(loaded.query.weight, reader.query.weight)
+    for name in ("query", "key", "value", "output"):
+        assert torch.equal(getattr(loaded, name).weight, getattr(reader, name).weight)
