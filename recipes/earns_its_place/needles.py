@@ -8,6 +8,7 @@ chains. Bars, in the longest documents: the episodic memory is right in 0.95 (si
 ends of chains), and above every other arm by two standard deviations of the difference.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from common.arms import Run
 from common.config import WrongSettingError, check_positive
 from common.haystack import ids_of
 from common.needles import CHAINS, KINDS, PARTS, VALUES, WORDS, NeedlesTask
+from transformers import PreTrainedModel
 
 from hf_memoria import EpisodicMemoryConfig
 
@@ -53,14 +55,14 @@ class Arguments(HaystackArguments):
                 )
 
 
-def _episodic(label: str, every: bool) -> rivals.Arm:
+def _episodic(label: str, every: bool, prepare: Callable[[PreTrainedModel], None] = rivals.as_it_is) -> rivals.Arm:
     def memory(args: Arguments) -> EpisodicMemoryConfig:
         layers = list(range(args.layers)) if every else None
         return EpisodicMemoryConfig(
             capacity=None, top_k=args.top_k, key_window=args.key_window, gate=None, layers=layers
         )
 
-    return rivals.Arm(label, memory, write=rivals.write_ids)
+    return rivals.Arm(label, memory, write=rivals.write_ids, prepare=prepare)
 
 
 ARMS = {
@@ -70,9 +72,10 @@ ARMS = {
     "delta": rivals.DELTA,
     "episodic": _episodic("episodic memory", every=False),
     "episodic_every": _episodic("the same, read by every block", every=True),
+    "every_random": _episodic("the same, and outputs start at random", True, rivals.outputs_at_random),
 }
 
-OURS = ("episodic", "episodic_every")
+OURS = ("episodic", "episodic_every", "every_random")
 
 
 def parse(argv: list[str]) -> Arguments:

@@ -90,6 +90,14 @@ def keys_at_random(model: PreTrainedModel) -> None:
 
 
 @torch.no_grad()
+def outputs_at_random(model: PreTrainedModel) -> None:
+    """Let outputs of the separate reads start at random, not as the transpose of their values."""
+    for reader in model.modules():
+        if isinstance(reader, EpisodicReader):
+            reader.output.weight.normal_(std=model.config.initializer_range)
+
+
+@torch.no_grad()
 def write_ids(model: PreTrainedModel, segments: Tensor) -> EpisodicState:
     """Return the episodic memory of segments `[B, S, T]`; of attention to it nothing is known, and no engram goes."""
     state = EpisodicState.empty(
