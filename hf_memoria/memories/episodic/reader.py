@@ -141,8 +141,9 @@ class EpisodicReader(nn.Module):
         key, value = (getattr(self, name) for name in (of_tokens if self.reads_tokens else of_hidden))
         if key.weight.shape == self.query.weight.shape:
             key.load_state_dict(self.query.state_dict())
-            with torch.no_grad():
-                self.output.weight.copy_(value.weight.T)
+            if self.output.weight.shape == value.weight.T.shape:  # packed in four bits they are not
+                with torch.no_grad():
+                    self.output.weight.copy_(value.weight.T)
 
     def windows(self, embed: Embed, store: SearchedStore) -> Windows | None:
         """Return the windows of the store's engrams, with gradient to the embeddings; None if ids are not read.
