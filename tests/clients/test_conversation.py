@@ -71,7 +71,7 @@ def test_what_is_remembered_is_the_well_formed_conversation(family, ending):
     model, tokenizer = chat_model("episodic", family, **BIG), chat_tokenizer()
     # The likeliest token of all, or one that never comes.
     likeliest = answer(model, tokenizer, FIRST, None, max_new_tokens=1).memory.text_ids(0)
-    ends = {"eos_token_id": likeliest[-3] if ending == "model" else 0}
+    ends = {"eos_token_id": likeliest[-3]} if ending == "model" else {"eos_token_id": 0, "suppress_tokens": [0]}
     one = answer(model, tokenizer, FIRST, None, max_new_tokens=5, **ends)
     two = answer(model, tokenizer, said(one.text, *FIRST), one.memory, max_new_tokens=5, **ends)
     read = tokenizer.decode(two.memory.text_ids(0))
