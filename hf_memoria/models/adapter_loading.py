@@ -8,8 +8,11 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
+import transformers
+from packaging.version import Version
 from torch import Tensor
 from transformers import PreTrainedConfig
+from transformers.integrations import PeftAdapterMixin
 
 from hf_memoria.backbones.ownership import ATTENTION, MEMORY, is_within, roots_of
 from hf_memoria.models.adapter_files import BaseCheckpoint, of_cache, read_weights
@@ -218,6 +221,28 @@ def _warn_of_another_base(name: Any, base: BaseCheckpoint, found: str | None) ->
 
 def _add_peft(model: Any, name: Any, adapter_name: str, where: dict[str, Any]) -> None:
     try:
-        model.load_adapter(str(name), adapter_name=adapter_name, adapter_kwargs=of_cache(where))
+        # Past the check of our own: the memory is there already, and an adapter copies it as it is.
+        PeftAdapterMixin.load_adapter(model, str(name), adapter_name=adapter_name, adapter_kwargs=of_cache(where))
     except ImportError as error:
         raise ImportError(f"{str(name)!r} holds an adapter of PEFT beside the memory: pip install peft.") from error
+
+
+LOADS_IN_FULL = Version(transformers.__version__) >= Version("5.18")
+"""Whether `load_adapter` of Transformers loads what an adapter trained in full; before, it stays as it began."""
+
+
+def check_loaded_in_full(model: Any) -> None:
+    """Refuse an adapter of PEFT whose modules that are trained in full, such as a memory, were not loaded.
+
+    Raises:
+        ValueError: naming them and how to load them.
+    """
+    if LOADS_IN_FULL:
+        return
+    names = [name for name, module in model.named_modules() if hasattr(module, "modules_to_save")]
+    if names:
+        raise ValueError(
+            "transformers must be 5.18 or later to load an adapter with modules_to_save into "
+            f"{type(model).__name__}; got {transformers.__version__}, which leaves as it began: {_some(names)}. "
+            "Load it with peft.PeftModel.from_pretrained(model, folder), or update: pip install -U transformers."
+        )

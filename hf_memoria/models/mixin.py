@@ -34,7 +34,13 @@ from hf_memoria.memories.shared.losses import with_zero_loss
 from hf_memoria.memories.shared.outputs import with_memory
 from hf_memoria.memories.shared.rows import row_mask
 from hf_memoria.memories.shared.starting_state import starting_state
-from hf_memoria.models.adapter_loading import base_of_checkpoint, leave_for_later, load_with_base, loaded_from
+from hf_memoria.models.adapter_loading import (
+    base_of_checkpoint,
+    check_loaded_in_full,
+    leave_for_later,
+    load_with_base,
+    loaded_from,
+)
 from hf_memoria.models.config import check_memory_fits
 from hf_memoria.models.copied import copied_as
 from hf_memoria.models.evaluations import tell_evaluation
@@ -224,6 +230,16 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
         """
         self.check_still_attends_so()
         super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)  # type: ignore[misc]
+
+    def load_adapter(self, *args: Any, **kwargs: Any) -> Any:
+        """As the stock method, which before Transformers 5.18 did not load a memory that is trained in full.
+
+        Raises:
+            ValueError: if the adapter has such modules and Transformers is older.
+        """
+        loaded = super().load_adapter(*args, **kwargs)  # type: ignore[misc]
+        check_loaded_in_full(self)
+        return loaded
 
     def _main_input(self, kwargs: dict[str, Any]) -> Tensor:
         names = [name for name in (self.main_input_name, "inputs_embeds") if name in self._forward_names]  # type: ignore[attr-defined]

@@ -22,6 +22,7 @@ from hf_memoria import (
     memory_modules,
     save_adapter,
 )
+from hf_memoria.models.adapter_loading import LOADS_IN_FULL
 
 pytestmark = pytest.mark.slow
 
@@ -119,6 +120,8 @@ def test_an_adapter_comes_back_with_its_memory(way, run, base, segments, tmp_pat
     if way == "PeftModel":
         model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter")
     elif way == "AutoModel":
+        if not LOADS_IN_FULL:
+            pytest.skip("Transformers 5.17 does not load modules_to_save by itself, which is refused")
         model = AutoModelForCausalLM.from_pretrained(tmp_path / "adapter")
     else:
         model = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
@@ -132,6 +135,13 @@ def test_an_adapter_comes_back_with_its_memory(way, run, base, segments, tmp_pat
     assert torch.allclose(logits_of(model, segments), expected, atol=1e-5)
     untrained = AutoModelForCausalLM.from_pretrained(base)
     assert not torch.allclose(logits_of(untrained, segments), expected, atol=1e-2)
+
+
+def test_where_transformers_leaves_the_memory_as_it_began_it_says_so(run, monkeypatch, tmp_path):
+    run[0].model.save_pretrained(tmp_path)
+    monkeypatch.setattr("hf_memoria.models.adapter_loading.LOADS_IN_FULL", False)
+    with pytest.raises(ValueError, match=r"transformers must be 5.18 .* modules_to_save .*PeftModel"):
+        AutoModelForCausalLM.from_pretrained(tmp_path)
 
 
 NORMS = {
