@@ -24,6 +24,9 @@ from hf_memoria.models.open_settings import OF_LOADING
 given_later: ContextVar[tuple[str, ...]] = ContextVar("given_later", default=())
 """Patterns of names that the checkpoint which is being loaded need not hold, for they are given afterwards."""
 
+LOADS_IN_FULL = Version(transformers.__version__) >= Version("5.18")
+"""Whether `load_adapter` of Transformers loads what an adapter trained in full; before, it stays as it began."""
+
 OF_REPOSITORY = ("revision", "subfolder")
 OVERRIDES = ("base_model", "base_revision")
 ENTRY = "backbone_entry"
@@ -225,10 +228,6 @@ def _add_peft(model: Any, name: Any, adapter_name: str, where: dict[str, Any]) -
         PeftAdapterMixin.load_adapter(model, str(name), adapter_name=adapter_name, adapter_kwargs=of_cache(where))
     except ImportError as error:
         raise ImportError(f"{str(name)!r} holds an adapter of PEFT beside the memory: pip install peft.") from error
-
-
-LOADS_IN_FULL = Version(transformers.__version__) >= Version("5.18")
-"""Whether `load_adapter` of Transformers loads what an adapter trained in full; before, it stays as it began."""
 
 
 def check_loaded_in_full(model: Any) -> None:
