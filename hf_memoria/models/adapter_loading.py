@@ -11,8 +11,7 @@ from typing import Any
 import transformers
 from packaging.version import Version
 from torch import Tensor
-from transformers import PreTrainedConfig
-from transformers.integrations import PeftAdapterMixin
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_memoria.backbones.ownership import ATTENTION, MEMORY, is_within, roots_of
 from hf_memoria.models.adapter_files import BaseCheckpoint, of_cache, read_weights
@@ -225,7 +224,7 @@ def _warn_of_another_base(name: Any, base: BaseCheckpoint, found: str | None) ->
 def _add_peft(model: Any, name: Any, adapter_name: str, where: dict[str, Any]) -> None:
     try:
         # Past the check of our own: the memory is there already, and an adapter copies it as it is.
-        PeftAdapterMixin.load_adapter(model, str(name), adapter_name=adapter_name, adapter_kwargs=of_cache(where))
+        PreTrainedModel.load_adapter(model, str(name), adapter_name=adapter_name, adapter_kwargs=of_cache(where))
     except ImportError as error:
         raise ImportError(f"{str(name)!r} holds an adapter of PEFT beside the memory: pip install peft.") from error
 
