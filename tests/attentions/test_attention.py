@@ -6,8 +6,8 @@ import pickle
 import pytest
 import torch
 import transformers
-from dynamo import needs_new_dynamo
 from transformers import BertConfig, GPT2Config, LlamaConfig, RobertaConfig, ViTConfig
+from versions import needs_new_dynamo
 
 from hf_memoria import LwpfAttentionConfig, wrap
 from hf_memoria.attentions.interface import UNIT, attention_modules

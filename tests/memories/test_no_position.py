@@ -6,9 +6,9 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from dynamo import needs_new_dynamo
 from families import CASES, FAMILIES, is_own, loss_of, small_memory, small_tokens, tiny_batch, tiny_model
 from picky import make_picky
+from versions import needs_new_dynamo
 
 from hf_memoria import MemoriaCache
 from hf_memoria.memories.engram.abstractor import Abstractor

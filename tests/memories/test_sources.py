@@ -3,9 +3,9 @@
 import pytest
 import torch
 from datasets import Dataset
-from dynamo import needs_new_dynamo
 from families import CAUSAL, read_all, small_episodes, states_equal, tiny_model, tiny_segments
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from versions import needs_new_dynamo
 
 from hf_memoria import (
     EngramMemoryConfig,

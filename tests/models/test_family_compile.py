@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from dynamo import OLD_DYNAMO, needs_new_dynamo
 from families import (
     CASES,
     answer,
@@ -14,6 +13,7 @@ from families import (
     tiny_segments,
     with_targets,
 )
+from versions import OLD_DYNAMO, needs_new_dynamo
 
 from hf_memoria.memories.engram.store import compact
 

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from checkpointing import CHECKPOINTING
 from datasets import load_from_disk
+from packaging.version import Version
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from hf_memoria import MemoriaCallback, segment_documents
 from hf_memoria.training import DocumentMetrics
 
+RESUMES = Version(transformers.__version__) >= Version("5.18")  # before, not without an accelerator
 LANES = 4
 SAVED_AT = 6
 # What is trained, by the name that its files get.
@@ -195,12 +198,12 @@ def main() -> None:
         trainer, reports[name] = run(folder, name, 2, output_dir=output)
         rank = trainer.args.process_index
         torch.save(trainer.model.state_dict(), folder / f"{name}-{rank}.pt")
-    for name, origin in RESUMED.items():
+    for name, origin in (RESUMED if RESUMES else {}).items():
         resumed = build(folder, processes=2, **RUNS[origin], output_dir=str(folder / name))
         resumed.train(resume_from_checkpoint=str(folder / origin / f"checkpoint-{SAVED_AT}"))
         torch.save(resumed.model.state_dict(), folder / f"{name}-{rank}.pt")
         reports[name] = {"logs": resumed.state.log_history}
-    reports["processes"] = resumed.args.world_size
+    reports["processes"] = trainer.args.world_size
     reports["documents"] = evaluate_documents(folder, 2)
     reports["refusal"] = refusal(folder, 2)
     (folder / f"report-{rank}.json").write_text(json.dumps(reports))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from dynamo import needs_new_dynamo
+from versions import needs_new_dynamo
 
 pytestmark = pytest.mark.slow
 

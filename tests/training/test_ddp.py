@@ -8,6 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from launching import launch
+from versions import needs_resuming_on_cpus
 
 from hf_memoria import TokenMemoryConfig, wrap
 
@@ -133,6 +134,7 @@ def test_they_evaluate_to_the_loss_of_one(reports, one_process):
             assert found[:2] == pytest.approx(expected[:2], abs=1e-6)
 
 
+@needs_resuming_on_cpus
 @pytest.mark.matrix("resume", family="GPT2", head="ForCausalLM")
 @pytest.mark.matrix("DDP", family="GPT2", head="ForCausalLM")
 @pytest.mark.parametrize(("name", "origin"), ddp_worker.RESUMED.items())

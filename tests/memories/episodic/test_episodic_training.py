@@ -3,9 +3,9 @@
 import pytest
 import torch
 from datasets import Dataset
-from dynamo import needs_new_dynamo
 from families import read_all, small_episodes, states_equal, tiny_model, tiny_segments, with_targets
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from versions import needs_new_dynamo
 
 import hf_memoria
 from hf_memoria import MemoriaCallback, segment_documents

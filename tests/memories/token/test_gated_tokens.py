@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from dynamo import needs_new_dynamo
 from families import CAUSAL, FAMILIES, answer, read_all, small_tokens, tiny_model, tiny_segments
 from tiny_stock import tiny_stock
 from transformers import AutoModelForCausalLM
+from versions import needs_new_dynamo
 
 from hf_memoria import LwpfAttentionConfig, TokenMemoryConfig, wrap
 

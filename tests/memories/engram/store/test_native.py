@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from dynamo import needs_new_dynamo
 from state_content import same_content
 from test_engine import HIDDEN, SETTINGS, random_segment
 from test_engine import test_engine_equals_naive_over_long_runs as check_against_naive
 from test_step_shapes import full_segments, step
+from versions import needs_new_dynamo
 
 from hf_memoria.memories.engram.store import EngramState, compact, memorize, native, remind
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from dynamo import needs_new_dynamo
 from state_content import content, kept, same_content
 from test_engine import HIDDEN, Settings, engine_step, random_segment
+from versions import needs_new_dynamo
 
 from hf_memoria.memories.engram.store import EngramState, compact, memorize, remind
 
