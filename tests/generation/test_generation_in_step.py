@@ -90,7 +90,7 @@ def test_greedy_of_rows_of_any_length_is_the_loop(backbone, kind, prompts, padde
             assert torch.equal(output.memory[[row]].ids, memory.ids)
 
 
-@pytest.mark.parametrize("backbone", map(having, BACKBONES))
+@pytest.mark.parametrize("backbone", list(map(having, BACKBONES)))
 def test_without_a_cache_the_text_is_the_same(backbone, prompts, generate):
     model = model_of(backbone, "engrams")
     cached, anew = (generate(model, prompts(13), new=12, use_cache=use) for use in (True, False))
