@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_memoria.attentions.kinds import ATTENTION_KINDS
@@ -31,11 +33,39 @@ def copied_as(cls: Any, model: PreTrainedModel, chosen: Mapping[str, Any]) -> Pr
     implementation = model.config._attn_implementation
     if chosen["attention"] is None and implementation not in {*ATTENTION_KINDS, *OWN_IMPLEMENTATIONS}:
         config._attn_implementation = implementation
-    wrapped: PreTrainedModel = cls(config).to(device=model.device, dtype=model.dtype)
+    wrapped: PreTrainedModel = cls(config).to(device=model.device)
+    _cast_as(model, wrapped)
     _copy_weights(model, wrapped)
+    _copy_unsaved_buffers(model, wrapped)
     if getattr(model, "generation_config", None) is not None:
         wrapped.generation_config = type(model.generation_config).from_dict(model.generation_config.to_dict())
     return wrapped.train(model.training)
+
+
+def _cast_as(source: PreTrainedModel, target: PreTrainedModel) -> None:
+    """Give each parameter and buffer the dtype of its counterpart, and the memory's the dtype of the model.
+
+    `target.to(dtype)` would round the frequencies of rotary positions too, and what a model keeps in float32.
+    """
+    dtypes = {name: tensor.dtype for name, tensor in _tensors_of(source)}
+    for name, tensor in _tensors_of(target):
+        if tensor.is_floating_point():
+            dtype = dtypes.get(name, source.dtype)
+            tensor.data = tensor.data.to(dtype if dtype.is_floating_point else source.dtype)
+
+
+def _tensors_of(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    return chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+
+
+def _copy_unsaved_buffers(source: PreTrainedModel, target: PreTrainedModel) -> None:
+    """Copy what a backbone computed when it was built, such as frequencies of rotary positions, as it is by now."""
+    saved, own = source.state_dict().keys(), roots_of(source, MEMORY, ATTENTION)
+    held = dict(target.named_buffers(remove_duplicate=False))
+    for name, buffer in source.named_buffers(remove_duplicate=False):
+        if name in held and name not in saved and not is_within(name, own):
+            module, _, leaf = name.rpartition(".")
+            setattr(target.get_submodule(module), leaf, buffer.detach().clone())
 
 
 def _copy_weights(source: PreTrainedModel, target: PreTrainedModel) -> None:

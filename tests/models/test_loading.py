@@ -3,6 +3,8 @@
 import pytest
 import torch
 import transformers
+from families import read_all, small_memory
+from tiny_stock import tiny_stock
 
 import hf_memoria
 
@@ -34,6 +36,40 @@ def test_wrap_keeps_dtype_mode_attention_and_generation_settings(plain_config, m
     assert wrapped.training
     assert wrapped.config._attn_implementation == "eager"
     assert wrapped.generation_config.max_new_tokens == 17
+
+
+@pytest.mark.parametrize("memory", [None, small_memory(gate="tanh")], ids=["no memory", "a closed gate"])
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "Qwen3ForCausalLM", "Gemma3ForCausalLM"])
+def test_what_stays_in_float32_stays_when_weights_are_bfloat16(name, memory, tmp_path):
+    tiny_stock(name).save_pretrained(tmp_path)
+    plain = getattr(transformers, name).from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    buffers = dict(plain.named_buffers())
+    assert torch.float32 in {buffer.dtype for buffer in buffers.values()}  # frequencies of rotary positions
+    wrapped = hf_memoria.wrap(plain, memory=memory)
+    held = dict(wrapped.named_buffers())
+    assert all(held[name].dtype == buffer.dtype and torch.equal(held[name], buffer) for name, buffer in buffers.items())
+    assert {parameter.dtype for parameter in wrapped.parameters()} == {torch.bfloat16}
+    torch.manual_seed(0)
+    segments = [{"input_ids": ids} for ids in torch.randint(4, 60, (3, 2, 24))]
+    outputs = [wrapped(**inputs) for inputs in segments] if memory is None else read_all(wrapped, segments)
+    assert all(torch.equal(out.logits, plain(**inputs).logits) for out, inputs in zip(outputs, segments, strict=True))
+
+
+def test_a_layer_that_stays_in_float32_stays_so_in_the_copy(plain_config, memory_settings):
+    plain = transformers.GPT2LMHeadModel(plain_config()).to(torch.bfloat16)
+    plain.transformer.ln_f.float()
+    wrapped = hf_memoria.wrap(plain, memory=memory_settings())
+    assert wrapped.transformer.ln_f.weight.dtype == torch.float32
+    assert {parameter.dtype for parameter in wrapped.transformer.h[0].memory.parameters()} == {torch.bfloat16}
+
+
+def test_frequencies_that_were_changed_in_place_are_copied():
+    plain = tiny_stock("LlamaForCausalLM")
+    plain.model.rotary_emb.inv_freq.mul_(0.5)
+    wrapped = hf_memoria.wrap(plain, memory=small_memory())
+    assert torch.equal(wrapped.model.rotary_emb.inv_freq, plain.model.rotary_emb.inv_freq)
+    wrapped.model.rotary_emb.inv_freq.mul_(2.0)
+    assert not torch.equal(wrapped.model.rotary_emb.inv_freq, plain.model.rotary_emb.inv_freq)
 
 
 def test_wrap_changes_the_settings_of_a_memory_and_takes_it_away(build, memory_settings, segments, read):
