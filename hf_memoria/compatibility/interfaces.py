@@ -73,6 +73,7 @@ INTERFACES: tuple[Interface, ...] = (
         parameters=("resolved_file", "commit_hash"),
     ),
     exists("transformers.models.auto.modeling_auto.MODEL_MAPPING_NAMES", "models.config"),
+    exists("transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "models.config"),
     exists("torch.utils._pytree", "exporting.memory", "exporting.onnx", "exporting.pytrees"),
     exists("transformers.AutoModel._model_mapping", "models.found", "models.auto"),
     exists("transformers.CONFIG_MAPPING.register", "models.found", parameters=("key", "value")),

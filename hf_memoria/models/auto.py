@@ -53,13 +53,15 @@ class MemoriaAuto:
         Raises:
             ValueError: if no place to read is found in the blocks of its family, or there is no such head.
         """
-        where = {name: kwargs[name] for name in OF_LOADING if name in kwargs}
+        where = {name: kwargs[name] for name in (*OF_LOADING, "gguf_file") if name in kwargs}
         config = kwargs.get("config") or AutoConfig.from_pretrained(pretrained_model_name_or_path, **where)
         if isinstance(config, MemoriaConfigMixin):
             return cls.auto_class.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         stock = cls._stock_class(config)
         if _is_undeclared(stock):
             plain = {name: value for name, value in kwargs.items() if name not in ("memory", "attention")}
+            if "config" in plain:
+                plain["config"] = _part_for(stock, config)
             kwargs[ENTRY] = entry_of(spec_for(stock.from_pretrained(pretrained_model_name_or_path, *args, **plain)))
         ours = memoria_class_of(stock)
         if "config" in kwargs:
@@ -81,7 +83,7 @@ class MemoriaAuto:
             return cls.auto_class.from_config(config)
         stock = cls._stock_class(config)
         if _is_undeclared(stock):
-            kwargs[ENTRY] = entry_of(spec_for(stock(config)))
+            kwargs[ENTRY] = entry_of(spec_for(stock(_part_for(stock, config))))
         ours = memoria_class_of(stock)
         return ours(_with_choices(ours, {**kwargs, "config": config}))
 
@@ -94,6 +96,11 @@ class MemoriaAuto:
                 f"config must be of a family that {cls.auto_class.__name__} knows; got {type(config).__name__}."
             )
         return stock
+
+
+def _part_for(stock: Any, config: Any) -> Any:
+    """Return the part of a config that a class takes: of one of text and images that of the text."""
+    return config if isinstance(config, stock.config_class) else config.get_text_config()
 
 
 def _is_undeclared(stock: Any) -> bool:

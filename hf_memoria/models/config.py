@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, PreTrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
 from hf_memoria.attentions.choice import AttentionChoice, check_attention_fits
 from hf_memoria.backbones import SPECS, BackboneSpec
@@ -110,6 +110,8 @@ class MemoriaConfigMixin(KeepsOwnCode, AttentionChoice):
         if _runs_as(found, cls.backbone_type):
             # Some types have no model of their own; what their config leaves out is theirs all the same.
             config, found = CONFIG_MAPPING[found].from_dict(config).to_dict(), cls.backbone_type
+        elif _has_text_of(found, cls.backbone_type):
+            config, found = CONFIG_MAPPING[found].from_dict(config).get_text_config().to_dict(), cls.backbone_type
         if found not in (cls.model_type, cls.backbone_type):
             raise ValueError(f"model_type must be {cls.backbone_type!r} or {cls.model_type!r}; got {found!r}.")
         if found == cls.model_type:
@@ -121,6 +123,12 @@ def _runs_as(model_type: str, other: str) -> bool:
     """Whether a model type is another one whose base model is of the same class (InternLM 3 runs as a Llama)."""
     names: Any = MODEL_MAPPING_NAMES
     return model_type != other and names.get(model_type) is not None and names[model_type] == names.get(other)
+
+
+def _has_text_of(model_type: str, other: str) -> bool:
+    """Whether a checkpoint of text and images loads as the causal model of its text (Qwen3.5)."""
+    names: Any = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return model_type != other and other.endswith("_text") and names.get(model_type, "") == names.get(other)
 
 
 def memory_config_from(value: Any) -> MemorySettings | None:

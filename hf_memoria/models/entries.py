@@ -109,7 +109,8 @@ def _check_sizes(config: Any, spec: BackboneSpec) -> None:
     for name, found in own.items():
         value = found or getattr(config, name, None)
         if type(value) is not int:
-            raise NotFoundError(f"its config has no {name} of one number, but {value!r}")
+            whole = "" if config.get_text_config() is config else "; wrap the model of its text alone"
+            raise NotFoundError(f"its config has no {name} of one number, but {value!r}{whole}")
 
 
 def _told(model: Any, reason: str) -> str:

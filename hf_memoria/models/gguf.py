@@ -8,7 +8,7 @@ GGUF = "gguf"
 
 
 def load_gguf(cls: Any, name: Any, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-    """Return the stock model of a GGUF file, and the settings of memory and attention that were asked for.
+    """Return the stock model of a GGUF file, and what its config with memory is to say: memory, attention, entry.
 
     Args:
         cls: class with memory, whose stock class reads the file.
@@ -26,6 +26,7 @@ def load_gguf(cls: Any, name: Any, *args: Any, **kwargs: Any) -> tuple[Any, dict
             "is. Settings go in as memory=... and attention=...."
         )
     chosen = {key: kwargs.pop(key, None) for key in ("memory", "attention")}
+    chosen |= {key: kwargs.pop(key) for key in ("backbone_entry",) if key in kwargs}  # of what no stock class knows
     return stock_of(cls).from_pretrained(name, *args, **kwargs), chosen
 
 

@@ -49,7 +49,10 @@ def _memoria_class(model: PreTrainedModel) -> Any:
     if isinstance(model, MemoriaMixin):
         return type(model)
     if not isinstance(model, PreTrainedModel):
-        raise TypeError(f"model must be a model of Transformers; got {type(model).__name__}.")
+        raise TypeError(
+            f"model must be a model of Transformers; got {type(model).__name__}. MemoriaAutoModel...from_pretrained "
+            "takes the name of a checkpoint."
+        )
     if type(model) not in MEMORIA_CLASSES:
         spec_for(model)  # first: of what is refused nothing is registered
     return memoria_class_of(type(model))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers
-from families import read_all, small_memory
+from families import read_all, small_episodes, small_memory
 from tiny_stock import SIZES, tiny_stock, undeclared
 from torch import nn
 
@@ -63,6 +63,51 @@ def test_what_there_is_no_head_for_is_named():
         hf_memoria.MemoriaAutoModelForMaskedLM.from_config(transformers.Olmo2Config(**SIZES))
     with pytest.raises(TypeError, match="must be used by its from_pretrained"):
         hf_memoria.MemoriaAutoModel()
+
+
+TEXT = {**SIZES, "head_dim": 8}
+
+
+@pytest.fixture(scope="module")
+def qwen():
+    vision = {"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 32}
+    text = {**TEXT, "layer_types": ["full_attention"] * 2}
+    torch.manual_seed(0)
+    return transformers.Qwen3_5ForConditionalGeneration(
+        transformers.Qwen3_5Config(text_config=text, vision_config=vision)
+    ).eval()
+
+
+def test_a_checkpoint_of_text_and_images_gives_the_model_of_its_text(qwen, tmp_path):
+    qwen.save_pretrained(tmp_path / "plain")
+    stock = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "plain")
+    for given in ({}, {"config": qwen.config}):
+        model = hf_memoria.MemoriaAutoModelForCausalLM.from_pretrained(
+            tmp_path / "plain", memory=small_episodes(), **given
+        )
+        assert type(model).__name__ == "MemoriaQwen3_5ForCausalLM"
+        assert torch.equal(model(ids()).logits, stock(ids()).logits)
+    assert torch.equal(stock(ids()).logits, qwen(ids()).logits)
+    model.save_pretrained(tmp_path / "ours")
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
+    assert torch.equal(again(ids()).logits, stock(ids()).logits)
+    built = hf_memoria.MemoriaAutoModelForCausalLM.from_config(qwen.config, memory=small_episodes())
+    assert type(built) is type(model)
+
+
+def test_a_text_model_is_taken_out_of_what_loads_whole():
+    vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    vision |= {"image_size": 16, "patch_size": 8}
+    config = transformers.Gemma3Config(text_config=TEXT, vision_config=vision, mm_tokens_per_image=4)
+    torch.manual_seed(0)
+    full = transformers.Gemma3ForConditionalGeneration(config).eval()
+    with pytest.raises(ValueError, match="but None; wrap the model of its text alone"):
+        hf_memoria.wrap(full, memory=small_episodes())
+    text = transformers.Gemma3ForCausalLM(full.config.text_config).to(full.dtype).eval()
+    text.model.load_state_dict(full.model.language_model.state_dict())
+    text.lm_head.load_state_dict(full.lm_head.state_dict())
+    model = hf_memoria.wrap(text, memory=small_episodes())
+    assert torch.equal(model(ids()).logits, full(ids()).logits)
 
 
 def test_a_class_says_that_it_needs_the_place(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from hf_memoria import EpisodicMemoryConfig, MemoriaLlamaForCausalLM, save_adapter, wrap
+from hf_memoria import EpisodicMemoryConfig, MemoriaAutoModelForCausalLM, MemoriaLlamaForCausalLM, save_adapter, wrap
 from hf_memoria.cli import main as command_line
 
 gguf = pytest.importorskip("gguf", reason="gguf is not installed")
@@ -19,18 +19,17 @@ MEMORY = EpisodicMemoryConfig(separate_read=False, share_attention=True, capacit
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A Llama of one block, as llama.cpp's converter writes it."""
-    path, draw = tmp_path_factory.mktemp("gguf"), np.random.default_rng(0)
-    writer = gguf.GGUFWriter(path / "tiny.gguf", "llama")
+def write_gguf(path, family, head=WIDTH // HEADS, norms=()):
+    """Write a model of one block as llama.cpp's converter does."""
+    draw = np.random.default_rng(0)
+    writer = gguf.GGUFWriter(path / "tiny.gguf", family)
     writer.add_context_length(64)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(1)
     writer.add_feed_forward_length(INNER)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(HEADS)
-    writer.add_rope_dimension_count(WIDTH // HEADS)
+    writer.add_rope_dimension_count(head)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(VOCABULARY)
     shapes = {
@@ -39,7 +38,9 @@ def folder(tmp_path_factory):
         "output": (VOCABULARY, WIDTH),
         "blk.0.attn_norm": (WIDTH,),
         "blk.0.ffn_norm": (WIDTH,),
-        **{f"blk.0.attn_{name}": (WIDTH, WIDTH) for name in ("q", "k", "v", "output")},
+        **{f"blk.0.attn_{name}": (HEADS * head, WIDTH) for name in ("q", "k", "v")},
+        "blk.0.attn_output": (WIDTH, HEADS * head),
+        **{f"blk.0.{name}": (head,) for name in norms},
         "blk.0.ffn_gate": (INNER, WIDTH),
         "blk.0.ffn_up": (INNER, WIDTH),
         "blk.0.ffn_down": (WIDTH, INNER),
@@ -51,6 +52,18 @@ def folder(tmp_path_factory):
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A Llama."""
+    return write_gguf(tmp_path_factory.mktemp("gguf"), "llama")
+
+
+@pytest.fixture(scope="module")
+def undeclared_folder(tmp_path_factory):
+    """A model of a family that has no entry."""
+    return write_gguf(tmp_path_factory.mktemp("gguf"), "qwen3", head=128, norms=("attn_q_norm", "attn_k_norm"))
 
 
 def segment(length=8):
@@ -74,6 +87,18 @@ def test_it_is_the_stock_model_until_something_is_remembered(folder, tmp_path, w
     again = MemoriaLlamaForCausalLM.from_pretrained(tmp_path).eval()
     assert torch.equal(again(segment()).logits, output.logits)
     again.save_pretrained(tmp_path / "again")
+
+
+@pytest.mark.parametrize(("where", "name"), [("folder", "Llama"), ("undeclared_folder", "Qwen3")])
+def test_an_auto_class_reads_one(where, name, tmp_path, request):
+    given = {"pretrained_model_name_or_path": request.getfixturevalue(where), "gguf_file": "tiny.gguf"}
+    stock = AutoModelForCausalLM.from_pretrained(**given)
+    model = MemoriaAutoModelForCausalLM.from_pretrained(**given, memory=MEMORY)
+    assert type(model).__name__ == f"Memoria{name}ForCausalLM"
+    assert torch.equal(model(segment()).logits, stock(segment()).logits)
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(again(segment()).logits, stock(segment()).logits)
 
 
 def test_an_adapter_of_one_names_the_file(folder, tmp_path):

@@ -47,7 +47,8 @@ def test_what_stays_in_float32_stays_when_weights_are_bfloat16(name, memory, tmp
     assert torch.float32 in {buffer.dtype for buffer in buffers.values()}  # frequencies of rotary positions
     wrapped = hf_memoria.wrap(plain, memory=memory)
     held = dict(wrapped.named_buffers())
-    assert all(held[name].dtype == buffer.dtype and torch.equal(held[name], buffer) for name, buffer in buffers.items())
+    assert {name: held[name].dtype for name in buffers} == {name: buffer.dtype for name, buffer in buffers.items()}
+    assert all(torch.equal(held[name], buffer) for name, buffer in buffers.items())
     assert {parameter.dtype for parameter in wrapped.parameters()} == {torch.bfloat16}
     torch.manual_seed(0)
     segments = [{"input_ids": ids} for ids in torch.randint(4, 60, (3, 2, 24))]
