@@ -22,6 +22,23 @@ def narrowing_window(config: Any, columns: int) -> int | None:
     return window if window is not None and columns > window else None
 
 
+def window_beside_full(config: Any, index: int) -> int | None:
+    """Return the window of a layer of a backbone that has layers without one, too; None where that layer has none.
+
+    Args:
+        config: the config of the backbone.
+        index: number of the layer.
+    """
+    types = getattr(config, "layer_types", None) or ()
+    return sliding_window(config) if FULL in types and types[index] == SLIDING else None
+
+
+def window_of_all(config: Any) -> int | None:
+    """Return the window that every layer of a backbone has; None where one sees everything."""
+    types = getattr(config, "layer_types", None)
+    return sliding_window(config) if types is None or set(types) == {SLIDING} else None
+
+
 def other_layer_types(config: Any, known: tuple[str, ...] = (FULL, SLIDING)) -> list[str]:
     """Return the types of a backbone's layers that are none of those known, by default those with masks made here."""
     return sorted(set(getattr(config, "layer_types", None) or ()) - set(known))

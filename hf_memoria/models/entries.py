@@ -36,7 +36,8 @@ def spec_for(model: PreTrainedModel) -> BackboneSpec:
     """
     key = type(model), _structure(model.config)
     if key not in _FOUND:
-        _FOUND[key] = _find(model)
+        with torch.inference_mode(False), torch.enable_grad():  # one of the proofs is that gradient arrives
+            _FOUND[key] = _find(model)
     return _FOUND[key]
 
 

@@ -263,6 +263,17 @@ def test_what_runs_as_a_model_of_another_type_takes_a_memory_as_that(tmp_path):
         assert torch.equal(model.eval()(**ids).logits, stock(**ids).logits)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_is_found_where_no_gradient_is_wanted(mode):
+    stock = tiny_stock(
+        "Qwen3ForCausalLM", intermediate_size=24 if mode is torch.no_grad else 28
+    )  # found in no other test
+    with mode():
+        model = hf_memoria.wrap(stock, memory=small_memory())
+        assert not torch.is_grad_enabled()
+    assert type(model).__name__ == "MemoriaQwen3ForCausalLM"
+
+
 def test_what_is_no_model_is_named():
     with pytest.raises(TypeError, match="model must be a model of Transformers; got Linear"):
         hf_memoria.wrap(nn.Linear(2, 2))

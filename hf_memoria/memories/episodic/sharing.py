@@ -2,9 +2,10 @@
 
 The block's own attention module projects them, as it does the segment's: it is called once more on the normed inputs,
 with the rotary embeddings of their places, and `attend_shared` keeps the keys and values that come out. Places are
-counted from the segment's start, so they are negative (`places.py`). Where a backbone has learned positions they are
-part of the stored inputs already, those of the segment that they stood in, and a learned bias of the distance joins
-their scores.
+counted from the segment's start, so they are negative (`places.py`). A layer with a sliding window, beside others that
+see everything, sees of the store what lies in its window; where all layers have one, places stay within it. Where a
+backbone has learned positions they are part of the stored inputs already, those of the segment that they stood in, and
+a learned bias of the distance joins their scores.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from hf_memoria.backbones import (
     reading_of,
     submodule,
 )
+from hf_memoria.backbones.sliding_windows import window_beside_full, window_of_all
 from hf_memoria.memories.episodic.places import places_of
 from hf_memoria.memories.episodic.reading import EpisodicReading
 from hf_memoria.memories.episodic.searched import SearchedStore
@@ -94,10 +96,16 @@ class SharingHooks(HookHolder):
             reading.kept[self.index, "shared"] = (keys, values)
         settings, store = self.base_model.config.memory, reading.store
         always = (store.age == 1) | (store.position < settings.sink)
+        distance = reading.places.unsqueeze(2) + store.distance.unsqueeze(1)
         distances, bias = getattr(self.block, "memory_distances", None), None
         if distances is not None:
-            bias = distances(reading.places.unsqueeze(2) + store.distance.unsqueeze(1))
-        reading.shared[self.index] = SharedKeys(keys, values, store.there, always, settings.top_k, bias)
+            bias = distances(distance)
+        window = window_beside_full(self.base_model.config, self.index)
+        if window is not None:
+            outside = torch.zeros_like(distance, dtype=keys.dtype).masked_fill(distance >= window, -torch.inf)
+            bias = outside.unsqueeze(1) if bias is None else bias + outside.unsqueeze(1)
+        top_k = settings.top_k if window is None else None  # all of a window, as the backbone does
+        reading.shared[self.index] = SharedKeys(keys, values, store.there, always, top_k, bias)
 
     def _project(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], reading: EpisodicReading
@@ -135,7 +143,9 @@ class SharingHooks(HookHolder):
                 "rotary embeddings are made."
             )
         config = self.base_model.config
-        segment, known = config.segment_length, config._num_positions
+        window = window_of_all(config)
+        segment = config.segment_length
+        known = min((count for count in (config._num_positions, window) if count is not None), default=None)
         positions = places_of(reading.store.distance, segment, config.memory.exact_distance, known)
         names = [name for name, value in found.kwargs.items() if name == "position_ids"]
         if names:
