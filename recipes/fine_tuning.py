@@ -56,6 +56,10 @@ class Arguments(RunArguments):
     kept: int = field(metadata={"help": "Positions that a memory keeps."})
 
     train_seconds: float = field(metadata={"help": "Processor time of a training."})
+    train_steps: int | None = field(
+        default=None,
+        metadata={"help": "Steps to make, whatever time they take; None is as many as that allows."},
+    )
     learning_rate: float = field(metadata={"help": "Of LoRA."})
     memory_learning_rate: float = field(metadata={"help": "Of a memory's parameters."})
     rank: int = field(metadata={"help": "Of LoRA."})
@@ -77,7 +81,7 @@ class Arguments(RunArguments):
         check_positive(
             self, "segment_length", "kept", "train_seconds", "learning_rate", "memory_learning_rate", "rank"
         )
-        check_positive(self, "lanes", "document_tokens", "documents", "teacher_context")
+        check_positive(self, "train_steps", "lanes", "document_tokens", "documents", "teacher_context")
         check_list(self, "ages", 0)
         if self.task == "books" and self.documents < 2:
             raise WrongSettingError("documents", "2 or more, since each is read with another's memory", self.documents)
@@ -90,8 +94,8 @@ class Arguments(RunArguments):
 
     def tuning(self) -> Tuning:
         """Return how to train."""
-        values = {one.name: getattr(self, one.name) for one in fields(Tuning) if one.name != "seconds"}
-        return Tuning(seconds=self.train_seconds, **values)
+        named = {"seconds": "train_seconds", "steps": "train_steps"}
+        return Tuning(**{one.name: getattr(self, named.get(one.name, one.name)) for one in fields(Tuning)})
 
 
 def _shared(args: Arguments, **settings: Any) -> EpisodicMemoryConfig:
@@ -124,6 +128,7 @@ ARMS = {
     "shared": Arm("untrained, shared attention", _shared),
     "attended": Arm("untrained, shared attention, what was attended to stays", _attended),
     "lora": Arm("LoRA, segments alone", adapters=True),
+    "lora_in_order": Arm("LoRA, segments alone, in their order", adapters=True, in_order=True),
     "lora_longer": Arm("LoRA, segments twice as long", adapters=True, longer=2),
     "shared_lora": Arm("LoRA and shared attention", _shared, adapters=True),
     "attended_lora": Arm("LoRA and shared attention, what was attended to stays", _attended, adapters=True),
@@ -190,6 +195,7 @@ def books(backbone: PreTrainedModel, tokenizer: Any, texts: Dataset, args: Argum
     kept = kept_runs(args.output_dir / "runs", args, run, "keep_models")
     results = compare_arms(labels, parse_seeds(args.seeds), kept, MEASURES, None, args.output_dir, args)
     results["paired"] = differences(results["runs"])
+    results["training"] = training_summary(results["runs"])
     return results
 
 
@@ -211,6 +217,24 @@ def measure(model: PreTrainedModel, arm: Arm, documents: list[list[int]], args: 
     by_document = {name: [float(loss.mean()) for loss in losses] for name, losses in scores.items()}
     perplexities = {"perplexity": found["own"], **{name: found.get(name, found["own"]) for name in ("off", "other")}}
     return {**perplexities, "by_document": by_document, "test_seconds": round(time.process_time() - started, 1)}
+
+
+def training_summary(runs: Mapping[str, list[Run]]) -> dict[str, dict[str, float]]:
+    """Return, by arm, what the first seed's training was like, by name.
+
+    Of norms of the gradient, whole and of its parts, the median over steps and the most; of what is logged of a memory
+    the last value.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for arm, done in runs.items():
+        found[arm] = {}
+        for name, curve in done[0]["curves"].items():
+            values = [value for _, value in curve]
+            if name.startswith("grad_norm"):
+                found[arm] |= {f"{name}_median": float(np.median(values)), f"{name}_most": max(values)}
+            elif name.startswith("memory/") and values:
+                found[arm][name.removeprefix("memory/")] = values[-1]
+    return found
 
 
 def differences(runs: Mapping[str, list[Run]]) -> dict[str, dict[str, list[float]]]:

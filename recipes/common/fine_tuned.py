@@ -16,7 +16,7 @@ from hf_memoria import memory_modules, parameter_groups, segment_documents, wrap
 from hf_memoria.memories import MemorySettings
 
 from .arms import Run
-from .timed_training import FullContext, TimeBudget, distilling
+from .timed_training import FullContext, GradientParts, TimeBudget, distilling
 from .training import train_on_lanes
 
 
@@ -30,6 +30,7 @@ class Arm:
         adapters: whether the backbone gets LoRA.
         longer: length of its segments, in those of the others.
         distilled: whether it learns from the model with the full context.
+        in_order: whether it is trained on segments in their order, although it has no memory.
     """
 
     label: str
@@ -37,6 +38,7 @@ class Arm:
     adapters: bool = False
     longer: int = 1
     distilled: bool = False
+    in_order: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Tuning:
         lanes: segments of a step; an arm with longer ones has fewer.
         distill: share of the divergence in the loss, where an arm is distilled.
         teacher_context: tokens that the teacher reads at once.
+        steps: to make, whatever time they take; None for as many as `seconds` allow.
     """
 
     seconds: float
@@ -64,6 +67,7 @@ class Tuning:
     lanes: int
     distill: float
     teacher_context: int
+    steps: int | None = None
 
 
 def fine_tune(
@@ -92,24 +96,29 @@ def fine_tune(
     model: Any = with_trained_parts(wrap(backbone, memory=memory), arm, tuning)
     length, lanes = tuning.segment_length * arm.longer, max(tuning.lanes // arm.longer, 1)
     rows = segment_documents(documents.shuffle(seed), tokenizer, segment_length=length, lanes=lanes)
-    if memory is None and not arm.distilled:
+    if memory is None and not arm.distilled and not arm.in_order:
         rows = rows.shuffle(seed)  # nothing goes from one segment to the next, and steps of other books teach more
     groups = parameter_groups(model, lr=tuning.learning_rate, memory_lr=tuning.memory_learning_rate)
-    optimizer, budget = torch.optim.AdamW(groups), TimeBudget(tuning.seconds)
-    others: dict[str, Any] = {"schedule": budget.schedule(optimizer), "callbacks": [budget]}
+    optimizer, budget, norms = torch.optim.AdamW(groups), TimeBudget(tuning.seconds, tuning.steps), GradientParts()
+    others: dict[str, Any] = {"schedule": budget.schedule(optimizer), "callbacks": [budget, norms]}
     if arm.distilled:
         teacher = FullContext(deepcopy(backbone), tuning.teacher_context)
         others["trainer_class"] = distilling(teacher, tuning.distill)
     started = time.process_time()
-    logs = train_on_lanes(model, rows, lanes, optimizer, folder, num_train_epochs=1, logging_steps=5, **others)
+    logs = train_on_lanes(model, rows, lanes, optimizer, folder, num_train_epochs=1, logging_steps=1, **others)
     run: Run = {
         "steps": budget.steps,
         "train_seconds": round(time.process_time() - started, 1),
         "trained_parameters": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
-        "curves": {name: [(log["step"], log[name]) for log in logs] for name in ("loss", "grad_norm")},
+        "curves": {**curves(logs), **norms.curves(logs)},
     }
-    gates = [log["memory/gate"] for log in logs if "memory/gate" in log]
-    return merged(model), run | {"gate": gates[-1] if gates else None}
+    return merged(model), run
+
+
+def curves(logs: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
+    """Return (step, value) of the loss, the norm of the gradient and all that is logged of a memory, by name."""
+    kept = sorted({name for log in logs for name in log if name.startswith("memory/")})
+    return {name: [(log["step"], log[name]) for log in logs if name in log] for name in ("loss", "grad_norm", *kept)}
 
 
 def with_trained_parts(model: PreTrainedModel, arm: Arm, tuning: Tuning) -> PreTrainedModel | PeftModel:

@@ -20,21 +20,29 @@ class TimeBudget(TrainerCallback):
 
     Args:
         seconds: of this process, with all its threads.
+        most: steps, which then count in place of the time; None for as many as the time allows.
 
     Attributes:
         steps: that were made.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self.steps, self._started = seconds, 0, time.process_time()
+    def __init__(self, seconds: float, most: int | None = None) -> None:
+        self.seconds, self.most, self.steps, self._started = seconds, most, 0, time.process_time()
 
     def spent(self) -> float:
-        """Return the share of the time that is spent."""
+        """Return the share of the time, or of the steps, that is spent."""
+        if self.most is not None:
+            return self.steps / self.most
         return (time.process_time() - self._started) / self.seconds
 
     def schedule(self, optimizer: torch.optim.Optimizer) -> LambdaLR:
-        """Return learning rates that rise for a few steps, and fall with the time that is left, to zero."""
-        return LambdaLR(optimizer, lambda step: min((step + 1) / WARM_UP, 1.0) * max(1.0 - self.spent(), 0.0))
+        """Return learning rates that rise for a few steps, and fall with what is left, to zero."""
+
+        def factor(step: int) -> float:
+            spent = self.spent() if self.most is None else step / self.most  # it is asked before a step is counted
+            return min((step + 1) / WARM_UP, 1.0) * max(1.0 - spent, 0.0)
+
+        return LambdaLR(optimizer, factor)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -45,10 +53,48 @@ class TimeBudget(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Look at the clock."""
+        """Look at the clock, or count the steps."""
         self.steps += 1
         if self.spent() >= 1:
             control.should_training_stop = True
+
+
+class GradientParts(TrainerCallback):
+    """Norms of the gradient of each step: of adapters, of a memory's parameters, and of the gates among these.
+
+    Trainer clips the gradient of all parameters together. What one part has too much, clipping takes from the others.
+
+    Attributes:
+        parts: of each step the share of the whole norm that each part has, by name.
+    """
+
+    def __init__(self) -> None:
+        self.parts: list[dict[str, float]] = []
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Measure the gradient, which is clipped by now: shares are not changed by that."""
+        squares = {"adapters": 0.0, "memory": 0.0, "gates": 0.0}
+        for name, parameter in kwargs["model"].named_parameters():
+            if parameter.grad is not None:
+                square = parameter.grad.float().square().sum().item()
+                squares["adapters" if ".lora_" in name else "memory"] += square
+                squares["gates"] += square if name.endswith("gate") else 0.0
+        whole = max(squares["adapters"] + squares["memory"], 1e-30) ** 0.5
+        self.parts.append({name: square**0.5 / whole for name, square in squares.items()})
+
+    def curves(self, logs: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
+        """Return each part's norm before clipping: (step, norm).
+
+        Args:
+            logs: Trainer's, with the norm of all parts.
+        """
+        of = {f"grad_norm_{name}": name for name in self.parts[0]} if self.parts else {}
+        return {
+            curve: [(log["step"], log["grad_norm"] * self.parts[log["step"] - 1][name]) for log in logs]
+            for curve, name in of.items()
+        }
 
 
 class FullContext:

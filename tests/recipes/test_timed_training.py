@@ -1,16 +1,18 @@
 """Training for some time, of parts of a model, and towards what a teacher says that has more context."""
 
+from dataclasses import replace
 from itertools import count
 
 import pytest
 import torch
-from common import timed_training
+from common import fine_tuned, timed_training
 from common.fine_tuned import Tuning, fine_tune, with_trained_parts
 from common.timed_training import FullContext, TimeBudget, divergence
 from datasets import Dataset
 from fine_tuning import ARMS, arm_of
+from transformers import TrainerControl
 
-from hf_memoria import EpisodicMemoryConfig, wrap
+from hf_memoria import EpisodicMemoryConfig, segment_documents, wrap
 
 TUNING = Tuning(0.2, 1e-2, 1e-2, 2, ["q_proj", "v_proj"], 8, 2, 0.5, 32)
 
@@ -49,11 +51,59 @@ def test_a_memory_alone_has_nothing_else_that_learns(llama):
     assert all("memory" in name for name in trained)
 
 
+def test_what_is_logged_of_a_training_is_kept_and_norms_of_parts_are_those_of_the_whole(
+    llama, tokenizer, words, tmp_path
+):
+    documents, memory = Dataset.from_dict({"text": [words[:800]] * 2}), EpisodicMemoryConfig(segment_length=8)
+    tuning = replace(TUNING, seconds=1e-9, steps=4)
+    _, run = fine_tune(llama, tokenizer, memory, ARMS["episodic_lora"], documents, tuning, 0, tmp_path)
+    curves = run["curves"]
+    assert {name: [step for step, _ in curve] for name, curve in curves.items()} == {
+        name: [1, 2, 3, 4] for name in curves
+    }
+    assert {"loss", "memory/gate"} <= set(curves)
+    whole, *parts = (
+        torch.tensor(curves[name])[:, 1] for name in ("grad_norm", "grad_norm_adapters", "grad_norm_memory")
+    )
+    gates = torch.tensor(curves["grad_norm_gates"])[:, 1]
+    torch.testing.assert_close(sum(part.square() for part in parts).sqrt(), whole)
+    # Nothing is stored at first; then gates are at zero, and all that stands behind them gets no gradient.
+    assert gates[0] < 1e-6
+    assert gates[1] == pytest.approx(float(parts[1][1]), rel=0.2)
+    assert 0 < gates[1] < whole[1]
+
+
+def test_rates_fall_with_steps_where_these_are_given():
+    budget, optimizer = TimeBudget(1e-9, most=10), torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule, rates = budget.schedule(optimizer), []
+    control = TrainerControl()
+    for _ in range(10):
+        rates.append(optimizer.param_groups[0]["lr"])
+        assert not control.should_training_stop
+        optimizer.step()
+        schedule.step()
+        budget.on_step_end(None, None, control)
+    assert control.should_training_stop
+    assert rates == pytest.approx([0.2, 0.36, 0.48, 0.56, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+
+
+@pytest.mark.parametrize("name", ["lora", "lora_in_order"])
+def test_an_arm_without_memory_is_trained_in_order_only_if_it_says_so(
+    name, llama, tokenizer, words, tmp_path, monkeypatch
+):
+    seen = []
+    monkeypatch.setattr(fine_tuned, "train_on_lanes", lambda model, rows, *others, **more: seen.append(rows) or [])
+    documents = Dataset.from_dict({"text": [words[:800], words[900:1800]]})
+    fine_tune(llama, tokenizer, None, ARMS[name], documents, TUNING, 0, tmp_path)
+    ordered = segment_documents(documents.shuffle(0), tokenizer, segment_length=8, lanes=2)
+    assert (seen[0]["input_ids"] == ordered["input_ids"]) == (name == "lora_in_order")
+
+
 def test_training_ends_when_its_time_is_spent(llama, tokenizer, words, tmp_path, monkeypatch):
     ticks = count()
     monkeypatch.setattr(timed_training.time, "process_time", lambda: float(next(ticks)))
     documents = Dataset.from_dict({"text": [words[:2000], words[2000:4000]]})
-    tuning = Tuning(20.0, *list(vars(TUNING).values())[1:])
+    tuning = replace(TUNING, seconds=20.0)
     _, run = fine_tune(llama, tokenizer, None, ARMS["lora"], documents, tuning, 0, tmp_path)
     assert 5 <= run["steps"] <= 20  # of some 100, one or two looks at the clock each
 
@@ -98,9 +148,10 @@ def test_the_loss_of_a_distilled_arm_is_what_the_teacher_says_and_the_next_token
     documents = Dataset.from_dict({"text": [words[:400], words[400:800]]})
 
     def loss(name, share, context):
-        tuning = Tuning(0.1, 1e-12, 1e-12, 2, ["q_proj", "v_proj"], 8, 2, share, context)
+        tuning = Tuning(0.1, 1e-12, 1e-12, 2, ["q_proj", "v_proj"], 8, 2, share, context, steps=5)
         _, run = fine_tune(llama, tokenizer, None, arm_of(name), documents, tuning, 0, tmp_path)
-        return run["curves"]["loss"][0][1]  # mean of the first steps, the weights are as they were
+        assert run["steps"] == 5
+        return sum(of_step for _, of_step in run["curves"]["loss"]) / 5  # the weights are as they were
 
     alike, more = loss("lora_distilled", 1.0, 8), loss("lora_distilled", 1.0, 32)
     assert alike == pytest.approx(0, abs=1e-4)
