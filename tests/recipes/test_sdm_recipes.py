@@ -160,6 +160,14 @@ def test_analysis_of_a_checkpoint(checkpoint):
         assert (checkpoint / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("name", ["smollm2", "minilm"])
+def test_a_packaged_model_is_known_by_its_short_name(name, checkpoint, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
+    flags = ["--model_name_or_path", name, "--output_dir", checkpoint / name, "--text_file", checkpoint / "*.txt"]
+    with pytest.raises(FileNotFoundError, match=f"the weights of {name} must be installed"):
+        run_recipe(analyse, AnalysisArguments, ANALYSIS_CONFIGS, *flags)
+
+
 def test_analysis_of_betas_that_were_learned(checkpoint):
     (checkpoint / "learned.json").write_text("[[13.2, 17.7], [9.0, 40.0]]")
     flags = ["--learned_betas", checkpoint / "learned.json", "--ddof", "paper"]
