@@ -25,20 +25,25 @@ import numpy as np
 import torch
 from common.arguments import RunArguments
 from common.arms import Run, compare_arms, kept_runs, parse_seeds
-from common.config import WrongSettingError, check_positive, parse_arguments
+from common.config import WrongSettingError, check_list, check_positive, parse_arguments
 from common.corpus import cut_documents, documents_of_length, load_corpus, read_files
 from common.evaluation import score_windows
-from common.named_keys import NamedKeys, ask_length, print_shares, shares
-from common.passkey import PassKeys
+from common.held import bytes_held, kv_bytes, positions_of_equal_bytes
+from common.named_keys import NamedKeys, print_shares, shares
+from common.named_keys import ask_length as ask_for_names
+from common.passkey import PassKeys, ask_length
 from common.pretrained import load_pretrained
 from common.report import write_json
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from hf_memoria import EpisodicMemoryConfig, wrap
 from hf_memoria.metrics import load_metric
+
+SINK = 4
+"""First positions of a document that always stay."""
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "without_training"
 
@@ -62,6 +67,9 @@ class Arguments(RunArguments):
     )
     document_tokens: int = field(metadata={"help": "And then to this many tokens; shorter ones are left out."})
     documents: int = field(metadata={"help": "To measure on."})
+    documents_at: list[int] | None = field(
+        default=None, metadata={"help": "Which of those that are long enough; None spreads them evenly."}
+    )
     lengths: list[int] = field(metadata={"help": "Tokens of a pass key's document."})
     keys: int = field(metadata={"help": "Pass keys of a length; of a text, where they have names."})
     texts: int = field(metadata={"help": "Texts of a length, where keys have names."})
@@ -72,6 +80,10 @@ class Arguments(RunArguments):
         check_positive(self, "segment_length", "top_k", "kept", "document_tokens", "documents", "keys", "texts")
         if self.exact_distance is not None:
             check_positive(self, "exact_distance")
+        if self.documents_at is not None:
+            check_list(self, "documents_at", 0)
+        if "kv_recent" in self.arms and self.task != "books":
+            raise WrongSettingError("arms", f"others than kv_recent where task is {self.task}", " ".join(self.arms))
         if set(self.arms) - set(ARMS):
             raise WrongSettingError("arms", f"among {', '.join(ARMS)}", " ".join(self.arms))
 
@@ -84,11 +96,13 @@ class Arm:
         label: its name in a table.
         window: tokens that are read at once, where there is no memory.
         memory: settings of the memory.
+        cached: whether it reads in segments with a KV cache of as many bytes as the bounded memory.
     """
 
     label: str
     window: Callable[[Arguments], int] | None = None
     memory: Callable[[Arguments], EpisodicMemoryConfig] | None = None
+    cached: bool = False
 
 
 def _shared(args: Arguments, **settings: Any) -> EpisodicMemoryConfig:
@@ -102,12 +116,13 @@ ARMS = {
     "window": Arm("a window twice as long", window=lambda args: 2 * args.segment_length),
     "recent": Arm(
         "segment before and sink",
-        memory=lambda args: _shared(args, top_k=None, capacity=args.segment_length + 4),
+        memory=lambda args: _shared(args, top_k=None, capacity=args.segment_length + SINK),
     ),
     "recent_more": Arm(
         "as many recent positions as the bounded memory, and sink",
         memory=lambda args: _shared(args, top_k=None, capacity=args.kept),
     ),
+    "kv_recent": Arm("KV cache of as many bytes as the bounded memory: recent positions, and sink", cached=True),
     "memory": Arm("the same, and the best of all older", memory=lambda args: _shared(args, top_k=args.top_k)),
     "bounded": Arm(
         "the same, bounded: what was attended to stays",
@@ -136,10 +151,10 @@ def main(args: Arguments) -> dict[str, Any]:
         return ask(model.eval(), ARMS[arm], keys, args)
 
     labels = {arm: ARMS[arm].label for arm in args.arms}
-    measures = {"perplexity": "perplexity", "loss": "nats a token"}
+    measures = {"perplexity": "perplexity", "loss": "nats a token", "bytes": "bytes a row"}
     if args.task == "passkey":
         measures = {f"length_{length}": f"{length} tokens" for length in args.lengths}
-    measures |= {"bytes": "bytes a row", "seconds": "seconds"}
+    measures |= {"seconds": "seconds"}
     kept = kept_runs(args.output_dir / "runs", args, run)
     results = compare_arms(labels, [0], kept, measures, None, args.output_dir, args)
     if args.task == "books":
@@ -156,7 +171,8 @@ def long_documents(args: Arguments, tokenizer: Any) -> list[list[int]]:
     else:
         _, texts = load_corpus()
     if args.task == "books":
-        return documents_of_length(texts, tokenizer, args.document_characters, args.document_tokens, args.documents)
+        size = args.document_characters, args.document_tokens
+        return documents_of_length(texts, tokenizer, *size, args.documents, args.documents_at)
     ids = [tokenizer(text)["input_ids"] for text in cut_documents(texts, args.document_characters)["text"]]
     longest = max(args.document_tokens, *args.lengths)  # one text long enough to hide a key in
     return [[token for document in ids for token in document][: 2 * longest]]
@@ -171,11 +187,17 @@ def read_books(model: PreTrainedModel, arm: Arm, documents: list[list[int]], arg
         # Windows move by a segment, so that all but the first segment has the rest of the window before it.
         stride = min(args.segment_length, window) if window < args.document_tokens else window
         losses = score_windows(model, documents, window=window, stride=stride, batch_size=1, description=arm.label)
+        held = kv_bytes(model, min(window, args.document_tokens - 1))
     else:
-        losses = []
+        losses, length = [], args.segment_length
+        cached = positions_of_equal_bytes(model, args.kept) if arm.cached else None
         for document in tqdm(documents, desc=arm.label, unit="document"):
-            loss, held = read_in_segments(model, torch.tensor([document]), args.segment_length)
-            losses.append(loss)
+            ids = torch.tensor([document])
+            read = (
+                read_in_segments(model, ids, length) if cached is None else read_with_cache(model, ids, length, cached)
+            )
+            losses.append(read[0])
+            held = read[1]
     seconds = time.process_time() - started
     by_document = np.array([loss.mean() for loss in losses])
     found = load_metric("document_perplexity").compute(losses=losses)
@@ -191,23 +213,36 @@ def read_in_segments(model: PreTrainedModel, ids: Tensor, length: int) -> tuple[
         output = model(ids[:, start:end], memory=memory, use_cache=False)
         memory = output.memory
         losses.append(cross_entropy(output.logits[0].float(), ids[0, start + 1 : end + 1], reduction="none").numpy())
-    return np.concatenate(losses), sum(value.nbytes for value in vars(memory).values() if isinstance(value, Tensor))
+    return np.concatenate(losses), bytes_held(memory)
 
 
-@torch.no_grad()
+def read_with_cache(model: PreTrainedModel, ids: Tensor, length: int, kept: int) -> tuple[np.ndarray, int]:
+    """Return the same of a plain KV cache that keeps so many positions after each segment: the first, and the last."""
+    cache, losses = DynamicCache(config=model.config), []
+    for start in range(0, ids.shape[1] - 1, length):
+        end = min(start + length, ids.shape[1] - 1)
+        places = torch.arange(start, end)[None]
+        given = {"position_ids": places, "past_key_values": cache, "use_cache": True}
+        logits = model(ids[:, start:end], **given).logits
+        losses.append(cross_entropy(logits[0].float(), ids[0, start + 1 : end + 1], reduction="none").numpy())
+        for layer in cache.layers:
+            if layer.keys.shape[2] > kept:
+                layer.keys, layer.values = (
+                    torch.cat([part[:, :, :SINK], part[:, :, SINK - kept :]], dim=2)
+                    for part in (layer.keys, layer.values)
+                )
+    return np.concatenate(losses), bytes_held(cache)
+
+
 def ask(model: PreTrainedModel, arm: Arm, keys: PassKeys, args: Arguments) -> Run:
-    """Return the share of pass keys that are told back, by length."""
-    run: Run = {"curves": {}, "bytes": 0.0}
-    started = time.process_time()
+    """Return the share of pass keys that are told back, by length, each answer, and the bytes that are held."""
+    started, found = time.process_time(), {}
     for length in args.lengths:
-        right = []
-        for prompt, key in tqdm(keys.prompts(length), desc=f"{arm.label}, {length}", unit="key"):
-            window = length if arm.window is None else arm.window(args)
-            ids = torch.tensor([prompt if arm.label == ARMS["full"].label else prompt[-window:]])
-            new = model.generate(ids, max_new_tokens=8, do_sample=False, pad_token_id=0)[0, ids.shape[1] :]
-            right.append(keys.is_right(new.tolist(), key))
-        run[f"length_{length}"] = sum(right) / len(right)
-    return run | {"seconds": round(time.process_time() - started, 1)}
+        window = None if arm.window is None or arm is ARMS["full"] else arm.window(args)
+        found[length] = ask_length(model, keys, length, window, arm.label)
+    run: Run = {f"length_{length}": sum(one["right"]) / len(one["right"]) for length, one in found.items()}
+    run |= {name: {str(length): one[name] for length, one in found.items()} for name in ("right", "bytes")}
+    return run | {"curves": {}, "seconds": round(time.process_time() - started, 1)}
 
 
 def named_keys(backbone: PreTrainedModel, tokenizer: Any, args: Arguments) -> dict[str, Any]:
@@ -219,7 +254,7 @@ def named_keys(backbone: PreTrainedModel, tokenizer: Any, args: Arguments) -> di
         memory = ARMS[arm].memory
         model = (backbone if memory is None else wrap(backbone, memory=memory(args))).eval()
         window = None if ARMS[arm].window is None or arm == "full" else ARMS[arm].window(args)
-        return ask_length(model, NamedKeys(tokenizer, ids, args.texts, args.keys, seed), length, window)
+        return ask_for_names(model, NamedKeys(tokenizer, ids, args.texts, args.keys, seed), length, window)
 
     kept = kept_runs(args.output_dir / "runs", args, of_length, "lengths", name="{}_{}_{}")
     most = backbone.config.max_position_embeddings

@@ -112,7 +112,9 @@ def cut_documents(documents: Dataset, characters: int) -> Dataset:
     return documents.map(cut, batched=True, batch_size=1, desc="Cutting documents")
 
 
-def documents_of_length(texts: Dataset, tokenizer: Any, characters: int, tokens: int, number: int) -> list[list[int]]:
+def documents_of_length(
+    texts: Dataset, tokenizer: Any, characters: int, tokens: int, number: int, places: list[int] | None = None
+) -> list[list[int]]:
     """Return the ids of the first tokens of documents, some of every text, not the first one's all.
 
     Args:
@@ -121,10 +123,18 @@ def documents_of_length(texts: Dataset, tokenizer: Any, characters: int, tokens:
         characters: of a document; longer texts become several.
         tokens: of each that is returned; shorter ones are left out.
         number: of documents at most.
+        places: of the documents among those that are long enough; None spreads them evenly.
+
+    Raises:
+        ValueError: if there is no document at a place.
     """
     ids = [tokenizer(text)["input_ids"] for text in cut_documents(texts, characters)["text"]]
     long = [document[:tokens] for document in ids if len(document) >= tokens]
-    return long[:: max(len(long) // number, 1)][:number]
+    if places is None:
+        return long[:: max(len(long) // number, 1)][:number]
+    if not all(0 <= place < len(long) for place in places):
+        raise ValueError(f"places must be below {len(long)}, the documents of {tokens} tokens; got {places}.")
+    return [long[place] for place in places]
 
 
 def _cut(text: str, characters: int) -> list[str]:

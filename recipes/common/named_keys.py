@@ -20,6 +20,8 @@ from hf_memoria import MemoriaCache
 
 from .arms import Run
 from .half_life import FIRST, KEYS, NAMES
+from .held import bytes_held
+from .statistics import wilson
 
 HEAD = "<|im_start|>user\nThere are pass keys hidden in the text. Remember them.\n"
 FACT = "\n\nThe pass key of {name} is {name}{key}. Remember it. {name}{key} is the pass key of {name}.\n\n"
@@ -124,18 +126,22 @@ def answers(model: PreTrainedModel, read: Any, told: KeysInText) -> list[bool]:
 
 
 def ask_length(model: PreTrainedModel, keys: NamedKeys, length: int, window: int | None) -> Run:
-    """Return the answers for texts of a length, by text, and the processor seconds that reading and asking took."""
-    right, reading, started = [], 0.0, time.process_time()
+    """Return the answers for texts of a length, by text, processor seconds, and the bytes that a text leaves."""
+    right, reading, held, started = [], 0.0, 0, time.process_time()
     for told in tqdm(keys.of_length(length), desc=f"{length} tokens", unit="text"):
         begun = time.process_time()
         cache = read(model, told.ids, window)
         reading += time.process_time() - begun
+        held = max(held, bytes_held(cache))
         right.append(answers(model, cache, told))
-    return {"right": right, "reading": round(reading, 1), "seconds": round(time.process_time() - started, 1)}
+    seconds = {"reading": round(reading, 1), "seconds": round(time.process_time() - started, 1)}
+    return {"right": right, **seconds, "bytes": held}
 
 
 def shares(runs: Mapping[str, list[Mapping[str, Run]]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Return, by arm and length, the share of keys that are given, its binomial standard error, and seconds.
+    """Return, by arm and length, the share of keys that are given, Wilson's interval, and what it cost.
+
+    The interval takes keys of a text as independent, which they are not quite.
 
     Args:
         runs: for each arm the runs of its seeds, each what `ask_length` found by length.
@@ -145,10 +151,10 @@ def shares(runs: Mapping[str, list[Mapping[str, Run]]]) -> dict[str, dict[str, d
         found[arm] = {}
         for length in done[0]:
             right = [key for run in done for text in run[length]["right"] for key in text]
-            share = sum(right) / len(right)
-            error = (share * (1 - share) / len(right)) ** 0.5
-            seconds = sum(run[length]["seconds"] for run in done)
-            found[arm][str(length)] = {"share": share, "error": error, "keys": len(right), "seconds": seconds}
+            low, high = wilson(sum(right), len(right))
+            seconds, held = sum(run[length]["seconds"] for run in done), max(run[length]["bytes"] for run in done)
+            share = {"share": sum(right) / len(right), "low": low, "high": high, "keys": len(right)}
+            found[arm][str(length)] = {**share, "seconds": seconds, "bytes": held}
     return found
 
 
@@ -156,5 +162,6 @@ def print_shares(labels: Mapping[str, str], found: Mapping[str, Mapping[str, Map
     """Print the share of each arm and length."""
     for arm, by_length in found.items():
         for length, one in by_length.items():
-            share = f"{one['share']:.2f} ± {one['error']:.2f} of {one['keys']} keys"
-            print(f"  {labels[arm]:60} {length:>6} tokens  {share}  {one['seconds']:.0f} s")
+            share = f"{one['share']:.2f} ({one['low']:.2f} to {one['high']:.2f}) of {one['keys']} keys"
+            cost = f"{one['seconds']:.0f} s, {one['bytes'] / 1e6:.0f} MB"
+            print(f"  {labels[arm]:60} {length:>6} tokens  {share}  {cost}")

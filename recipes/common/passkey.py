@@ -3,6 +3,13 @@
 import random
 from typing import Any
 
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from .arms import Run
+from .held import bytes_held
+
 HEAD = "<|im_start|>user\nThere is a pass key hidden in the text. Remember it.\n"
 FACT = "\n\nThe pass key is {key}. Remember it. {key} is the pass key.\n\n"
 TAIL = "\n\nWhat is the pass key?<|im_end|>\n<|im_start|>assistant\nThe pass key is"
@@ -46,3 +53,24 @@ class PassKeys:
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
+
+
+@torch.no_grad()
+def ask_length(model: PreTrainedModel, keys: PassKeys, length: int, window: int | None, description: str) -> Run:
+    """Return which keys are told back, `right`, and the bytes that are held after the last answer.
+
+    Args:
+        model: with a memory or without.
+        keys: what is asked.
+        length: ids of a prompt.
+        window: the last ids of it that are read; None for all of them.
+        description: of the progress.
+    """
+    right, held = [], 0
+    for prompt, key in tqdm(keys.prompts(length), desc=f"{description}, {length}", unit="key"):
+        ids = torch.tensor([prompt[-(window or 0) :]])
+        given = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0, "return_dict_in_generate": True}
+        generated: Any = model.generate(ids, **given)
+        right.append(keys.is_right(generated.sequences[0, ids.shape[1] :].tolist(), key))
+        held = bytes_held(generated.past_key_values)
+    return {"right": right, "bytes": held}

@@ -8,7 +8,9 @@ import pytest
 import torch
 import without_training
 from common.half_life import NAMES
+from common.held import bytes_held, kv_bytes
 from common.named_keys import HEAD, NamedKeys, answers, ask_length, read, shares
+from common.statistics import wilson
 from without_training import ARMS, CONFIGS
 
 from hf_memoria import EpisodicMemoryConfig, MemoriaCache, wrap
@@ -90,10 +92,26 @@ def test_a_run_says_what_was_asked_and_what_it_cost(with_memory, keys):
     assert 0 <= found["reading"] <= found["seconds"]
 
 
-def test_shares_have_the_binomial_error():
-    run = {"300": {"right": [[True, True], [True, False]], "seconds": 2.0}}
+def test_bytes_are_those_of_the_store_or_of_keys_and_values(llama, with_memory, keys):
+    lengths, memory, after = [len(told.ids) for told in keys.of_length(400)], None, []
+    for _ in range(2):
+        memory = with_memory(input_ids=torch.ones(1, 64, dtype=torch.long), memory=memory).memory
+        after.append(bytes_held(memory))
+    segments = max((length - 1) // 64 for length in lengths)
+    assert ask_length(with_memory, keys, 400, None)["bytes"] == after[0] + (segments - 1) * (after[1] - after[0])
+    assert ask_length(llama, keys, 400, None)["bytes"] == kv_bytes(llama, max(lengths))
+
+
+def test_shares_have_an_interval_that_is_never_empty():
+    run = {"300": {"right": [[True, True], [True, False]], "seconds": 2.0, "bytes": 10}}
     found = shares({"memory": [run, run]})["memory"]["300"]
-    assert found == {"share": 0.75, "error": pytest.approx((0.75 * 0.25 / 8) ** 0.5), "keys": 8, "seconds": 4.0}
+    low, high = wilson(6, 8)
+    assert found == {"share": 0.75, "low": low, "high": high, "keys": 8, "seconds": 4.0, "bytes": 10}
+    # Newcombe 1998, Statistics in Medicine 17, table I, method 3.
+    for (right, of), expected in {(81, 263): (0.2553, 0.3662), (15, 148): (0.0624, 0.1605)}.items():
+        assert wilson(right, of) == pytest.approx(expected, abs=1e-4)
+    assert wilson(0, 20) == pytest.approx((0, 0.1611), abs=1e-4)
+    assert wilson(1, 29) == pytest.approx((0.0061, 0.1718), abs=1e-4)
 
 
 def test_the_recipe_asks_every_arm_that_knows_so_many_positions(run_here, llama, tokenizer, words, tmp_path):
@@ -129,10 +147,20 @@ def test_the_page_has_every_share_that_was_measured():
             found.setdefault(arm, {}).update(by_length)
     for arm, by_length in found.items():
         cells = [by_length.get(length) for length in lengths]
-        share = [f"{one['share']:.2f} ± {one['error']:.2f}" if one else "" for one in cells]
+        share = [f"{one['share']:.2f} ({one['low']:.2f}, {one['high']:.2f})" if one else "" for one in cells]
         cost = [f"{one['seconds']:,.0f}" if one else "" for one in cells]
-        for row in (share, cost):
+        held = [f"{one['bytes'] / 1e6:,.0f}" if one else "" for one in cells]
+        for row in (share, cost, held):
             assert re.sub(" +", " ", f"| {ARMS[arm].label} | {' | '.join(row)} |") in page
+
+
+def test_the_page_has_the_command_of_every_length():
+    commands = PAGE.read_text(encoding="utf-8").partition("## Several pass keys")[2].split("```")[1]
+    for results in PUBLISHED:
+        given = results["arguments"]
+        named = [f"--lengths {' '.join(map(str, given['lengths']))}"]
+        named += [f"--texts {given['texts']} --seeds {','.join(given['seeds'])}"] if given["seeds"] != ["0"] else []
+        assert " ".join(named) in commands
 
 
 @pytest.mark.parametrize("results", PUBLISHED, ids=["to 8192", "16384", "32768"])
@@ -146,15 +174,20 @@ def test_shares_that_were_published_are_those_of_their_runs(results):
 
 def test_the_page_has_the_figures_of_one_key():
     results = json.loads((RESULTS / "passkey.json").read_text(encoding="utf-8"))
-    keys, expected = results["arguments"]["keys"], []
+    keys, expected, held = results["arguments"]["keys"], [], []
     for arm in ("recent", "memory", "full"):
         (run,) = results["runs"][arm]
         found = [run[f"length_{length}"] for length in results["arguments"]["lengths"]]
-        cells = [f"{share:.2f} ± {(share * (1 - share) / keys) ** 0.5:.2f}" for share in found]
+        cells = []
+        for share in found:
+            low, high = wilson(round(share * keys), keys)
+            cells.append(f"{share:.2f} ({low:.2f}, {high:.2f})")
         expected.append(f"{' | '.join(cells)} | {run['seconds']:,.0f} |")
+        held.append(f"{' | '.join(f'{value / 1e6:,.0f}' for value in run['bytes'].values())} |")
     part = PAGE.read_text(encoding="utf-8").partition("## A pass key")[2].partition("## Several")[0]
-    rows = [line for line in part.splitlines() if line.startswith("|") and "±" in line]
-    assert [row.split(" | ", maxsplit=1)[1] for row in rows] == expected
+    rows = [line.split(" | ", maxsplit=1)[1] for line in part.splitlines() if line.startswith("| ")]
+    assert rows[1:4] == expected
+    assert rows[5:8] == held
 
 
 @pytest.mark.parametrize("kept", [772, 516])
