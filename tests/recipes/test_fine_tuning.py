@@ -187,3 +187,17 @@ def test_the_page_has_every_forgetting_curve(name, scores):
             curve = forgetting_curve([run["asked"]], of)
             assert list(results[of]["curves"][name].values()) == pytest.approx(list(curve.values()))
             assert results[of]["half_life"][name] == pytest.approx(half_life(curve))
+
+
+def test_the_page_says_how_far_half_lives_of_a_trained_model_are_from_those_before():
+    before, after = published("forgetting"), published("forgetting_tuned")
+    moved = {
+        of: {name: life - before[of]["half_life"][name] for name, life in after[of]["half_life"].items()}
+        for of in SCORES
+    }
+    assert max(map(abs, moved["over_guessing"].values())) < 0.3
+    gains = sorted(-change for change in moved["gain"].values())
+    text = " ".join(page())
+    assert f"shorter, by {gains[0]:.1f} to {gains[-2]:.1f} and of a random choice by {gains[-1]:.1f}" in text
+    lives = [f"{results['right']['half_life']['lifespan']:.1f}" for results in (before, after)]
+    assert f"lifespans go from {lives[0]} to {lives[1]}" in text
