@@ -30,11 +30,16 @@ def bytes_held(value: Any) -> int:
 def kv_bytes(model: Any, positions: int) -> int:
     """Return the bytes of the keys and values of so many positions, as a KV cache of the model would hold them.
 
+    A layer with a sliding window holds those that the next position sees.
+
     Args:
         model: with or without a memory; all its blocks have keys and values of one size.
         positions: of one row.
     """
-    return positions * model.config.num_hidden_layers * _kept_by_a_block(model) * model.dtype.itemsize
+    window, kinds = getattr(model.config, "sliding_window", None), getattr(model.config, "layer_types", None)
+    kinds = kinds or ["sliding_attention"] * model.config.num_hidden_layers
+    held = [min(positions, window - 1) if window and "sliding" in kind else positions for kind in kinds]
+    return sum(held) * _kept_by_a_block(model) * model.dtype.itemsize
 
 
 def positions_of_equal_bytes(model: Any, stored: int) -> int:

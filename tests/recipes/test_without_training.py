@@ -12,6 +12,7 @@ from common.evaluation import score_windows
 from common.held import bytes_held, kv_bytes, positions_of_equal_bytes
 from common.passkey import PassKeys, ask_length
 from datasets import Dataset
+from tiny_stock import tiny_stock
 from transformers import DynamicCache
 from without_training import ARMS, CONFIGS, Arguments, read_with_cache
 
@@ -55,6 +56,19 @@ def test_bytes_are_counted_and_a_cache_of_equal_bytes_is_not_larger_than_a_store
     fitting = kv_bytes(llama, positions_of_equal_bytes(model, 64))
     assert fitting == memory.hidden.nbytes < bytes_held(memory)  # a store has ids and places, too
     assert bytes_held(None) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [("MistralForCausalLM", {}), ("Gemma3ForCausalLM", {"layer_types": ["sliding_attention", "full_attention"]})],
+)
+def test_layers_with_a_window_hold_no_more_than_it(name, layers):
+    model = tiny_stock(name, sliding_window=8, head_dim=8, **layers)
+    cache = DynamicCache(config=model.config)
+    with torch.no_grad():
+        model(input_ids=torch.ones(1, 20, dtype=torch.long), past_key_values=cache, use_cache=True)
+    assert bytes_held(cache) == kv_bytes(model, 20)
+    assert kv_bytes(model, 5) == 5 * 2 * 2 * 2 * 8 * 4
 
 
 @pytest.mark.parametrize("name", ["memory", "full"])
