@@ -10,11 +10,11 @@ from typing import Any
 from hf_memoria.attentions.interface import (
     implementation_of,
     install_attention,
-    refuse_backbone,
     register_attention,
 )
 from hf_memoria.attentions.kinds import ATTENTION_KINDS, attention_config_from
 from hf_memoria.attentions.settings import AttentionSettings
+from hf_memoria.backbones import check_attends_by_interface
 from hf_memoria.backbones.blocks import check_layers_exist
 from hf_memoria.backbones.ownership import ATTENTION, record_added
 
@@ -81,14 +81,15 @@ class AttendsByChoice:
     """
 
     config: Any
-    _supports_attention_backend: bool
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         if config.attention is not None:
-            if not self._supports_attention_backend:
-                refuse_backbone(type(self))
             check_attention_fits(config, config.attention)
-        super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
+        try:
+            super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
+        except KeyError as error:
+            refuse_unknown(type(self), config.attention, error)
+            raise
         attention = self.config.attention
         # Some heads build their base model by AutoModel, which knows our config: that one attends by choice already.
         inner = self.base_model is not self and isinstance(self.base_model, AttendsByChoice)  # type: ignore[attr-defined]
@@ -97,6 +98,7 @@ class AttendsByChoice:
         self._attention_built = copy.deepcopy(attention)
 
     def _install(self: Any, attention: AttentionSettings) -> None:
+        check_attends_by_interface(self, "attention", "None", attention.layers, "attention.layers")
         make_unit = partial(attention.make_unit, self.config)
         install = partial(install_attention, self.base_model, self.config.backbone_spec, make_unit, attention.layers)
         record_added(self.base_model, ATTENTION, install)
@@ -120,6 +122,19 @@ class AttendsByChoice:
         if self.config.attention is not None and asked is not None:
             attn_implementation = implementation_of(self.config.attention.kind)
         super().set_attn_implementation(attn_implementation, *args, **kwargs)  # type: ignore[misc]
+
+
+def refuse_unknown(model: type, attention: AttentionSettings | None, error: KeyError) -> None:
+    """Refuse a backbone that has a table of attentions of its own (Data2Vec), in which another one is not found.
+
+    Raises:
+        ValueError: if that is what the error says.
+    """
+    if attention is not None and error.args == (implementation_of(attention.kind),):
+        raise ValueError(
+            f"attention must be None for {model.__name__}, whose attention is one of a table of its own and does not "
+            "go through Transformers' AttentionInterface."
+        ) from error
 
 
 def check_implementation(asked: str | None, attention: AttentionSettings | None) -> None:

@@ -8,8 +8,7 @@ be registered: without the mask's entry Transformers makes none, and a causal mo
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from hf_memoria.attentions.lwpf.naive import lwpf_attention_naive
-from hf_memoria.backbones import BackboneSpec, blocks_of, current_call
+from hf_memoria.backbones import BackboneSpec, attention_modules, blocks_of, current_call
 from hf_memoria.backbones.brought import own_name
 
 UNIT = "attention_unit"
@@ -92,35 +91,9 @@ def install_attention(
         spec: the spec of the backbone, which says where its blocks are.
         make_unit: the function that makes an `AttentionUnit`.
         layers: blocks that get one, counted from 0; None is all of them.
-
-    Raises:
-        ValueError: if the attention of a block does not go through AttentionInterface.
     """
     blocks = blocks_of(base_model, spec)
     with_attention = range(len(blocks)) if spec.reads is None else spec.reads
     for index in with_attention if layers is None else layers:
-        found = list(attention_modules(blocks[index]))
-        if not found:
-            refuse_backbone(type(base_model))
-        for module in found:
+        for module in attention_modules(blocks[index]):
             setattr(module, UNIT, make_unit())
-
-
-def attention_modules(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield the modules of a model, or of a block, that call the AttentionInterface."""
-    for module in model.modules():
-        code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
-        if code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names:
-            yield module
-
-
-def refuse_backbone(model: type) -> None:
-    """Say that a backbone cannot have another attention.
-
-    Raises:
-        ValueError: always.
-    """
-    raise ValueError(
-        f"attention must be None for {model.__name__}, whose attention does not go through Transformers' "
-        "AttentionInterface."
-    )

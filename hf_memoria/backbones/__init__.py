@@ -1,5 +1,12 @@
 """Where things are in a backbone, and what hooks on it know of the forward that is under way."""
 
+from hf_memoria.backbones.attending import (
+    attention_modules,
+    blocks_by_interface,
+    can_gate_tokens,
+    check_attends_by_interface,
+    leaves_positions,
+)
 from hf_memoria.backbones.blocks import (
     attention_heads,
     blocks_of,
@@ -25,9 +32,13 @@ __all__ = [
     "Call",
     "HookHolder",
     "attention_heads",
+    "attention_modules",
+    "blocks_by_interface",
     "blocks_of",
     "cached_length",
     "call_of",
+    "can_gate_tokens",
+    "check_attends_by_interface",
     "check_layers_exist",
     "cross_attention_heads",
     "current_call",
@@ -35,6 +46,7 @@ __all__ = [
     "inner_width",
     "joins_of",
     "leave_undecayed",
+    "leaves_positions",
     "norm_of",
     "num_blocks",
     "reading_blocks",

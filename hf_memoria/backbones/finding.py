@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from hf_memoria.backbones.around import Around
+from hf_memoria.backbones.attending import can_gate_tokens
 from hf_memoria.backbones.spec import BackboneSpec
 from hf_memoria.backbones.stages import blocks_in_shape, heads_of, last_stage
 from hf_memoria.backbones.tree import NotFoundError, attention_paths, find_blocks
@@ -92,12 +93,13 @@ def _with_rest(spec: BackboneSpec, model: Any, base: Any, inputs: Mapping[str, A
         reads = tuple(index for index in reads if index in fitting)
     causal = _is_causal(base, inputs)
     pads_first = any(hasattr(module, "create_position_ids_from_input_ids") for module in base.modules())
+    spec = replace(spec, reads=None if len(reads) == len(blocks) else reads)
     sizes = _sizes(model, base, spec, inputs, blocks[reads[-1]]) if "pixel_values" in inputs else {}
     return replace(
         spec,
         **sizes,
         causal=causal,
-        reads=None if len(reads) == len(blocks) else reads,
+        gates_tokens=can_gate_tokens(base, spec, causal),
         num_blocks=None if len(blocks) == getattr(config, "num_hidden_layers", None) else len(blocks),
         attention_dropout=_named(config, ATTENTION_DROPOUT, float),
         output_dropout=None if spec.post_norm is None else _named(config, OUTPUT_DROPOUT, float),

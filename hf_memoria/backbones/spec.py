@@ -44,6 +44,8 @@ class BackboneSpec:
             found at the block itself where no norm reads it.
         width: width of the stream, where the config's `hidden_size` does not say it; of stages, the last one's.
         num_heads: heads of the attention, where the config's `num_attention_heads` is no number.
+        gates_tokens: whether memory tokens can be put behind a gate: the self-attention of the blocks goes through
+            Transformers' AttentionInterface, and tokens before the text leave its positions.
         final: path from the base model to the module whose output counts as the final hidden states, where the base
             model returns something else than rows, positions and the stream's width.
 
@@ -71,6 +73,7 @@ class BackboneSpec:
     in_windows: bool = False
     width: int | None = None
     num_heads: int | None = None
+    gates_tokens: bool = True
     final: str | None = None
 
     def __post_init__(self) -> None:

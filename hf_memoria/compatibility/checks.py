@@ -36,7 +36,7 @@ def check_loaded_mark() -> None:
 
 
 def check_attention_modules() -> None:
-    from hf_memoria.attentions.interface import attention_modules
+    from hf_memoria.backbones.attending import attention_modules
     from hf_memoria.models.families import MEMORIA_CLASSES
 
     for stock in {cls for cls in MEMORIA_CLASSES if cls.base_model_prefix in cls.__name__.lower()}:

@@ -20,7 +20,7 @@ INTERFACES: tuple[Interface, ...] = (
         ("attentions.choice",),
         checks.check_implementation_of_config,
     ),
-    Interface("transformers.AttentionInterface", ("attentions.interface",), checks.check_attention_modules),
+    Interface("transformers.AttentionInterface", ("backbones.attending",), checks.check_attention_modules),
     exists("transformers.masking_utils.AttentionMaskInterface.register", "attentions.interface"),
     exists("transformers.masking_utils.sdpa_mask", "attentions.interface"),
     exists("transformers.masking_utils.eager_mask", "analysis.capture"),
@@ -45,7 +45,6 @@ INTERFACES: tuple[Interface, ...] = (
         "attentions.interface",
         parameters=("module", "query", "key", "value", "attention_mask", "dropout", "scaling", "is_causal"),
     ),
-    exists("transformers.PreTrainedModel._supports_attention_backend", "attentions.choice"),
     Interface("transformers.models.*.blocks", ("backbones.spec", "memories.engram.install"), checks.check_blocks),
     Interface("transformers.GradientCheckpointingLayer", ("memories.engram.system",), checks.check_checkpointing),
     exists(

@@ -27,8 +27,10 @@ def copied_as(cls: Any, model: PreTrainedModel, chosen: Mapping[str, Any]) -> Pr
     Raises:
         ValueError: if weights are not those of the class.
     """
-    chosen = {**chosen, "memory": close_for_copy(cls, model, chosen)}
-    config = cls.config_class(**cls.config_class.adopt(without_gguf(model.config.to_dict())) | chosen)
+    plain = cls.config_class.adopt(without_gguf(model.config.to_dict()))
+    alone = cls.config_class(**plain | {**chosen, "memory": None, "attention": None})
+    chosen = {**chosen, "memory": close_for_copy(alone, model, chosen)}
+    config = cls.config_class(**plain | chosen)
     config.base_checkpoint = getattr(model.config, "base_checkpoint", None)
     implementation = model.config._attn_implementation
     if chosen["attention"] is None and implementation not in {*ATTENTION_KINDS, *OWN_IMPLEMENTATIONS}:

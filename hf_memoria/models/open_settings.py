@@ -6,11 +6,16 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from hf_memoria.backbones import SPECS, can_gate_tokens
+from hf_memoria.backbones.blocks import base_of
 from hf_memoria.memories.shared.settings import MemorySettings
-from hf_memoria.models.config import memory_config_from
+from hf_memoria.models.config import MemoriaConfigMixin, memory_config_from
 
 OF_LOADING = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder", "trust_remote_code")
 """Arguments of `from_pretrained` that say where a checkpoint lies."""
+
+ENTRY = "backbone_entry"
+"""Where a config of a family that nobody declared keeps its entry."""
 
 
 def close_for_loading(cls: Any, name: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -28,7 +33,9 @@ def close_for_loading(cls: Any, name: Any, kwargs: dict[str, Any]) -> dict[str, 
     where = {key: kwargs[key] for key in OF_LOADING if key in kwargs}
     found = cls.config_class.get_config_dict(name, **where)[0]
     attention = kwargs.get("attention", getattr(config, "attention", None) or found.get("attention"))
-    closed = asked.for_weights(memory_config_from(found.get("memory")), _is_replaceable(cls, attention))
+    entry = kwargs.get(ENTRY) or getattr(config, ENTRY, None) or found.get(ENTRY)
+    replaceable = attention is None and _says_so(cls.config_class, entry)
+    closed = asked.for_weights(memory_config_from(found.get("memory")), replaceable)
     if "memory" in kwargs:
         return kwargs | {"memory": closed}
     config = copy.deepcopy(config)
@@ -36,23 +43,29 @@ def close_for_loading(cls: Any, name: Any, kwargs: dict[str, Any]) -> dict[str, 
     return kwargs | {"config": config}
 
 
-def close_for_copy(cls: Any, model: Any, chosen: Mapping[str, Any]) -> MemorySettings | None:
+def _says_so(config_class: Any, entry: Mapping[str, Any] | None) -> bool:
+    """Whether an entry says that memory tokens can be put behind a gate."""
+    if entry is not None:
+        return bool(entry.get("gates_tokens", True))
+    declared = SPECS.get(config_class.backbone_type)
+    return declared is None or declared.gates_tokens
+
+
+def close_for_copy(config: Any, model: Any, chosen: Mapping[str, Any]) -> MemorySettings | None:
     """Return the settings of a memory, with nothing left open, that is put on the weights of a model.
 
     Args:
-        cls: class with memory that the model is copied to.
+        config: the config of the copy, without a memory.
         model: the model.
         chosen: settings of `memory` and `attention`, or None.
     """
     asked = memory_config_from(chosen["memory"])
     if asked is None or not is_open(asked):
         return asked
-    return asked.for_weights(getattr(model.config, "memory", None), _is_replaceable(cls, chosen["attention"]))
-
-
-def _is_replaceable(cls: Any, attention: Any) -> bool:
-    """Whether a memory may put an attention of its own into a class's blocks."""
-    return attention is None and bool(cls._supports_attention_backend)
+    theirs, spec = getattr(model.config, "memory", None), config.backbone_spec
+    base = model.base_model if isinstance(model.config, MemoriaConfigMixin) else base_of(model, spec)
+    replaceable = chosen["attention"] is None and can_gate_tokens(base, spec, spec.is_causal(config))
+    return asked.for_weights(theirs, replaceable)
 
 
 def close_for_new_weights(config: Any) -> None:

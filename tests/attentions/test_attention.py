@@ -10,8 +10,9 @@ from transformers import BertConfig, GPT2Config, LlamaConfig, RobertaConfig, ViT
 from versions import needs_new_dynamo
 
 from hf_memoria import LwpfAttentionConfig, wrap
-from hf_memoria.attentions.interface import UNIT, attention_modules
+from hf_memoria.attentions.interface import UNIT
 from hf_memoria.attentions.unit import AttentionUnit
+from hf_memoria.backbones.attending import attention_modules
 from hf_memoria.backbones.spec import SPECS
 
 pytestmark = pytest.mark.slow

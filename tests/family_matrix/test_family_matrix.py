@@ -25,7 +25,7 @@ FEW = {
     ("decoders", "gpt_neox"): ("engram",),
     ("decoders", "gptj"): ("engram",),
     ("decoders", "opt"): ("episodic",),
-    ("decoders", "stablelm"): ("token",),
+    ("decoders", "stablelm"): ("token", "LwPF", "SDM"),
     ("decoders", "bart"): ("engram",),
     ("decoders", "glm_moe_dsa"): ("engram",),
     ("decoders", "qwen3_next"): ("episodic",),

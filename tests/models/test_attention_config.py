@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from tiny_stock import tiny_stock
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2LMHeadModel
 
 import hf_memoria
@@ -212,13 +213,34 @@ def test_without_it_the_backbone_chooses_as_ever(plain, tmp_path):
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_backbones_without_the_interface_are_refused_by_name(plain_config):
+def test_backbones_without_the_interface_are_refused_by_name():
+    with pytest.raises(ValueError, match="attention must be None for MemoriaBloomForCausalLM, whose attention"):
+        wrap(tiny_stock("BloomForCausalLM"), attention=LwpfAttentionConfig())
+
+
+def test_the_modules_say_who_has_the_interface_and_not_the_flag_of_the_class(plain_config):
     class Old(MemoriaGPT2Model):
         _supports_attention_backend = False
 
     config = MemoriaGPT2Config(**plain_config().to_diff_dict() | {"attention": LwpfAttentionConfig()})
-    with pytest.raises(ValueError, match="attention must be None for Old, whose attention does not go through"):
-        Old(config)
+    assert all(hasattr(block.attn, UNIT) for block in Old(config).h)
+    stablelm = tiny_stock("StableLmForCausalLM")
+    assert not stablelm._supports_attention_backend
+    other, ids = wrap(stablelm, attention=LwpfAttentionConfig()), torch.arange(1, 9)[None]
+    assert not torch.allclose(other(ids).logits, stablelm(ids).logits, atol=1e-3)
+
+
+def test_a_table_of_attentions_of_its_own_is_no_interface():
+    stock = tiny_stock("Data2VecVisionForImageClassification", image_size=16, patch_size=4)
+    with pytest.raises(ValueError, match="whose attention is one of a table of its own"):
+        wrap(stock, attention=LwpfAttentionConfig())
+
+
+def test_blocks_that_have_the_interface_are_named():
+    stock = tiny_stock("MiniMaxForCausalLM", layer_types=["linear_attention", "full_attention"], head_dim=8)
+    with pytest.raises(ValueError, match=r"attention.layers must name blocks whose attention goes.*which are \[1\]"):
+        wrap(stock, attention=LwpfAttentionConfig())
+    assert wrap(stock, attention=LwpfAttentionConfig(layers=[1]))(torch.arange(1, 9)[None]).logits.isfinite().all()
 
 
 def test_together_with_a_memory(plain, memory_settings, segments, read, tmp_path):

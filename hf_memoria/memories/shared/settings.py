@@ -27,8 +27,8 @@ class MemorySettings:
 
         Args:
             theirs: settings of the memory that the weights were trained with, or None.
-            replaceable: whether the backbone's attention is one of Transformers' AttentionInterface, and no other one
-                was chosen.
+            replaceable: whether memory tokens can be put behind a gate: the backbone's attention goes through
+                Transformers' AttentionInterface, no other one was chosen, and tokens leave the text's positions.
         """
         return self
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from hf_memoria.backbones import current_call
+from hf_memoria.backbones import check_attends_by_interface, current_call, leaves_positions
 from hf_memoria.memories.shared.masks import open_empty_rows
 from hf_memoria.memories.shared.own_attention import (
     attended,
@@ -180,10 +180,11 @@ def gate_attention(model: Any, layers: list[int]) -> None:
     Raises:
         ValueError: if the backbone's attention cannot be replaced, or another one was chosen.
     """
-    if not model.base_model._supports_attention_backend:
+    check_attends_by_interface(model, "gate", "None", layers)
+    if not leaves_positions(model.base_model, model.config.backbone_spec.is_causal(model.config)):
         raise ValueError(
-            f"gate must be None for {type(model).__name__}, whose attention does not go through Transformers' "
-            "AttentionInterface."
+            f"gate must be None for {type(model).__name__}, whose forward takes no position_ids: memory tokens before "
+            "the text move its positions, behind a closed gate as well."
         )
     check_can_gate(model.config)
     eager = model.config._attn_implementation == "eager"

@@ -7,7 +7,7 @@ from tiny_stock import tiny_stock
 from transformers import AutoModelForCausalLM
 from versions import needs_new_dynamo
 
-from hf_memoria import LwpfAttentionConfig, TokenMemoryConfig, wrap
+from hf_memoria import LwpfAttentionConfig, MemoriaAutoModelForCausalLM, TokenMemoryConfig, wrap
 
 pytestmark = pytest.mark.slow
 
@@ -122,10 +122,45 @@ def test_what_a_gate_cannot_be_put_into_is_refused():
         wrap(tiny_stock("BloomForCausalLM"), memory=small_tokens(gate="tanh"))
 
 
-def test_left_open_it_is_told_that_tokens_disturb_where_no_gate_can_be():
+def without_gate(head):
+    """What a gate cannot be put into: no interface to attention, or positions that tokens before the text move."""
+    pegasus = {"d_model": 32, "decoder_ffn_dim": 40, "decoder_attention_heads": 4, "decoder_layers": 2}
+    return tiny_stock(head, **(pegasus if head == "PegasusForCausalLM" else {"rotary_dim": 4}))
+
+
+@pytest.mark.parametrize("head", ["GPTJForCausalLM", "PegasusForCausalLM"])
+def test_left_open_it_is_told_that_tokens_disturb_where_no_gate_can_be(head, tmp_path):
+    stock = without_gate(head)
     with pytest.warns(UserWarning, match="memory tokens disturb weights that were trained without them"):
-        model = wrap(tiny_stock("StableLmForCausalLM"), memory=small_tokens(gate="auto"))
+        model = wrap(stock, memory=small_tokens(gate="auto"))
     assert model.config.memory.gate is None
+    stock.save_pretrained(tmp_path / "stock")
+    with pytest.warns(UserWarning, match="memory tokens disturb weights that were trained without them"):
+        loaded = MemoriaAutoModelForCausalLM.from_pretrained(tmp_path / "stock", memory=small_tokens(gate="auto"))
+    assert loaded.config.memory.gate is None
+    wrap(stock, memory=None).save_pretrained(tmp_path / "entry")
+    with pytest.warns(UserWarning, match="memory tokens disturb weights that were trained without them"):
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "entry", memory=small_tokens(gate="auto"))
+    assert loaded.config.memory.gate is None
+
+
+def test_a_gate_needs_positions_that_stay():
+    with pytest.raises(ValueError, match=r"gate must be None for .*, whose forward takes no position_ids"):
+        wrap(without_gate("PegasusForCausalLM"), memory=small_tokens(gate="tanh"))
+
+
+@pytest.mark.parametrize("head", ["StableLmForCausalLM", "BioGptForCausalLM", "WhisperForCausalLM"])
+def test_the_modules_say_that_a_gate_fits_and_not_the_flag_of_the_class(head):
+    whisper = {"d_model": 32, "decoder_ffn_dim": 40, "decoder_attention_heads": 4, "max_target_positions": 32}
+    stock = tiny_stock(head, **(whisper if head == "WhisperForCausalLM" else {}))
+    assert not stock._supports_attention_backend
+    model = wrap(stock, memory=small_tokens(gate="auto"))
+    assert model.config.memory.gate == "tanh"
+    segments = [{"input_ids": torch.randint(4, 60, (2, 9))} for _ in range(2)]
+    for inputs, output in zip(segments, read_all(model, segments), strict=True):
+        torch.testing.assert_close(output.logits, stock(**inputs).logits, atol=1e-5, rtol=1e-5)
+    torch.nn.init.ones_(model.base_model.token_memory.gates.gate)
+    assert not torch.allclose(read_all(model, segments)[1].logits, stock(**segments[1]).logits, atol=1e-3)
 
 
 def test_left_open_beside_another_attention_there_is_none():
