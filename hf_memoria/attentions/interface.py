@@ -19,6 +19,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from hf_memoria.attentions.lwpf.naive import lwpf_attention_naive
 from hf_memoria.backbones import BackboneSpec, attention_modules, blocks_of, current_call
 from hf_memoria.backbones.brought import own_name
+from hf_memoria.backbones.tree import NotTakenError
 
 UNIT = "attention_unit"
 """Name of the unit on an attention module."""
@@ -55,7 +56,7 @@ def attend(
         the result `[B, Q, H, d]`, and the weights `[B, H, Q, K]` if the forward asks for attentions.
 
     Raises:
-        ValueError: if the backbone wants something that a unit does not do.
+        NotTakenError: if the backbone wants something that a unit does not do.
     """
     unit, call = getattr(module, UNIT, None), current_call()
     with_weights = call is not None and call.with_attentions
@@ -65,7 +66,7 @@ def attend(
         )
     wanted = [name for name in NOT_DONE if kwargs.get(name) is not None]
     if wanted:
-        raise ValueError(f"attention must be None for {type(module).__name__}, which attends with {wanted}.")
+        raise NotTakenError(f"attention must be None for {type(module).__name__}, which attends with {wanted}.")
     queries = query.shape[2]
     if is_causal is None:
         is_causal = getattr(module, "is_causal", True)

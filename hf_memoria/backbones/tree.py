@@ -22,6 +22,10 @@ class NotFoundError(ValueError):
     """It is not found out where a memory could be read in a model; the message says what was tried."""
 
 
+class NotTakenError(ValueError):
+    """A setting asks for what a backbone's attention does not do; the message names the setting."""
+
+
 def find_blocks(base_model: Any) -> tuple[str, nn.ModuleList]:
     """Return the path and the list of a base model's blocks.
 

@@ -37,9 +37,12 @@ def check_loaded_mark() -> None:
 
 def check_attention_modules() -> None:
     from hf_memoria.backbones.attending import attention_modules
+    from hf_memoria.backbones.spec import SPECS
     from hf_memoria.models.families import MEMORIA_CLASSES
 
-    for stock in {cls for cls in MEMORIA_CLASSES if cls.base_model_prefix in cls.__name__.lower()}:
+    for stock, ours in MEMORIA_CLASSES.items():
+        if ours.config_class.backbone_type not in SPECS or stock.base_model_prefix not in stock.__name__.lower():
+            continue  # of a family that was found, the modules were asked
         source = sys.modules[stock.__module__]
         classes = [cls for name, cls in vars(source).items() if name.endswith("Attention") and inspect.isclass(cls)]
         there = any(list(attention_modules(_blank(cls))) for cls in classes if cls.__module__ == source.__name__)

@@ -16,18 +16,19 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
-from hf_memoria.models.config import MemoriaConfigMixin
+from hf_memoria.models.config import MemoriaConfigMixin, memory_config_from
 from hf_memoria.models.entries import spec_for
 from hf_memoria.models.families import MEMORIA_CLASSES
 from hf_memoria.models.found import ENTRY, entry_of, is_found, memoria_class_of
 from hf_memoria.models.open_settings import OF_LOADING
+from hf_memoria.models.trial import Stock, try_out
 
 
 class MemoriaAuto:
     """Base of the Auto classes: loads a plain checkpoint, or one with memory, as a model of this package.
 
     Of a family that nobody declared the plain model is loaded once before, to find out and to prove where its blocks
-    can read, and let go.
+    can read, and let go; the model with memory is tried out, as by `wrap`.
 
     Attributes:
         auto_class: the Auto class of Transformers for the same head.
@@ -58,15 +59,21 @@ class MemoriaAuto:
         if isinstance(config, MemoriaConfigMixin):
             return cls.auto_class.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         stock = cls._stock_class(config)
+        before = None
         if _is_undeclared(stock):
-            plain = {name: value for name, value in kwargs.items() if name not in ("memory", "attention")}
-            if "config" in plain:
-                plain["config"] = _part_for(stock, config)
-            kwargs[ENTRY] = entry_of(spec_for(stock.from_pretrained(pretrained_model_name_or_path, *args, **plain)))
+            given = _as_plain(stock, config, kwargs)
+            plain = stock.from_pretrained(pretrained_model_name_or_path, *args, **given)
+            kwargs[ENTRY] = entry_of(spec_for(plain))
+            memory = memory_config_from(kwargs.get("memory"))
+            before = Stock.of(plain, None if memory is None else memory.segment_length)
+            del plain  # before the other one is loaded
         ours = memoria_class_of(stock)
         if "config" in kwargs:
             kwargs["config"] = _with_choices(ours, kwargs)
-        return ours.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        loaded = ours.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        if before is not None:
+            try_out(loaded[0] if isinstance(loaded, tuple) else loaded, before)
+        return loaded
 
     @classmethod
     def from_config(cls, config: Any, **kwargs: Any) -> Any:
@@ -105,6 +112,13 @@ def _part_for(stock: Any, config: Any) -> Any:
 
 def _is_undeclared(stock: Any) -> bool:
     return stock not in MEMORIA_CLASSES or is_found(MEMORIA_CLASSES[stock])
+
+
+def _as_plain(stock: Any, config: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of loading a checkpoint as the plain model that it is."""
+    ours = ("memory", "attention", "output_loading_info")
+    plain = {name: value for name, value in kwargs.items() if name not in ours}
+    return plain | {"config": _part_for(stock, config)} if "config" in plain else plain
 
 
 def _with_choices(ours: Any, kwargs: dict[str, Any]) -> Any:

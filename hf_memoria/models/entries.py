@@ -6,20 +6,15 @@ import json
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_memoria.backbones.finding import find_spec
 from hf_memoria.backbones.spec import BackboneSpec
 from hf_memoria.backbones.tree import NotFoundError, find_blocks
-from hf_memoria.backbones.watching import at_rest
-from hf_memoria.models.probe_inputs import probe_inputs
+from hf_memoria.models.probe_inputs import FAILURES, probe_inputs
 from hf_memoria.models.proving import prove
 
 NOT_OF_STRUCTURE = ("dtype", "architectures", "transformers_version")
-
-FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, KeyError, IndexError, AssertionError)
-"""What a forward of somebody else's model may say of input that it was not made for."""
 
 _FOUND: dict[tuple[type, str], BackboneSpec] = {}
 """Entries by class of the base model and by what its config says of it."""
@@ -66,43 +61,6 @@ def _find(model: Any) -> BackboneSpec:
         raise NotFoundError(
             _told(model, f"a forward on random input fails with {type(error).__name__}: {error}")
         ) from error
-
-
-def try_out(model: Any) -> None:
-    """Run a model with memory on two segments of random input.
-
-    Args:
-        model: a model of a family that nobody declared.
-
-    Raises:
-        NotFoundError: if it fails, or gives what is not finite.
-    """
-    chosen = model.config.memory or model.config.attention
-    try:
-        with torch.no_grad(), at_rest(model):
-            output = _read_two(model, _short(probe_inputs(model), model.config))
-    except FAILURES as error:
-        kind = "none" if chosen is None else chosen.kind
-        raise NotFoundError(
-            f"memory and attention must be of kinds that {model.config.backbone_type} takes; got {kind!r}, with which "
-            f"a forward on random input fails with {type(error).__name__}: {error}"
-        ) from error
-    if not bool(output.isfinite().all()):
-        raise NotFoundError(f"a forward of {type(model).__name__} on random input gives what is not finite.")
-
-
-def _read_two(model: Any, inputs: dict[str, Any]) -> Tensor:
-    first = model(**inputs, return_dict=True)
-    state = {} if model.config.memory is None else {"memory": first.memory}
-    output: Tensor = model(**inputs, **state, return_dict=True)[0]
-    return output
-
-
-def _short(inputs: dict[str, Any], config: Any) -> dict[str, Any]:
-    """Return inputs that are no longer than a segment: what is longer is warned of."""
-    if "input_ids" not in inputs:
-        return inputs
-    return {"input_ids": inputs["input_ids"][:, : config.segment_length]}
 
 
 def _check_sizes(config: Any, spec: BackboneSpec) -> None:

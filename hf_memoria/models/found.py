@@ -56,6 +56,16 @@ class FoundBackbone(MemoriaConfigMixin):
             self.hidden_size = width
             kwargs |= {"hidden_size": width} if "hidden_size" in kwargs else {}
         super().__post_init__(**kwargs)
+        config: Any = self
+        if config.architectures is None:  # an Auto class that chooses by them looks through a list
+            config.architectures = []
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in Transformers; first the Auto class learns of classes that it does not know, if they were saved."""
+        for name in config_dict.get("architectures") or ():
+            class_named(name)
+        return super().from_dict(config_dict, **kwargs)
 
     @property
     def backbone_spec(self) -> BackboneSpec:
@@ -135,8 +145,17 @@ def family_of(config_class: Any, also: Sequence[Any] = (), module: str = registe
         if stock not in MEMORIA_CLASSES:
             made = model_with_memory(stock, _FAMILIES[config_class][0], module, **MEMBERS)
             MEMORIA_CLASSES[stock] = made
+            _make_told_apart(made)
             _keep(config_class, (*_FAMILIES[config_class], made))
     return _FAMILIES[config_class]
+
+
+def _make_told_apart(made: Any) -> None:
+    """Let an Auto class choose between its class and one that it does not know, by a config's `architectures`."""
+    auto = AUTO_CLASSES[end_of(made)]
+    there = auto._model_mapping.get(made.config_class, ())
+    known = there if isinstance(there, tuple) else (there,)
+    auto.register(made.config_class, (*known, made), exist_ok=True)
 
 
 def _keep(config_class: type, family: tuple[Any, ...]) -> None:

@@ -15,6 +15,9 @@ ROWS, POSITIONS = 2, 8
 IMAGE = 64
 """Height and width of an image where the config names none, as of models that take any."""
 
+FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, KeyError, IndexError, AssertionError)
+"""What a forward of somebody else's model may say of input that it was not made for."""
+
 
 def probe_inputs(model: Any) -> dict[str, Tensor]:
     """Return random token ids or random images, as a model's config has them.

@@ -9,10 +9,11 @@ from transformers import PreTrainedModel
 from hf_memoria.attentions.settings import AttentionSettings
 from hf_memoria.memories.shared.settings import MemorySettings
 from hf_memoria.models.copied import copied_as
-from hf_memoria.models.entries import spec_for, try_out
+from hf_memoria.models.entries import spec_for
 from hf_memoria.models.families import MEMORIA_CLASSES
 from hf_memoria.models.found import ENTRY, entry_of, is_found, memoria_class_of
 from hf_memoria.models.mixin import MemoriaMixin
+from hf_memoria.models.trial import Stock, try_out
 
 
 def wrap(
@@ -41,7 +42,7 @@ def wrap(
         chosen[ENTRY] = entry_of(spec_for(model))
     wrapped = copied_as(cls, model, chosen)
     if is_found(cls):
-        try_out(wrapped)
+        try_out(wrapped, Stock.of(model, wrapped.config.segment_length))
     return wrapped
 
 

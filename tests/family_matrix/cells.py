@@ -41,6 +41,17 @@ CHOICES: dict[str, Callable[[], dict[str, Any]]] = {
             capacity=20, stm_capacity=9, top_k=6, gate=None, segment_length=SEGMENT
         )
     },
+    "shared attention": lambda: {
+        "memory": hf_memoria.EpisodicMemoryConfig(
+            capacity=20,
+            stm_capacity=9,
+            top_k=6,
+            separate_read=False,
+            share_attention=True,
+            keep="fifo",
+            segment_length=SEGMENT,
+        )
+    },
     "LwPF": lambda: {"attention": hf_memoria.LwpfAttentionConfig()},
     "SDM": lambda: {"attention": hf_memoria.SdmAttentionConfig(n=64)},
 }

@@ -51,6 +51,7 @@ FOUND = {
             "pre_norm": "input_layernorm",
             "adds_residual": True,
             "attention_dropout": "attention_dropout",
+            "gates_tokens": False,
         },
     ),
     "ElectraForMaskedLM": (

@@ -18,9 +18,11 @@ from hf_memoria.backbones import current_call
 from hf_memoria.memories.episodic.best_stored import attend_to_best, best_columns
 from hf_memoria.memories.episodic.shared_keys import SharedKeys
 from hf_memoria.memories.shared.own_attention import (
+    added_mask,
     attended,
     check_done,
     mask_of_keys,
+    masked_scores,
     register_own_attention,
     scores_of,
 )
@@ -65,13 +67,14 @@ def attend_shared(
         the result `[B, Q, H, d]`, and the weights `[B, H, Q, K]` or `[B, H, Q, M + K]` if they are asked for.
 
     Raises:
-        ValueError: if the backbone wants something that this attention does not do.
+        NotTakenError: if the backbone wants something that this attention does not do.
     """
+    check_done(module, kwargs, "share_attention must be False")
     call = current_call()
     reading: Any = None if call is None else call.reading
     if isinstance(reading, Captured):
         reading.keys, reading.values = key, value
-        return query.transpose(1, 2).contiguous(), None  # nobody reads it
+        return query.new_zeros(*query.shape[:3], value.shape[-1]).transpose(1, 2).contiguous(), None  # nobody reads it
     alone = partial(sdpa_attention_forward, module, query, key, value, attention_mask, dropout, scaling)
     alone = partial(alone, is_causal=is_causal, **kwargs)
     index = getattr(module, INDEX, None)
@@ -79,7 +82,6 @@ def attend_shared(
     with_weights = call is not None and call.with_attentions
     if shared is None and not with_weights:
         return alone()
-    check_done(module, kwargs, "share_attention must be False")
     mask = mask_of_keys(module, query, key, attention_mask, is_causal)
     if shared is not None and not (with_weights or reading.wants_shared):
         output = _attend_quickly(module, query, key, value, mask, scaling, dropout, shared)
@@ -117,7 +119,7 @@ def _attend_quickly(
     if shared.top_k is not None and shared.top_k < shared.keys.shape[2]:
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or dropout:
             return None
-        own = scores_of(query, key, scaling).masked_fill(~mask, -torch.inf)
+        own = masked_scores(scores_of(query, key, scaling), mask)
         return attend_to_best(query, own, value, scaling, shared)
     keys, values = torch.cat([shared.keys, key], dim=2), torch.cat([shared.values, value], dim=2)
     seen = _joined_mask(query, shared, mask)
@@ -126,16 +128,19 @@ def _attend_quickly(
 
 
 def _joined_mask(query: Tensor, shared: SharedKeys, mask: Tensor) -> Tensor:
-    """Return what stored and segment's keys may be seen, bool `[B, 1, Q, M + K]`, or with biases in its place."""
+    """Return what stored and segment's keys may be seen, bool `[B, 1, Q, M + K]`, or with biases in its place.
+
+    Biases of the backbone are of the segment's keys: stored ones have none but their own.
+    """
     rows, _, queries, _ = query.shape
     seen = shared.seen[:, None, None].expand(-1, 1, queries, -1)
-    keys = mask.expand(rows, 1, queries, mask.shape[-1])
-    if shared.bias is None:
-        return torch.cat([seen, keys], dim=-1)
-    hidden = torch.finfo(query.dtype).min
-    stored = shared.bias.to(query.dtype).masked_fill(~seen, hidden)
-    own = torch.zeros(keys.shape, dtype=query.dtype, device=query.device).masked_fill(~keys, hidden)
-    return torch.cat([stored, own.expand(-1, stored.shape[1], -1, -1)], dim=-1)
+    keys = mask.expand(rows, -1, queries, -1)
+    if shared.bias is None and mask.dtype == torch.bool:
+        return torch.cat([seen.expand(-1, keys.shape[1], -1, -1), keys], dim=-1)
+    bias = query.new_zeros(()) if shared.bias is None else shared.bias.to(query.dtype)
+    stored = bias.expand(rows, *bias.shape[1:] or seen.shape[1:]).masked_fill(~seen, torch.finfo(query.dtype).min)
+    heads, own = max(stored.shape[1], keys.shape[1]), added_mask(keys, query)
+    return torch.cat([stored.expand(-1, heads, -1, -1), own.expand(-1, heads, -1, -1)], dim=-1)
 
 
 def _attend(
@@ -148,7 +153,7 @@ def _attend(
     shared: SharedKeys | None,
 ) -> tuple[Tensor, Tensor]:
     """Return softmax attention over stored and segment's positions, `[B, Q, H, d]`, and its weights."""
-    scores, values = scores_of(query, key, scaling).masked_fill(~mask, -torch.inf), value
+    scores, values = masked_scores(scores_of(query, key, scaling), mask), value
     if shared is not None:
         stored = scores_of(query, shared.keys.to(query.dtype), scaling)
         stored = _best(stored if shared.bias is None else stored + shared.bias.float(), shared)

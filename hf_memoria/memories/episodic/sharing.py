@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import Cache
 
 from hf_memoria.backbones import (
     BackboneSpec,
@@ -21,12 +22,14 @@ from hf_memoria.backbones import (
     HookHolder,
     attention_heads,
     blocks_of,
+    check_attends_by_interface,
     leave_undecayed,
     norm_of,
     reading_of,
     submodule,
 )
 from hf_memoria.backbones.sliding_windows import window_beside_full, window_of_all
+from hf_memoria.backbones.tree import NotTakenError
 from hf_memoria.memories.episodic.places import places_of
 from hf_memoria.memories.episodic.reading import EpisodicReading
 from hf_memoria.memories.episodic.searched import SearchedStore
@@ -115,14 +118,20 @@ class SharingHooks(HookHolder):
         inputs = {name: value for name, value in kwargs.items() if name not in ("hidden_states", *OF_SEGMENT)}
         if kwargs.get("position_embeddings") is not None:
             inputs["position_embeddings"] = self._rotated(kwargs["position_embeddings"], reading)
-        inputs |= {name: None for name in OF_SEGMENT if name in kwargs}
+        inputs |= {name: None for name, value in kwargs.items() if name in OF_SEGMENT or isinstance(value, Cache)}
         # A call of the attention alone: to hooks of the model no forward of it is under way, and it may begin one.
         captured = Captured()
-        Call(module, captured).run(module, stored, **inputs)
+        try:
+            Call(module, captured).run(module, stored, **inputs)
+        except (RuntimeError, TypeError, AttributeError, IndexError) as error:
+            raise NotTakenError(
+                f"share_attention must be False for {type(self.base_model).__name__}, whose self-attention cannot be "
+                f"called on stored positions: {type(error).__name__}: {error}"
+            ) from error
         if captured.keys is None or captured.values is None:
-            raise ValueError(
-                f"share_attention must be False for {type(self.base_model).__name__}, whose self-attention does not "
-                "go through Transformers' AttentionInterface."
+            raise NotTakenError(
+                f"share_attention must be False for {type(self.base_model).__name__}, whose self-attention asks the "
+                "AttentionInterface nothing when it is called on stored positions."
             )
         return captured.keys, captured.values
 
@@ -138,7 +147,7 @@ class SharingHooks(HookHolder):
     def _rotated(self, embeddings: Any, reading: EpisodicReading) -> Any:
         found = next((placed for placed in reading.placed if _same(placed.output, embeddings)), None)
         if found is None:
-            raise ValueError(
+            raise NotTakenError(
                 f"share_attention must be False for {type(self.base_model).__name__}: it is not found out where its "
                 "rotary embeddings are made."
             )
@@ -211,6 +220,7 @@ def share_attention(model: Any, layers: list[int], stored: list[int]) -> None:
         ValueError: if another attention was chosen, or a path of the family's entry leads nowhere.
     """
     config, base, spec = model.config, model.base_model, model.config.backbone_spec
+    check_attends_by_interface(model, "share_attention", "False", layers, "share_layers")
     check_can_share(config)
     config._attn_implementation = IMPLEMENTATION
     rotary, blocks = RotaryHooks(base).attach(), blocks_of(base, spec)

@@ -16,6 +16,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from hf_memoria.backbones import blocks_of, submodule
 from hf_memoria.backbones.brought import own_name
+from hf_memoria.backbones.tree import NotTakenError
 
 NOT_DONE = ("position_bias", "softcap", "s_aux", "cache")
 """Arguments by which some backbones change their attention, which an attention of our own knows nothing of."""
@@ -90,15 +91,17 @@ def check_done(module: nn.Module, kwargs: dict[str, Any], setting: str, names: S
         names: the arguments that are not known.
 
     Raises:
-        ValueError: naming them.
+        NotTakenError: naming them.
     """
     wanted = [name for name in names if kwargs.get(name) is not None]
     if wanted:
-        raise ValueError(f"{setting} for {type(module).__name__}, which attends with {wanted}.")
+        raise NotTakenError(f"{setting} for {type(module).__name__}, which attends with {wanted}.")
 
 
 def mask_of_keys(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, is_causal: bool | None) -> Tensor:
-    """Return which keys each query may see, bool `[B or 1, 1, Q, K]`, from what an attention is called with.
+    """Return which keys each query may see, bool `[B or 1, 1 or H, Q, K]`, from what an attention is called with.
+
+    A mask of floats, as of a backbone with biases of relative positions (Swin), stays as it is: it is added to scores.
 
     Args:
         module: the attention module, which says whether it is causal unless the call does.
@@ -108,13 +111,28 @@ def mask_of_keys(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | N
         is_causal: the flag of the call; None leaves it to the module.
     """
     if mask is not None:
-        return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+        return mask if mask.dtype == torch.bool else mask.to(query.dtype)
     queries, keys = query.shape[2], key.shape[2]
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     if not causal or queries == 1:
         return torch.ones(1, 1, queries, keys, dtype=torch.bool, device=query.device)
     own = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
     return own[None, None]
+
+
+def masked_scores(scores: Tensor, mask: Tensor) -> Tensor:
+    """Return scores `[B, H, Q, K]`, -inf where a mask of `mask_of_keys` hides a key."""
+    if mask.dtype == torch.bool:
+        return scores.masked_fill(~mask, -torch.inf)
+    return (scores + mask).masked_fill(mask <= torch.finfo(mask.dtype).min / 2, -torch.inf)
+
+
+def added_mask(mask: Tensor, like: Tensor) -> Tensor:
+    """Return a mask of `mask_of_keys` as what is added to scores, in the dtype of `like`."""
+    if mask.dtype != torch.bool:
+        return mask
+    added = torch.zeros(mask.shape, dtype=like.dtype, device=like.device)
+    return added.masked_fill(~mask, torch.finfo(like.dtype).min)
 
 
 def scores_of(query: Tensor, key: Tensor, scaling: float | None) -> Tensor:

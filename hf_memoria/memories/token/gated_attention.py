@@ -22,12 +22,14 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from hf_memoria.backbones import check_attends_by_interface, current_call, leaves_positions
 from hf_memoria.memories.shared.masks import open_empty_rows
 from hf_memoria.memories.shared.own_attention import (
+    added_mask,
     attended,
     check_can_attend,
     check_done,
     check_still_attends,
     mark_attention,
     mask_of_keys,
+    masked_scores,
     register_own_attention,
     scores_of,
 )
@@ -113,15 +115,15 @@ class _Attention:
         """Return what queries read, `[B, Q, H, d]`, and the weights or None."""
         inputs = (self.module, query, key, value)
         if self.eagerly is not None:
-            added = torch.zeros(mask.shape, dtype=query.dtype, device=query.device)
-            added = added.masked_fill(~mask, torch.finfo(query.dtype).min)
+            added = added_mask(mask, query)
             scale = query.shape[-1] ** -0.5 if self.scaling is None else self.scaling
             output, weights = self.eagerly(*inputs, added, dropout=self.dropout, scaling=scale, **self.others)
             return output, weights if self.with_weights else None
         if self.with_weights:
-            scores = scores_of(query, key, self.scaling).masked_fill(~mask, -torch.inf)
+            scores = masked_scores(scores_of(query, key, self.scaling), mask)
             return attended(query, scores, value, self.dropout)
-        return sdpa_attention_forward(*inputs, open_empty_rows(mask), self.dropout, self.scaling, is_causal=False)
+        seen = open_empty_rows(mask) if mask.dtype == torch.bool else mask
+        return sdpa_attention_forward(*inputs, seen, self.dropout, self.scaling, is_causal=False)
 
 
 def _attend_in_parts(

@@ -177,7 +177,8 @@ class TokenHooks(HookHolder):
             output["attentions"] = tuple(layer[:, :, first:last] for layer in output["attentions"])
         if reading.num_end and output.get("past_key_values") is not None:
             output["past_key_values"].crop(-reading.num_end)  # what is read on with comes after the text
-        if self.causal and front and last > first and output.get("pooler_output") is not None:
+        if front and last > first and output.get("pooler_output") is not None and hasattr(self.base_model, "pooler"):
+            # It is of the segment's positions: of the last of them, or of the mean of all (BEiT).
             output["pooler_output"] = self.base_model.pooler(reading.final_hidden)
         return output
 
