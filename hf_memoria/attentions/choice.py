@@ -85,6 +85,8 @@ class AttendsByChoice:
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         if config.attention is not None:
             check_attention_fits(config, config.attention)
+            for part in filter(None, (getattr(config, name, None) for name in config.sub_configs)):
+                part._attn_implementation = implementation_of(config.attention.kind)  # of CLIP's vision model
         try:
             super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         except KeyError as error:

@@ -41,7 +41,8 @@ def check_attention_modules() -> None:
     from hf_memoria.models.families import MEMORIA_CLASSES
 
     for stock, ours in MEMORIA_CLASSES.items():
-        if ours.config_class.backbone_type not in SPECS or stock.base_model_prefix not in stock.__name__.lower():
+        config: Any = ours.config_class
+        if config.backbone_type not in SPECS or stock.base_model_prefix not in stock.__name__.lower():
             continue  # of a family that was found, the modules were asked
         source = sys.modules[stock.__module__]
         classes = [cls for name, cls in vars(source).items() if name.endswith("Attention") and inspect.isclass(cls)]

@@ -41,13 +41,19 @@ def probe_inputs(model: Any) -> dict[str, Tensor]:
             raise NotFoundError(f"its vocabulary of {most} is too small to try anything")
         return {name: ids.view(ROWS, POSITIONS).to(model.device)}
     if name == "pixel_values":
-        size = getattr(config, "image_size", None) or IMAGE
+        size = _of_images(config, "image_size") or IMAGE
         height, width = size if isinstance(size, (tuple, list)) else (size, size)
         if not isinstance(height, int) or not isinstance(width, int):
             raise NotFoundError(f"its config has no image_size of one number or two, but {size!r}")
-        shape = (1, getattr(config, "num_channels", 3), height, width)
+        shape = (1, _of_images(config, "num_channels") or 3, height, width)
         return {name: torch.randn(shape, generator=generator).to(model.device, model.dtype)}
     raise NotFoundError(f"it reads {name}, and neither input_ids nor pixel_values")
+
+
+def _of_images(config: Any, name: str) -> Any:
+    """Return what a config says of images, or what its part for them does (CLIP), or None."""
+    found = getattr(config, name, None)
+    return getattr(getattr(config, "vision_config", None), name, None) if found is None else found
 
 
 def _special_ids(config: Any) -> set[int]:

@@ -32,6 +32,7 @@ class EpisodicReading:
         store: the store that is searched, padded to one column at least.
         embed: the model's embeddings of ids.
         places: the places of the queries in their segments, counted in positions that are real, int64 `[B, T]`.
+        config: the config of the model; the base model's own may be a part of it, which knows no memory (CLIP).
         attention_mask: the forward's own, `[B, T]` or, with a KV cache, longer to the left; None if all is real.
         stores_hidden: whether inputs of the reading blocks are kept.
         counts_attention: whether anybody asks what a block's self-attention pays stored positions.
@@ -55,6 +56,7 @@ class EpisodicReading:
     store: SearchedStore
     embed: Embed | None
     places: Tensor
+    config: Any
     attention_mask: Tensor | None = None
     stores_hidden: bool = False
     counts_attention: bool = True
@@ -77,11 +79,12 @@ class EpisodicReading:
         embed: Any,
         value_ahead: int,
         places: Tensor,
+        config: Any,
         graph: str = "segment",
         **others: Any,
     ) -> EpisodicReading:
         """Return the reading of segments that start from a state."""
-        return cls(state, store_of(state, value_ahead, graph), embed, places, **others)
+        return cls(state, store_of(state, value_ahead, graph), embed, places, config, **others)
 
     @property
     def wants_shared(self) -> bool:

@@ -33,6 +33,7 @@ def reading_from(
         embeddings_of(base),
         settings.value_ahead,
         (real.cumsum(dim=1) - 1).clamp(min=0) + (begun.unsqueeze(1) if isinstance(begun, Tensor) else begun),
+        model.config,
         settings.association_graph,
         attention_mask=mask,
         stores_hidden=settings.stores_hidden,

@@ -97,13 +97,13 @@ class SharingHooks(HookHolder):
         keys, values = self._project(module, args, kwargs, reading) if kept is None else kept
         if reading.kept is not None:
             reading.kept[self.index, "shared"] = (keys, values)
-        settings, store = self.base_model.config.memory, reading.store
+        settings, store = reading.config.memory, reading.store
         always = (store.age == 1) | (store.position < settings.sink)
         distance = reading.places.unsqueeze(2) + store.distance.unsqueeze(1)
         distances, bias = getattr(self.block, "memory_distances", None), None
         if distances is not None:
             bias = distances(distance)
-        window = window_beside_full(self.base_model.config, self.index)
+        window = window_beside_full(reading.config, self.index)
         if window is not None:
             outside = torch.zeros_like(distance, dtype=keys.dtype).masked_fill(distance >= window, -torch.inf)
             bias = outside.unsqueeze(1) if bias is None else bias + outside.unsqueeze(1)
@@ -151,7 +151,7 @@ class SharingHooks(HookHolder):
                 f"share_attention must be False for {type(self.base_model).__name__}: it is not found out where its "
                 "rotary embeddings are made."
             )
-        config = self.base_model.config
+        config = reading.config
         window = window_of_all(config)
         segment = config.segment_length
         known = min((count for count in (config._num_positions, window) if count is not None), default=None)
