@@ -60,7 +60,7 @@ def try_out(model: Any, stock: Stock) -> None:
 
     Args:
         model: a model of a family that nobody declared.
-        stock: what it gave before.
+        stock: the outputs that it had before, and for what input.
 
     Raises:
         NotFoundError: saying what does not hold.
