@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from common.corpus import documents_of_length, read_files
 from common.half_life import SCORES, Facts, ask_all, forgetting_curve, half_life, read_all
 from common.pretrained import load_pretrained
 from datasets import Dataset
-from fine_tuning import CONFIGS, KEEPS, Arguments, arm_of, differences
+from fine_tuning import CONFIGS, KEEPS, Arguments, arm_of, differences, training_summary
 from transformers import AutoTokenizer
 
 from hf_memoria import EpisodicMemoryConfig, wrap
@@ -201,3 +202,62 @@ def test_the_page_says_how_far_half_lives_of_a_trained_model_are_from_those_befo
     assert f"shorter, by {gains[0]:.1f} to {gains[-2]:.1f} and of a random choice by {gains[-1]:.1f}" in text
     lives = [f"{results['right']['half_life']['lifespan']:.1f}" for results in (before, after)]
     assert f"lifespans go from {lives[0]} to {lives[1]}" in text
+
+
+LOWER = "memory's rate 1e-3"
+APART = ("arms", "output_dir", "memory_learning_rate")
+
+
+def row_of_equal_steps(name, results):
+    (run,), differences = results["runs"][name], results["paired"][name]
+    others = [f"{run[of]:.2f}" if of in run["by_document"] else "" for of in ("off", "other")]
+    above = "" if name == "lora_in_order" else paired(differences["above_lora_in_order"])
+    worth = [paired(differences[f"{of}_above_on"]) if others[0] else "" for of in ("off", "other")]
+    cells = [arm_of(name).label, f"{run['perplexity']:.2f}", *others, above, *worth]
+    return f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |")
+
+
+def row_of_lower_rate(name, results, equal):
+    """A row of an arm whose memory has a lower rate, beside LoRA alone, which has none."""
+    (run,), alone = results["runs"][name], equal["runs"]["lora_in_order"][0]["by_document"]["own"]
+    own = np.subtract(run["by_document"]["own"], alone)
+    above = paired([own.mean(), own.std(ddof=1) / len(own) ** 0.5])
+    worth = [paired(results["paired"][name][f"{of}_above_on"]) for of in ("off", "other")]
+    perplexities = [f"{run[of]:.2f}" for of in ("perplexity", "off", "other")]
+    return f"| {' | '.join([f'{arm_of(name).label}, {LOWER}', *perplexities, above, *worth])} |"
+
+
+def row_of_gradients(label, name, results, plain):
+    """A row of norms, each beside LoRA's alone at the same step."""
+    training, curves = results["training"][name], results["runs"][name][0]["curves"]
+    whole, adapters = (np.array(curves[of])[:, 1] / plain for of in ("grad_norm", "grad_norm_adapters"))
+    cells = [f"{training['grad_norm_median']:.2f}", f"{training['grad_norm_most']:.2f}"]
+    cells += [f"{whole.max():.1f}", str((whole > 2).sum())]
+    has_adapters = training["grad_norm_adapters_most"] > 0
+    cells += [f"{training['grad_norm_adapters_most']:.2f}", f"{adapters.max():.2f}"] if has_adapters else ["", ""]
+    parts = [training[f"grad_norm_{part}_most"] for part in ("memory", "gates")]
+    cells += [f"{part:.2f}" if part else "" for part in parts]
+    logged = [training.get(of) for of in ("gate", "working_cosine", "working_rms")]
+    cells += ["" if value is None else f"{value:.{digits}f}" for value, digits in zip(logged, (4, 4, 1), strict=True)]
+    return f"| {label} | {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |")
+
+
+def plain_norms():
+    return np.array(published("equal_steps")["runs"]["lora_in_order"][0]["curves"]["grad_norm"])[:, 1]
+
+
+def test_the_page_has_every_arm_of_equal_steps_and_its_gradients():
+    results, lines = published("equal_steps"), page()
+    for name, (run,) in results["runs"].items():
+        assert run["steps"] == results["arguments"]["train_steps"]
+        assert row_of_equal_steps(name, results) in lines
+        assert row_of_gradients(arm_of(name).label, name, results, plain_norms()) in lines
+    assert results["training"] == training_summary(results["runs"])
+
+
+def test_the_page_has_what_a_lower_rate_does():
+    results, equal, lines = published("lower_rate"), published("equal_steps"), page()
+    assert {**results["arguments"], **dict.fromkeys(APART)} == {**equal["arguments"], **dict.fromkeys(APART)}
+    for name in results["runs"]:
+        assert row_of_lower_rate(name, results, equal) in lines
+        assert row_of_gradients(f"{arm_of(name).label}, {LOWER}", name, results, plain_norms()) in lines
