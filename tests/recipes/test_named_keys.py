@@ -195,7 +195,9 @@ def test_the_page_has_what_a_bounded_store_is_worth(kept):
     results = json.loads((RESULTS / f"kept_{kept}.json").read_text(encoding="utf-8"))
     assert results["arguments"]["kept"] == kept
     part = PAGE.read_text(encoding="utf-8").partition("## A bounded store")[2].partition("## A pass key")[0]
-    for arm, name in {"recent_more": "what is recent", "bounded": "the best 32", "bounded_whole": "all of it"}.items():
+    named = {"recent_more": "what is recent", "bounded": "the best 32", "bounded_whole": "all of it"}
+    named |= {"kv_recent": "in a KV cache"} if "kv_recent" in results["runs"] else {}
+    for arm, name in named.items():
         (run,) = results["runs"][arm]
         full, recent = (results[of][arm] for of in ("paired", "paired_with_recent"))
         cells = [f"{run['perplexity']:.2f}", *(f"{mean:+.4f} ± {error:.4f}" for mean, error in (full, recent))]
