@@ -127,7 +127,11 @@ def cells_of(results, arm, digits, sign):
 
 @pytest.mark.parametrize(
     ("name", "start", "digits", "sign"),
-    [("base", "# Without training", 3, ""), ("three_documents", "### Three other", 4, "+")],
+    [
+        ("base", "# Without training", 3, ""),
+        ("three_documents", "### Three other", 4, "+"),
+        ("gemma3", "### Another", 4, "+"),
+    ],
 )
 def test_the_page_has_every_arm_of_the_books(name, start, digits, sign):
     results = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
