@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_memoria.backbones.spec import BackboneSpec
-from hf_memoria.backbones.tree import is_norm
+from hf_memoria.backbones.tree import is_norm, said
 from hf_memoria.backbones.watching import Watched, are_same, factor_of, tolerance, watch
 
 _MULTIPLIER = re.compile(r"^(?!.*init).*(multiplier|scale|scaling|alpha)")
@@ -68,7 +68,8 @@ class Around:
         return self._spec(pre_norm=norm, joined=joined, multiplier=place.multiplier)
 
     def _width(self) -> Any:
-        return getattr(self.model.config, "hidden_size", None)
+        config = self.model.config
+        return said(config, "hidden_size") or said(getattr(config, "backbone_config", None), "hidden_size")
 
     def _in_windows(self) -> BackboneSpec | None:
         """Return the entry of an attention over windows of the stream, whose output joins it put together again."""

@@ -17,8 +17,8 @@ from hf_memoria.backbones.around import Around
 from hf_memoria.backbones.attending import can_gate_tokens
 from hf_memoria.backbones.spec import BackboneSpec
 from hf_memoria.backbones.stages import blocks_in_shape, heads_of, last_stage
-from hf_memoria.backbones.tree import NotFoundError, attention_paths, find_blocks
-from hf_memoria.backbones.watching import are_same, at_rest, watch
+from hf_memoria.backbones.tree import NotFoundError, attention_paths, find_blocks, said
+from hf_memoria.backbones.watching import are_same, at_rest, ran_of, watch
 
 ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop", "attn_dropout")
 OUTPUT_DROPOUT = ("hidden_dropout_prob", "resid_pdrop", "resid_dropout", "hidden_dropout", "dropout", "dropout_rate")
@@ -38,13 +38,14 @@ def find_spec(model: Any, inputs: Mapping[str, Any]) -> BackboneSpec:
     """
     start = _running_base(model, inputs)
     base = model.base_model if start is None else model.base_model.get_submodule(start)
-    path, blocks = find_blocks(base)
+    path, blocks = find_blocks(base, ran_of(model, base, inputs))
     if "pixel_values" in inputs:
         path = last_stage(model, base, path, inputs)
         blocks = base.get_submodule(path)
     having = [index for index, block in enumerate(blocks) if attention_paths(block)]
     tried: list[str] = []
-    for index in dict.fromkeys((having[len(having) // 2], having[0])):
+    rest = having if "pixel_values" in inputs else ()  # in SAM few blocks see the whole image
+    for index in dict.fromkeys((having[len(having) // 2], having[0], *rest)):
         found = _in_block(model, blocks[index], inputs, tried)
         if found is not None:
             return _with_rest(replace(found, base=start, blocks=path), model, base, inputs)
@@ -68,7 +69,7 @@ def _running_base(model: Any, inputs: Mapping[str, Any]) -> str | None:
     finally:
         for handle in handles:
             handle.remove()
-    is_head = base is model and output.shape[-1] != getattr(model.config, "hidden_size", None)
+    is_head = base is model and output.shape[-1] != said(model.config, "hidden_size")
     return next((path for path in ran if path or not is_head), None) or None
 
 
@@ -94,13 +95,14 @@ def _with_rest(spec: BackboneSpec, model: Any, base: Any, inputs: Mapping[str, A
     causal = _is_causal(base, inputs)
     pads_first = any(hasattr(module, "create_position_ids_from_input_ids") for module in base.modules())
     spec = replace(spec, reads=None if len(reads) == len(blocks) else reads)
-    sizes = _sizes(model, base, spec, inputs, blocks[reads[-1]]) if "pixel_values" in inputs else {}
+    told = all(type(said(config, name)) is int for name in ("hidden_size", "num_attention_heads"))
+    sizes = {} if told and "input_ids" in inputs else _sizes(model, base, spec, inputs, blocks[reads[-1]])
     return replace(
         spec,
         **sizes,
         causal=causal,
         gates_tokens=can_gate_tokens(base, spec, causal),
-        num_blocks=None if len(blocks) == getattr(config, "num_hidden_layers", None) else len(blocks),
+        num_blocks=None if len(blocks) == said(config, "num_hidden_layers") else len(blocks),
         attention_dropout=_named(config, ATTENTION_DROPOUT, float),
         output_dropout=None if spec.post_norm is None else _named(config, OUTPUT_DROPOUT, float),
         intermediate_size=_named(config, WIDTHS, int),
@@ -115,17 +117,23 @@ def _sizes(model: Any, base: Any, spec: BackboneSpec, inputs: Mapping[str, Any],
     assert stream is not None  # both have run
     output = watch(model, base, inputs).tensor("out", "")
     assert output is not None
-    width, heads = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", None)
+    width, heads = said(config, "hidden_size"), said(config, "num_attention_heads")
     final = output.dim() == 3 and output.shape[-1] == stream.shape[-1]
     return {
         "width": None if width == stream.shape[-1] else stream.shape[-1],
-        "num_heads": None if type(heads) is int else heads_of(block.get_submodule(spec.attention)),
+        "num_heads": None if type(heads) is int else _heads(config, block.get_submodule(spec.attention)),
         "final": None if final else f"{spec.blocks}.{len(base.get_submodule(spec.blocks)) - 1}",
     }
 
 
+def _heads(config: Any, attention: nn.Module) -> int | None:
+    """Return how many heads an attention has, by its own word or by what the config's part for text says."""
+    of_text = said(config.get_text_config(), "num_attention_heads")
+    return heads_of(attention) or (of_text if type(of_text) is int else None)
+
+
 def _named(config: Any, names: tuple[str, ...], kind: type) -> str | None:
-    return next((name for name in names if type(getattr(config, name, None)) is kind), None)
+    return next((name for name in names if type(said(config, name)) is kind), None)
 
 
 def _is_causal(base: Any, inputs: Mapping[str, Any]) -> bool:

@@ -6,11 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 FULL, SLIDING = "full_attention", "sliding_attention"
-"""Types of layers in a config's `layer_types`: those that see everything, and those with a window."""
+"""Types of layers in a config's `layer_types`: those that see everything, and those with a window.
+
+Of a config with parts (Gemma 3) the one for text has it.
+"""
 
 
 def sliding_window(config: Any) -> int | None:
     """Return the window of a backbone's layers as its config has it, in positions; None if no layer has one."""
+    config = config.get_text_config()
     window: int | None = getattr(config, "sliding_window", None)
     types = getattr(config, "layer_types", None)
     return window if types is None or SLIDING in types else None
@@ -41,7 +45,7 @@ def window_of_all(config: Any) -> int | None:
 
 def other_layer_types(config: Any, known: tuple[str, ...] = (FULL, SLIDING)) -> list[str]:
     """Return the types of a backbone's layers that are none of those known, by default those with masks made here."""
-    return sorted(set(getattr(config, "layer_types", None) or ()) - set(known))
+    return sorted(set(getattr(config.get_text_config(), "layer_types", None) or ()) - set(known))
 
 
 def masks_by_layer(config: Any, make: Callable[[bool], Any]) -> Any:
@@ -51,5 +55,5 @@ def masks_by_layer(config: Any, make: Callable[[bool], Any]) -> Any:
         config: the config of the backbone, which has a window and no `other_layer_types`.
         make: a function from whether a layer has the window to its mask.
     """
-    types = getattr(config, "layer_types", None)
+    types = getattr(config.get_text_config(), "layer_types", None)
     return make(True) if types is None else {kind: make(kind == SLIDING) for kind in set(types)}

@@ -26,27 +26,51 @@ class NotTakenError(ValueError):
     """A setting asks for what a backbone's attention does not do; the message names the setting."""
 
 
-def find_blocks(base_model: Any) -> tuple[str, nn.ModuleList]:
+def said(config: Any, name: str) -> Any:
+    """Return what a config says of a whole model, or None: it says nothing, or something else for each layer."""
+    try:
+        return getattr(config, name, None)
+    except RuntimeError:  # Transformers' answer where layers differ
+        return None
+
+
+def find_blocks(base_model: Any, ran: set[nn.Module] | None = None) -> tuple[str, nn.ModuleList]:
     """Return the path and the list of a base model's blocks.
+
+    Args:
+        base_model: the model without head.
+        ran: modules that ran on the input of a proof; a part that did not (the images of Gemma 3) is no candidate.
 
     Raises:
         NotFoundError: if there is no list of modules with a self-attention, or several that could be the one.
     """
-    lists = {
-        path: module
-        for path, module in base_model.named_modules()
-        if isinstance(module, nn.ModuleList) and any(attention_paths(block) for block in module)
-    }
-    outer = {path: blocks for path, blocks in lists.items() if not any(_is_within(path, other) for other in lists)}
-    if not outer:
-        raise NotFoundError("no list of blocks with a self-attention was found")
-    count = getattr(base_model.config, "num_hidden_layers", None)
+    outer = lists_of_blocks(base_model, ran)
+    count = said(base_model.config, "num_hidden_layers")
     best = [path for path, blocks in outer.items() if len(blocks) == count] or list(outer)
     longest = max(len(outer[path]) for path in best)
     best = [path for path in best if len(outer[path]) == longest]
     if len(best) > 1 or (len(outer) > 1 and base_model.config.is_encoder_decoder):
         raise NotFoundError(f"several lists of blocks have a self-attention: {', '.join(sorted(outer))}")
     return best[0], outer[best[0]]
+
+
+def lists_of_blocks(base_model: nn.Module, ran: set[nn.Module] | None = None) -> dict[str, nn.ModuleList]:
+    """Return the lists of modules with a self-attention that are in no other, by path; see `find_blocks`.
+
+    Raises:
+        NotFoundError: if there is none.
+    """
+    lists = {
+        path: module
+        for path, module in base_model.named_modules()
+        if isinstance(module, nn.ModuleList)
+        and any(attention_paths(block) for block in module)
+        and (ran is None or not ran.isdisjoint(module.modules()))
+    }
+    outer = {path: blocks for path, blocks in lists.items() if not any(_is_within(path, other) for other in lists)}
+    if not outer:
+        raise NotFoundError("no list of blocks with a self-attention was found")
+    return outer
 
 
 def attention_paths(block: nn.Module) -> list[str]:

@@ -84,6 +84,25 @@ def watch(
     return seen
 
 
+def ran_of(model: Any, base: nn.Module, inputs: Mapping[str, Any]) -> set[nn.Module]:
+    """Return the modules of a base model that a forward runs.
+
+    Args:
+        model: the model, with head or without.
+        base: the model without head.
+        inputs: the inputs of the forward.
+    """
+    ran: set[nn.Module] = set()
+    handles = [module.register_forward_pre_hook(lambda module, args: ran.add(module)) for module in base.modules()]
+    try:
+        with torch.no_grad(), at_rest(model):
+            model(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return ran
+
+
 @contextmanager
 def at_rest(model: nn.Module) -> Iterator[None]:
     """Within it a model is in evaluation mode; each of its modules then gets its own mode back."""

@@ -34,7 +34,7 @@ def copied_as(cls: Any, model: PreTrainedModel, chosen: Mapping[str, Any]) -> Pr
     config.base_checkpoint = getattr(model.config, "base_checkpoint", None)
     implementation = model.config._attn_implementation
     if chosen["attention"] is None and implementation not in {*ATTENTION_KINDS, *OWN_IMPLEMENTATIONS}:
-        config._attn_implementation = implementation
+        config._attn_implementation = {"": implementation, **_implementations_of_parts(model.config)}
     wrapped: PreTrainedModel = cls(config).to(device=model.device)
     _cast_as(model, wrapped)
     _copy_weights(model, wrapped)
@@ -68,6 +68,13 @@ def _copy_unsaved_buffers(source: PreTrainedModel, target: PreTrainedModel) -> N
         if name in held and name not in saved and not is_within(name, own):
             module, _, leaf = name.rpartition(".")
             setattr(target.get_submodule(module), leaf, buffer.detach().clone())
+
+
+def _implementations_of_parts(config: Any) -> dict[str, str]:
+    """Return how the parts of a config attend, by name: of a model for images and text not all the same."""
+    parts = {name: getattr(config, name, None) for name in config.sub_configs}
+    found = {name: getattr(part, "_attn_implementation", None) for name, part in parts.items()}
+    return {name: value for name, value in found.items() if value is not None and value not in OWN_IMPLEMENTATIONS}
 
 
 def _copy_weights(source: PreTrainedModel, target: PreTrainedModel) -> None:

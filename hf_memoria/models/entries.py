@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from hf_memoria.backbones.finding import find_spec
 from hf_memoria.backbones.spec import BackboneSpec
-from hf_memoria.backbones.tree import NotFoundError, find_blocks
+from hf_memoria.backbones.tree import NotFoundError, lists_of_blocks, said
 from hf_memoria.models.probe_inputs import FAILURES, probe_inputs
 from hf_memoria.models.proving import prove
 
@@ -49,7 +49,7 @@ def _find(model: Any) -> BackboneSpec:
     try:
         if getattr(model.config, "is_encoder_decoder", False):
             raise NotFoundError("it is an encoder-decoder, which reads two sequences")
-        find_blocks(model.base_model)  # before anything is run
+        lists_of_blocks(model.base_model)  # before anything is run
         inputs = probe_inputs(model)
         spec = find_spec(model, inputs)
         _check_sizes(model.config, spec)
@@ -66,7 +66,7 @@ def _find(model: Any) -> BackboneSpec:
 def _check_sizes(config: Any, spec: BackboneSpec) -> None:
     own = {"hidden_size": spec.width, "num_attention_heads": spec.num_heads, "num_hidden_layers": spec.num_blocks}
     for name, found in own.items():
-        value = found or getattr(config, name, None)
+        value = found or said(config, name)
         if type(value) is not int:
             whole = "" if config.get_text_config() is config else "; wrap the model of its text alone"
             raise NotFoundError(f"its config has no {name} of one number, but {value!r}{whole}")

@@ -10,6 +10,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
+    AutoModelForImageTextToText,
     AutoModelForMaskedImageModeling,
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
@@ -32,6 +33,8 @@ AUTO_CLASSES: dict[str, Any] = {
     "LMHeadModel": AutoModelForCausalLM,
     "Model": AutoModel,
     "ForCausalLM": AutoModelForCausalLM,
+    "ForConditionalGeneration": AutoModelForCausalLM,
+    "GenerationDecoder": AutoModelForCausalLM,
     "ForMaskedLM": AutoModelForMaskedLM,
     "ForSequenceClassification": AutoModelForSequenceClassification,
     "ForTokenClassification": AutoModelForTokenClassification,
@@ -40,6 +43,9 @@ AUTO_CLASSES: dict[str, Any] = {
     "ForMaskedImageModeling": AutoModelForMaskedImageModeling,
 }
 """Auto classes by the end of a stock class's name, a longer end before one that it ends with."""
+
+ALSO_KNOWN_TO: dict[str, tuple[Any, ...]] = {"ForConditionalGeneration": (AutoModelForImageTextToText,)}
+"""More Auto classes by the same ends. Models of text and images are read as language models."""
 
 MEMORIA_CLASSES: dict[type[PreTrainedModel], type[PreTrainedModel]] = {}
 """Class with memory by stock class."""
@@ -95,7 +101,8 @@ def make_known(config: Any, models: Sequence[Any]) -> None:
     for model in models:
         stock = model.__bases__[1]
         _AUTO_CLASS_OF[model] = AUTO_CLASSES[end_of(model)]
-        _AUTO_CLASS_OF[model].register(config, model, exist_ok=True)
+        for auto in (_AUTO_CLASS_OF[model], *ALSO_KNOWN_TO.get(end_of(model), ())):
+            auto.register(config, model, exist_ok=True)
         MEMORIA_CLASSES[stock] = model
         rename_as(stock.__name__, model.__name__, prefixes_of(model, models))
 

@@ -53,7 +53,7 @@ def prove(model: Any, spec: BackboneSpec, inputs: Mapping[str, Any]) -> None:
     """
     base = base_of(model, spec)
     reading = list(range(len(blocks_of(base, spec))) if spec.reads is None else spec.reads)
-    with at_rest(model), _reading_blocks(base, spec):
+    with at_rest(model), torch.enable_grad(), _reading_blocks(base, spec):
         with torch.no_grad():
             plain, closed = model(**inputs, return_dict=True)[0], ProbeReading({}, _shape(spec, inputs))
             same = torch.equal(_run(model, base, closed, inputs), plain)

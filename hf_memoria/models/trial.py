@@ -5,6 +5,7 @@ What the entry says is proved before (`proving.py`); here the very model runs th
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from hf_memoria.attentions.interface import UNIT
 from hf_memoria.backbones import blocks_of
 from hf_memoria.backbones.ownership import MEMORY, is_within, roots_of
 from hf_memoria.backbones.tree import NotFoundError, NotTakenError
-from hf_memoria.backbones.watching import are_same, at_rest
+from hf_memoria.backbones.watching import are_same, at_rest, watch
 from hf_memoria.memories.shared.settings import GatedSettings
 from hf_memoria.models.config import MemoriaConfigMixin
 from hf_memoria.models.probe_inputs import FAILURES, probe_inputs
@@ -88,7 +89,9 @@ def _read_two(model: Any, stock: Stock) -> None:
     _check_like_stock(config.memory, first[0], stock)
     if config.backbone_spec.is_causal(config):
         _check_causal(model, first[0], inputs["input_ids"])
-    other = {name: _another(values, config) for name, values in inputs.items()}
+    other = {name: _another(values) for name, values in inputs.items()}
+    if "input_ids" in other and _takes_mask(model, inputs):
+        other["attention_mask"] = torch.ones_like(other["input_ids"])  # as tokenizers give one
     state = {} if config.memory is None else {"memory": first.memory}
     second = model(**other, **state, return_dict=True)[0]
     if not bool(second.isfinite().all()):
@@ -99,11 +102,20 @@ def _read_two(model: Any, stock: Stock) -> None:
         _check_remembers(model, second, changed=not torch.allclose(second, alone, atol=1e-6))
 
 
-def _another(values: Tensor, config: Any) -> Tensor:
-    """Return the second segment: other values, and of a causal model one position less than in the first."""
+def _another(values: Tensor) -> Tensor:
+    """Return the second segment: other values, and of text one position less than in the first."""
     if values.is_floating_point():
         return values * 0.5
-    return values.roll(1)[:, : -1 if config.backbone_spec.is_causal(config) and values.shape[1] > 1 else None]
+    return values.roll(1)[:, : -1 if values.shape[1] > 1 else None]
+
+
+def _takes_mask(model: Any, inputs: dict[str, Tensor]) -> bool:
+    """Whether a forward takes a mask of padding, and fills positions up to no more than there are (Longformer)."""
+    spec = model.config.backbone_spec
+    block = blocks_of(model.base_model, spec)[0 if spec.reads is None else spec.reads[0]]
+    stream = watch(model, block, inputs).tensor("in", "")
+    as_long = stream is not None and stream.shape[:2] == inputs["input_ids"].shape
+    return as_long and "attention_mask" in inspect.signature(model.forward).parameters
 
 
 def _check_causal(model: Any, output: Tensor, ids: Tensor) -> None:

@@ -1,10 +1,10 @@
-"""Backbones whose config is made of parts: the one of images says what images are, and attends as it is told."""
+"""Backbones whose config is made of parts: one for images, one for text, that say different things."""
 
 import pytest
 import torch
 import transformers
 from families import read_all, small_memory
-from transformers import AutoModelForImageClassification
+from transformers import AutoModelForCausalLM, AutoModelForImageClassification, AutoModelForImageTextToText
 
 from hf_memoria import EpisodicMemoryConfig, LwpfAttentionConfig, TokenMemoryConfig, wrap
 
@@ -21,6 +21,29 @@ CHOSEN = {
     "tokens": {"memory": TokenMemoryConfig(num_tokens=3, encoder_layers=0)},
     "LwPF": {"attention": LwpfAttentionConfig()},
 }
+
+
+TYPES = ["sliding_attention", "full_attention"]
+
+
+@pytest.fixture
+def gemma():
+    """A model of text and images, two of whose lists of blocks are equally long."""
+    config = transformers.Gemma3Config(
+        vision_config=IMAGES | {"num_hidden_layers": 2},
+        text_config=TEXTS | {"num_hidden_layers": 2, "head_dim": 8, "sliding_window": 16, "layer_types": TYPES},
+        mm_tokens_per_image=4,
+        image_token_id=60,
+        boi_token_id=59,
+        eoi_token_id=58,
+    )
+    torch.manual_seed(0)
+    return transformers.Gemma3ForConditionalGeneration(config).eval()
+
+
+def texts(steps=3):
+    generator = torch.Generator().manual_seed(0)
+    return [{"input_ids": torch.randint(4, 55, (2, 9), generator=generator)} for _ in range(steps)]
 
 
 @pytest.fixture(params=["CLIPForImageClassification", "SiglipForImageClassification"])
@@ -51,3 +74,32 @@ def test_an_image_model_of_two_parts_takes_a_memory(stock, kind, tmp_path):
     loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
     assert type(loaded) is type(model)
     assert torch.equal(loaded(**first).logits, model(**first).logits)
+
+
+@pytest.mark.parametrize("kind", [*CHOSEN, "open tokens"])
+def test_a_model_of_text_and_images_takes_a_memory_of_text(gemma, kind, tmp_path):
+    others = {"memory": TokenMemoryConfig(num_tokens=3, encoder_layers=0, gate=None, segment_length=12)}
+    model = wrap(gemma, **CHOSEN.get(kind, others))
+    assert model.config.backbone_spec.blocks == "language_model.layers"
+    first, *_, last = read_all(model, texts()) if kind != "LwPF" else [model(**inputs) for inputs in texts()]
+    if kind not in ("LwPF", "open tokens"):
+        rounded = 1e-5 if kind == "tokens" else 0.0
+        torch.testing.assert_close(first.logits, gemma(**texts()[0]).logits, atol=rounded, rtol=0)
+    model.save_pretrained(tmp_path)
+    for auto in (AutoModelForCausalLM, AutoModelForImageTextToText):
+        loaded = auto.from_pretrained(tmp_path)
+        assert type(loaded) is type(model)
+        assert torch.equal(loaded(**texts()[0]).logits, first.logits)
+    if kind == "open tokens":
+        assert not torch.allclose(last.logits, gemma(**texts()[-1]).logits, atol=1e-3)
+        told = model.generate(texts()[0]["input_ids"], max_new_tokens=12, do_sample=False, eos_token_id=None)
+        assert told.shape == (2, 21)  # past a segment, and past the window of the text's layers
+
+
+def test_parts_attend_as_they_did(gemma):
+    gemma.set_attn_implementation({"": "eager", "text_config": "sdpa", "vision_config": "eager"})
+    with torch.no_grad():  # proving takes gradients all the same
+        model = wrap(gemma, **CHOSEN["engrams"])
+    found = model.config.text_config._attn_implementation, model.config.vision_config._attn_implementation
+    assert found == ("sdpa", "eager")
+    assert torch.equal(model(**texts()[0]).logits, gemma(**texts()[0]).logits)

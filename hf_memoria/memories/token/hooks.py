@@ -83,7 +83,7 @@ class TokenHooks(HookHolder):
         """Return the arguments with a KV cache that keeps all keys, where the backbone would make one with windows."""
         base, asked = self.base_model, kwargs.get("use_cache")
         checkpoints = base.training and getattr(base, "gradient_checkpointing", False)
-        asked = getattr(base.config, "use_cache", False) if asked is None else asked
+        asked = getattr(base.config.get_text_config(), "use_cache", False) if asked is None else asked
         makes_one = asked and kwargs.get("past_key_values") is None and not checkpoints
         if not (makes_one and self.causal) or sliding_window(base.config) is None:
             return kwargs
@@ -144,7 +144,7 @@ class TokenHooks(HookHolder):
             front = mask.new_ones(mask.shape[0], reading.num_front + reading.cached)
             mask = reading.around(mask, front, mask.new_ones(mask.shape[0], reading.num_end), self.causal)
             kwargs["attention_mask"] = mask
-        config = self.base_model.config
+        config = self.base_model.config.get_text_config()
         if (self.causal and reading.num_front) or sliding_window(config) is not None:
             like, cache = self._with_no_width(reading, kwargs), kwargs.get("past_key_values")
             kwargs["attention_mask"] = masks_with_memory(config, self.causal, reading, like, mask, cache)
