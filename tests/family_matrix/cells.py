@@ -14,7 +14,7 @@ import transformers
 import hf_memoria
 from hf_memoria.models.probe_inputs import probe_inputs
 
-STEPS = ("wrap", "segments", "gradient", "save/load", "generate")
+STEPS = ("wrap", "start", "segments", "gradient", "save/load", "generate")
 SEGMENT = 12
 
 CHOICES: dict[str, Callable[[], dict[str, Any]]] = {
@@ -56,11 +56,12 @@ CHOICES: dict[str, Callable[[], dict[str, Any]]] = {
     "SDM": lambda: {"attention": hf_memoria.SdmAttentionConfig(n=64)},
 }
 
-PASSED, NOT_FOR_IT = "passed", "-"
+PASSED, OPEN, NOT_FOR_IT, NOT_TRIED = "passed", "begins open", "-", "not tried"
+"""What may come of a step beside what went wrong. `OPEN` is a start that memory disturbs, for nothing gates it."""
 
 
 def try_family(stock: Any, choices: tuple[str, ...] = tuple(CHOICES)) -> dict[str, dict[str, str]]:
-    """Return by choice and step what came of a model: `PASSED`, `NOT_FOR_IT`, or what went wrong."""
+    """Return by choice and step what came of a model: `PASSED`, `OPEN`, `NOT_FOR_IT`, or what went wrong."""
     return {choice: _Trial(stock, choice).results() for choice in choices}
 
 
@@ -76,8 +77,8 @@ class _Trial:
         """Return what came of each step; nothing after a failing `wrap` is tried."""
         found = {"wrap": self._outcome(self.wrap)}
         if found["wrap"] != PASSED:
-            return found | dict.fromkeys(STEPS[1:], found["wrap"])
-        steps = (self.segments, self.gradient, self.save_and_load, self.generate)
+            return found | dict.fromkeys(STEPS[1:], NOT_TRIED)
+        steps = (self.start, self.segments, self.gradient, self.save_and_load, self.generate)
         return found | {name: self._outcome(step) for name, step in zip(STEPS[1:], steps, strict=True)}
 
     def _outcome(self, step: Callable[[], str | None]) -> str:
@@ -87,29 +88,34 @@ class _Trial:
             return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
     def wrap(self) -> None:
-        """Wrap it; before anything is remembered, engrams and episodes leave the outputs as they were.
-
-        Memory tokens do so behind gates, where the attention takes some.
-        """
+        """Wrap it; before anything is remembered, engrams and episodes leave the outputs as they were."""
         self.model = hf_memoria.wrap(self.stock, **self.chosen)
         self.inputs = segments_for(self.stock)
         with torch.no_grad():
             got, plain = (output(model(**self.inputs[0])) for model in (self.model, self.stock))
-        assert torch.equal(got, plain) or self.choice not in ("engram", "episodic"), "differs from the backbone"
-        if self.choice == "token":
-            self._wrap_gated(plain)
         assert got.shape == plain.shape, f"{list(got.shape)} came out where {list(plain.shape)} does"
+        assert torch.equal(got, plain) or self.choice in ("token", "LwPF", "SDM"), "differs from the backbone"
         assert got.isfinite().all(), "is not finite"
 
-    def _wrap_gated(self, plain: torch.Tensor) -> None:
+    @torch.no_grad()
+    def start(self) -> str | None:
+        """Over trained weights it begins as the backbone, in the second segment as well: to the bit, or to rounding.
+
+        Shared attention has no gate, and memory tokens have none where none can be put into the attention.
+        """
+        if not self.remembers:
+            return NOT_FOR_IT
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of attentions that take no gate
-            gated = hf_memoria.wrap(self.stock, memory=replace(self.chosen["memory"], gate="auto"))
-        if gated.config.memory.gate is not None:
-            with torch.no_grad():
-                got = output(gated(**self.inputs[0]))
-            close = torch.allclose(got, plain, atol=1e-4, rtol=1e-4, equal_nan=True)
-            assert close, f"behind closed gates it differs from the backbone by {(got - plain).abs().max():.1e}"
+            closed = hf_memoria.wrap(self.stock, memory=replace(self.chosen["memory"], gate="auto"))
+        if self.choice == "shared attention" or closed.config.memory.gate is None:
+            return OPEN
+        memory = closed(**self.inputs[0]).memory
+        got, plain = output(closed(**self.inputs[1], memory=memory)), output(self.stock(**self.inputs[1]))
+        rounding = 1e-4 if self.choice == "token" else 0.0
+        close = torch.allclose(got, plain, atol=rounding, rtol=rounding, equal_nan=True)
+        assert close, f"behind closed gates it differs from the backbone by {(got - plain).abs().max():.1e}"
+        return None
 
     def segments(self) -> None:
         """Read three segments; what was remembered changes what the last one gives."""
@@ -124,17 +130,23 @@ class _Trial:
         try:
             state = {} if not self.remembers else {"memory": self.model(**self.inputs[0]).memory}
             output(self.model(**self.inputs[1], **state)).float().square().mean().backward()
-            own = {n: p for n, p in self.model.named_parameters() if "memory" in n or "abstractor" in n}
-            given = [
-                p.grad is not None and bool(p.grad.any())
-                for p in (own or dict(self.model.named_parameters())).values()
-            ]
+            parameters = dict(self.model.named_parameters())
+            own = {n: p for n, p in parameters.items() if "memory" in n or "abstractor" in n}
+            learning = own or {name: parameters[name] for name in self._learning_of_stock()}
+            given = [p.grad is not None and bool(p.grad.any()) for p in learning.values()]
             assert sum(given) * 2 > len(given), f"{len(given) - sum(given)} of {len(given)} parameters get no gradient"
             finite = [bool(p.grad.isfinite().all()) for p in own.values() if p.grad is not None]
             assert all(finite), "gradients are not finite"
         finally:
             self.model.zero_grad()
             self.model.eval()
+
+    def _learning_of_stock(self) -> list[str]:
+        """Return the names of the parameters that gradient reaches in the backbone: of a part for images, none."""
+        output(self.stock(**self.inputs[1])).float().square().mean().backward()
+        reached = [n for n, p in self.stock.named_parameters() if p.grad is not None and bool(p.grad.any())]
+        self.stock.zero_grad()
+        return reached
 
     def save_and_load(self) -> None:
         """Save it, load it by its Auto class, and read the same."""
@@ -196,6 +208,8 @@ def auto_class_of(stock: Any) -> Any:
     ends = {
         "ForCausalLM": transformers.AutoModelForCausalLM,
         "LMHeadModel": transformers.AutoModelForCausalLM,
+        "ForConditionalGeneration": transformers.AutoModelForCausalLM,
+        "GenerationDecoder": transformers.AutoModelForCausalLM,
         "ForMaskedLM": transformers.AutoModelForMaskedLM,
         "ForImageClassification": transformers.AutoModelForImageClassification,
     }

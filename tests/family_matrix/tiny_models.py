@@ -69,6 +69,34 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "levit": {"image_size": 64, "patch_size": 16},
     "mobilevitv2": {"image_size": 64},
     "neomme": {"head_dim": 16},
+    "qwen4_exp_text": {
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 8,
+        "indexer_budget": 8,
+        "indexer_compress_ratio": 2,
+    },
+    "sam3_vit_model": {"global_attn_indexes": [1, 3]},
+    "sam2_hiera_det_model": {
+        "hidden_size": 16,
+        "embed_dim_per_stage": [16, 32, 32, 32],
+        "num_attention_heads_per_stage": [1, 2, 2, 2],
+        "blocks_per_stage": [1, 1, 2, 1],
+        "global_attention_blocks": [3],
+        "image_size": [64, 64],
+        "window_size_per_stage": [2, 2, 2, 2],
+    },
+    "sam2_vision_model": {
+        "backbone_channel_list": [32, 32, 32, 16],
+        "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+        "image_size": 64,
+    },
+    "blt": {"encoder_hash_byte_group_vocab": 99},
+    "esm": {"vocab_size": VOCABULARY},
+    "mamba2": {"num_heads": 8},
+    "bit": {"num_groups": 4},
+    "gemma3n_text": {"num_kv_shared_layers": 0},
+    "gemma4_assistant": {"hidden_size_per_layer_input": 0},
     "xmod": {"default_language": "en_XX"},  # as a user sets it
 }
 """What else the configs of some model types need."""
@@ -92,11 +120,16 @@ def small_config(model_type: str) -> Any:
     Raises:
         Exception: whatever the config class says of them.
     """
-    config_class: Any = CONFIG_MAPPING[model_type]
-    if config_class.sub_configs:
-        raise ValueError(f"it is composed of {', '.join(config_class.sub_configs)}")
-    default = config_class()
+    return _shrunk(CONFIG_MAPPING[model_type]())
+
+
+def _shrunk(default: Any) -> Any:
+    """Return a config like one of the default sizes, with small ones; so are the configs that are parts of it."""
+    config_class, model_type = type(default), default.model_type
+    parts = {name: getattr(default, name, None) for name in config_class.sub_configs}
+    parts = {name: part for name, part in parts.items() if part is not None}
     values = {name: value for name, value in vars(default).items() if not name.startswith("_")}
+    values = {name: value for name, value in values.items() if name not in parts}
     count = next((values[n] for n in ("num_hidden_layers", "n_layer", "n_layers", "num_layers") if n in values), None)
     changes = {name: _small(name, value, count) for name, value in values.items()}
     changes = {name: value for name, value in changes.items() if value is not None and value != values[name]}
@@ -104,7 +137,8 @@ def small_config(model_type: str) -> Any:
     changes |= {name: value for name, value in UNSET.items() if values.get(name, value) is None}
     if "num_key_value_heads" in changes and values["num_key_value_heads"] == values.get("num_attention_heads"):
         changes["num_key_value_heads"] = 4
-    return config_class(**changes | _ids(values) | SPECIAL.get(model_type, {}))
+    small = {name: _shrunk(part) for name, part in parts.items()}
+    return config_class(**changes | _ids(values) | small | SPECIAL.get(model_type, {}))
 
 
 def _small(name: str, value: Any, count: int | None) -> Any:
@@ -170,9 +204,17 @@ def tiny_stock_model(group: str, model_type: str) -> Any:
     Raises:
         Exception: whatever building it says.
     """
-    config = small_config(model_type)
+    config, model_class = small_config(model_type), stock_class(group, model_type)
+    if not isinstance(config, model_class.config_class):  # a language model of a part, as Auto classes take it
+        parts = [getattr(config, name, None) for name in config.sub_configs]
+        config = next((part for part in parts if isinstance(part, model_class.config_class)), config)
     for name in ("initializer_range", "init_std"):
         if type(getattr(config, name, None)) is float:
             setattr(config, name, 0.2)
     torch.manual_seed(0)
-    return stock_class(group, model_type)(config).eval()
+    model = model_class(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # what begins at zero (DeiT's first token) does not stay so in training
+            if not parameter.any():
+                parameter.normal_(std=0.1)
+    return model

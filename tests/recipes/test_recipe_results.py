@@ -38,8 +38,13 @@ def test_no_config_says_one_thing_that_a_flag_says(config):
 
 def test_every_result_is_that_of_a_script():
     for folder in RESULTS.iterdir():
-        places = (ROOT / "recipes", ROOT / "recipes" / "benchmarks", ROOT / "tests" / "faults")
-        scripts = [f"{folder.name}.py", f"{folder.name}/__main__.py"]
+        places = (
+            ROOT / "recipes",
+            ROOT / "recipes" / "benchmarks",
+            ROOT / "tests" / "faults",
+            ROOT / "tests" / "family_matrix",
+        )
+        scripts = [f"{folder.name}.py", f"{folder.name}/__main__.py", f"{folder.name}_report.py"]
         assert any((place / script).is_file() for place in places for script in scripts), folder
 
 
