@@ -33,12 +33,14 @@ def window_beside_full(config: Any, index: int) -> int | None:
         config: the config of the backbone.
         index: number of the layer.
     """
+    config = config.get_text_config()
     types = getattr(config, "layer_types", None) or ()
     return sliding_window(config) if FULL in types and types[index] == SLIDING else None
 
 
 def window_of_all(config: Any) -> int | None:
     """Return the window that every layer of a backbone has; None where one sees everything."""
+    config = config.get_text_config()
     types = getattr(config, "layer_types", None)
     return sliding_window(config) if types is None or set(types) == {SLIDING} else None
 

@@ -67,6 +67,11 @@ class FoundBackbone(MemoriaConfigMixin):
             class_named(name)
         return super().from_dict(config_dict, **kwargs)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == ENTRY and (value or {}).get("width") is not None:  # loading sets it on a config that is made
+            self.hidden_size = value["width"]
+
     @property
     def backbone_spec(self) -> BackboneSpec:
         """Where things are in the blocks of this model."""

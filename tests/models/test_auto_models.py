@@ -95,19 +95,21 @@ def test_a_checkpoint_of_text_and_images_gives_the_model_of_its_text(qwen, tmp_p
     assert type(built) is type(model)
 
 
-def test_a_text_model_is_taken_out_of_what_loads_whole():
+def test_a_checkpoint_that_loads_whole_gets_the_memory_whole(tmp_path):
     vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     vision |= {"image_size": 16, "patch_size": 8}
     config = transformers.Gemma3Config(text_config=TEXT, vision_config=vision, mm_tokens_per_image=4)
     torch.manual_seed(0)
-    full = transformers.Gemma3ForConditionalGeneration(config).eval()
-    with pytest.raises(ValueError, match="but None; wrap the model of its text alone"):
-        hf_memoria.wrap(full, memory=small_episodes())
-    text = transformers.Gemma3ForCausalLM(full.config.text_config).to(full.dtype).eval()
-    text.model.load_state_dict(full.model.language_model.state_dict())
-    text.lm_head.load_state_dict(full.lm_head.state_dict())
-    model = hf_memoria.wrap(text, memory=small_episodes())
-    assert torch.equal(model(ids()).logits, full(ids()).logits)
+    plain = transformers.Gemma3ForConditionalGeneration(config).eval()
+    plain.save_pretrained(tmp_path / "plain")
+    model = hf_memoria.MemoriaAutoModelForCausalLM.from_pretrained(tmp_path / "plain", memory=small_episodes())
+    assert type(model).__name__ == "MemoriaGemma3ForConditionalGeneration"
+    assert torch.equal(model(ids()).logits, plain(ids()).logits)
+    model.save_pretrained(tmp_path / "ours")
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
+    outputs = [read_all(each, [{"input_ids": ids()}] * 3)[-1] for each in (model, again)]
+    assert torch.equal(outputs[0].logits, outputs[1].logits)
+    assert outputs[0].memory.ids.shape[1] > ids().shape[1]
 
 
 def test_a_class_says_that_it_needs_the_place(tmp_path):

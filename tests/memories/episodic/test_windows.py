@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from tiny_stock import SIZES as TINY
 from tiny_stock import tiny_stock
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from hf_memoria import EpisodicMemoryConfig, wrap
 
@@ -40,6 +42,17 @@ def read(model, ids):
 @pytest.mark.parametrize("name", BACKBONES)
 def test_a_store_of_everything_is_the_backbone_over_the_whole_text(name):
     stock = tiny_stock(name, **MIXED, **SIZES, **BACKBONES[name])
+    torch.testing.assert_close(read(wrap(stock, memory=everything()), text()), stock(text()).logits, atol=1e-4, rtol=0)
+
+
+def test_layers_of_a_model_of_text_and_images_have_those_of_its_text():
+    text_config = {**TINY, **MIXED, **SIZES, "head_dim": 8}
+    vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    vision |= {"image_size": 16, "patch_size": 8}
+    torch.manual_seed(0)
+    stock = Gemma3ForConditionalGeneration(
+        Gemma3Config(text_config=text_config, vision_config=vision, mm_tokens_per_image=4)
+    ).eval()
     torch.testing.assert_close(read(wrap(stock, memory=everything()), text()), stock(text()).logits, atol=1e-4, rtol=0)
 
 
