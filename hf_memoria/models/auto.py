@@ -63,9 +63,10 @@ class MemoriaAuto:
         if _is_undeclared(stock):
             given = _as_plain(stock, config, kwargs)
             plain = stock.from_pretrained(pretrained_model_name_or_path, *args, **given)
-            kwargs[ENTRY] = entry_of(spec_for(plain))
+            spec = spec_for(plain)
+            kwargs[ENTRY] = entry_of(spec)
             memory = memory_config_from(kwargs.get("memory"))
-            before = Stock.of(plain, None if memory is None else memory.segment_length)
+            before = Stock.of(plain, spec, None if memory is None else memory.segment_length)
             del plain  # before the other one is loaded
         ours = memoria_class_of(stock)
         if "config" in kwargs:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from hf_memoria.attentions.interface import UNIT
-from hf_memoria.backbones import blocks_of
+from hf_memoria.backbones import BackboneSpec, blocks_of
+from hf_memoria.backbones.blocks import base_of
 from hf_memoria.backbones.ownership import MEMORY, is_within, roots_of
 from hf_memoria.backbones.tree import NotFoundError, NotTakenError
 from hf_memoria.backbones.watching import are_same, at_rest, watch
@@ -31,26 +32,33 @@ class Stock:
     Attributes:
         output: its first output.
         inputs: the inputs, random ones.
+        fills_up: whether its blocks get more positions than there are (Longformer's whole windows), which no mask of
+            padding is for.
         is_plain: whether it had neither a memory nor another attention, so that a closed memory has to leave that.
     """
 
     output: Tensor
     inputs: dict[str, Tensor]
+    fills_up: bool
     is_plain: bool
 
     @classmethod
-    def of(cls, model: Any, segment_length: int | None) -> Stock:
+    def of(cls, model: Any, spec: BackboneSpec, segment_length: int | None) -> Stock:
         """Return what a model gives for the first segment of a trial.
 
         Args:
             model: the model, with memory or without.
+            spec: its entry.
             segment_length: tokens of a segment of the model that is to be tried, or None.
         """
         has_own = isinstance(model.config, MemoriaConfigMixin)
         lengths = (segment_length, model.config.segment_length if has_own else None)
         inputs = _short(probe_inputs(model), min((length for length in lengths if length), default=None))
+        block = blocks_of(model.base_model if has_own else base_of(model, spec), spec)[(spec.reads or (0,))[0]]
+        stream = watch(model, block, inputs).tensor("in", "")
+        as_long = stream is not None and stream.shape[:2] == next(iter(inputs.values())).shape[:2]
         with torch.no_grad(), at_rest(model):
-            return cls(model(**inputs, return_dict=True)[0], inputs, not has_own)
+            return cls(model(**inputs, return_dict=True)[0], inputs, not as_long, not has_own)
 
 
 def try_out(model: Any, stock: Stock) -> None:
@@ -90,7 +98,7 @@ def _read_two(model: Any, stock: Stock) -> None:
     if config.backbone_spec.is_causal(config):
         _check_causal(model, first[0], inputs["input_ids"])
     other = {name: _another(values) for name, values in inputs.items()}
-    if "input_ids" in other and _takes_mask(model, inputs):
+    if "input_ids" in other and not stock.fills_up and "attention_mask" in inspect.signature(model.forward).parameters:
         other["attention_mask"] = torch.ones_like(other["input_ids"])  # as tokenizers give one
     state = {} if config.memory is None else {"memory": first.memory}
     second = model(**other, **state, return_dict=True)[0]
@@ -107,15 +115,6 @@ def _another(values: Tensor) -> Tensor:
     if values.is_floating_point():
         return values * 0.5
     return values.roll(1)[:, : -1 if values.shape[1] > 1 else None]
-
-
-def _takes_mask(model: Any, inputs: dict[str, Tensor]) -> bool:
-    """Whether a forward takes a mask of padding, and fills positions up to no more than there are (Longformer)."""
-    spec = model.config.backbone_spec
-    block = blocks_of(model.base_model, spec)[0 if spec.reads is None else spec.reads[0]]
-    stream = watch(model, block, inputs).tensor("in", "")
-    as_long = stream is not None and stream.shape[:2] == inputs["input_ids"].shape
-    return as_long and "attention_mask" in inspect.signature(model.forward).parameters
 
 
 def _check_causal(model: Any, output: Tensor, ids: Tensor) -> None:

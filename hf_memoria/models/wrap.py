@@ -42,7 +42,7 @@ def wrap(
         chosen[ENTRY] = entry_of(spec_for(model))
     wrapped = copied_as(cls, model, chosen)
     if is_found(cls):
-        try_out(wrapped, Stock.of(model, wrapped.config.segment_length))
+        try_out(wrapped, Stock.of(model, wrapped.config.backbone_spec, wrapped.config.segment_length))
     return wrapped
 
 

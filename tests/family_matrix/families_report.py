@@ -36,7 +36,7 @@ def try_type(group: str, model_type: str) -> dict[str, Any]:
     """Return what came of a model type: why it was not built or does not run by itself, or the cells."""
     try:
         stock = tiny_stock_model(group, model_type)
-        if model_type not in OTHER_INPUT:
+        if model_type not in OTHER_INPUT | WITHOUT_ATTENTION:
             output(stock(**segments_for(stock)[0]))
     except Exception as error:
         return {"group": group, "type": model_type, "unbuilt": f"{type(error).__name__}: {str(error)[:200]}"}

@@ -76,6 +76,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "indexer_budget": 8,
         "indexer_compress_ratio": 2,
     },
+    "longcat_flash": {"qk_head_dim": 16},
     "sam3_vit_model": {"global_attn_indexes": [1, 3]},
     "sam2_hiera_det_model": {
         "hidden_size": 16,

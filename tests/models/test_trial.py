@@ -10,6 +10,7 @@ from transformers import AutoModel
 import hf_memoria
 from hf_memoria import EngramMemoryConfig, EpisodicMemoryConfig, LwpfAttentionConfig, TokenMemoryConfig, wrap
 from hf_memoria.backbones.tree import NotFoundError, NotTakenError
+from hf_memoria.models.entries import spec_for
 from hf_memoria.models.trial import Stock, try_out
 
 pytestmark = pytest.mark.slow
@@ -68,7 +69,7 @@ def test_a_model_that_would_do_wrong_is_refused(name, changes, chosen, message):
 def test_outputs_that_differ_behind_a_closed_gate_are_refused():
     stock = tiny_stock("Qwen3ForCausalLM", head_dim=8)
     model = wrap(stock, memory=tokens())
-    before = Stock.of(stock, 12)
+    before = Stock.of(stock, spec_for(stock), 12)
     try_out(model, before)
     model.model.norm.weight.data.mul_(1.5)
     with pytest.raises(NotFoundError, match=r"differs by .* from one without, though its gate is closed"):
@@ -77,7 +78,7 @@ def test_outputs_that_differ_behind_a_closed_gate_are_refused():
 
 def test_gradients_that_are_not_finite_are_refused():
     stock = tiny_stock("Qwen3ForCausalLM", head_dim=8)
-    model, before = wrap(stock, memory=EngramMemoryConfig()), Stock.of(stock, None)
+    model, before = wrap(stock, memory=EngramMemoryConfig()), Stock.of(stock, spec_for(stock), None)
     model.lm_head.register_forward_hook(lambda module, args, output: output + (output - output).abs().sqrt())
     with pytest.raises(NotFoundError, match="gives gradients that are not finite"):
         try_out(model, before)
@@ -85,7 +86,7 @@ def test_gradients_that_are_not_finite_are_refused():
 
 def test_another_attention_that_does_not_run_is_refused():
     stock = tiny_stock("Qwen3ForCausalLM", head_dim=8)
-    model, before = wrap(stock, attention=LwpfAttentionConfig()), Stock.of(stock, None)
+    model, before = wrap(stock, attention=LwpfAttentionConfig()), Stock.of(stock, spec_for(stock), None)
     model.config._attn_implementation_internal = "sdpa"
     with pytest.raises(NotFoundError, match=r"does not attend by it in blocks \[0, 1\]"):
         try_out(model, before)
