@@ -57,6 +57,6 @@ def _of_images(config: Any, name: str) -> Any:
 
 
 def _special_ids(config: Any) -> set[int]:
-    found = [value for name, value in vars(config).items() if name.endswith(("_token_id", "_token_index"))]
+    found = [value for name, value in vars(config).items() if name.endswith(("token_id", "token_index"))]
     lists = [ids if isinstance(ids, (list, tuple)) else [ids] for ids in found if ids is not None]
     return {number for ids in lists for number in ids}
