@@ -173,13 +173,15 @@ def _heads_of(config_class: Any) -> list[Any]:
     for auto in dict.fromkeys(AUTO_CLASSES.values()):
         stock = auto._model_mapping.get(config_class, None)
         heads = stock if isinstance(stock, tuple) else (stock,)
-        if heads[0] is not None and heads[0].config_class is config_class and _has_end(heads[0]):
+        if heads[0] is not None and heads[0].config_class is config_class and _is_head_of(auto, heads[0]):
             found.append(heads[0])
     return list(dict.fromkeys(found))
 
 
-def _has_end(stock: type) -> bool:
-    return any(stock.__name__.endswith(end) for end in AUTO_CLASSES)
+def _is_head_of(auto: Any, stock: type) -> bool:
+    """Whether a class is called as one of an Auto class: that of masked words knows BART's encoder-decoder, too."""
+    ends = [end for end in AUTO_CLASSES if stock.__name__.endswith(end)]
+    return bool(ends) and AUTO_CLASSES[ends[0]] is auto
 
 
 def classes_by_name(backbone_type: str, module: str) -> dict[str, type]:
