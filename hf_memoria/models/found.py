@@ -173,15 +173,15 @@ def _heads_of(config_class: Any) -> list[Any]:
     for auto in dict.fromkeys(AUTO_CLASSES.values()):
         stock = auto._model_mapping.get(config_class, None)
         heads = stock if isinstance(stock, tuple) else (stock,)
-        if heads[0] is not None and heads[0].config_class is config_class and _is_head_of(auto, heads[0]):
+        if heads[0] is not None and heads[0].config_class is config_class and _is_of(heads[0], auto):
             found.append(heads[0])
     return list(dict.fromkeys(found))
 
 
-def _is_head_of(auto: Any, stock: type) -> bool:
-    """Whether a class is called as one of an Auto class: that of masked words knows BART's encoder-decoder, too."""
-    ends = [end for end in AUTO_CLASSES if stock.__name__.endswith(end)]
-    return bool(ends) and AUTO_CLASSES[ends[0]] is auto
+def _is_of(stock: type, auto: Any) -> bool:
+    """Whether a class is by its name one of the Auto class that has it, which BART's for masked words is not."""
+    end = next((end for end in AUTO_CLASSES if stock.__name__.endswith(end)), None)
+    return end is not None and AUTO_CLASSES[end] is auto
 
 
 def classes_by_name(backbone_type: str, module: str) -> dict[str, type]:

@@ -69,7 +69,7 @@ def try_out(model: Any, stock: Stock) -> None:
 
     Args:
         model: a model of a family that nobody declared.
-        stock: the outputs that it had before, and for what input.
+        stock: the output that it gave before.
 
     Raises:
         NotFoundError: saying what does not hold.
