@@ -113,7 +113,7 @@ def test_images_are_pooled_without_memory_tokens():
         ("FalconForCausalLM", {}, "does not go through Transformers' AttentionInterface"),
         ("MptForCausalLM", MPT, "does not go through Transformers' AttentionInterface"),
         ("DebertaV2ForMaskedLM", {}, "does not go through Transformers' AttentionInterface"),
-        ("Gemma2ForCausalLM", {"head_dim": 8}, r"attends with \['softcap'\]"),
+        ("VaultGemmaForCausalLM", {"head_dim": 8}, r"attends with \['softcap'\]"),
         ("CTRLLMHeadModel", {"n_embd": 32, "n_head": 4, "dff": 40}, "cannot be called on stored positions: TypeError"),
     ],
 )

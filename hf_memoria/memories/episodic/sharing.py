@@ -123,6 +123,8 @@ class SharingHooks(HookHolder):
         captured = Captured()
         try:
             Call(module, captured).run(module, stored, **inputs)
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise  # of the device, and not of how the attention is called
         except (RuntimeError, TypeError, AttributeError, IndexError) as error:
             raise NotTakenError(
                 f"share_attention must be False for {type(self.base_model).__name__}, whose self-attention cannot be "
