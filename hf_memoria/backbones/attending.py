@@ -32,12 +32,15 @@ def blocks_by_interface(base_model: nn.Module, spec: BackboneSpec) -> list[int]:
         spec: the spec of the backbone, which says where its blocks are.
     """
     blocks = blocks_of(base_model, spec)
-    reading = range(len(blocks)) if spec.reads is None else spec.reads
     return [
         index
-        for index in reading
+        for index in _reading(base_model, spec)
         if next(attention_modules(submodule(blocks[index], spec, "attention")), None) is not None
     ]
+
+
+def _reading(base_model: nn.Module, spec: BackboneSpec) -> Sequence[int]:
+    return range(len(blocks_of(base_model, spec))) if spec.reads is None else spec.reads
 
 
 def leaves_positions(base_model: Any, causal: bool) -> bool:
@@ -58,8 +61,8 @@ def can_gate_tokens(base_model: Any, spec: BackboneSpec, causal: bool) -> bool:
         spec: the spec of the backbone, which says where its blocks are.
         causal: whether a position sees only what stands before it.
     """
-    reading = range(len(blocks_of(base_model, spec))) if spec.reads is None else spec.reads
-    return leaves_positions(base_model, causal) and set(reading) <= set(blocks_by_interface(base_model, spec))
+    able = set(blocks_by_interface(base_model, spec))
+    return leaves_positions(base_model, causal) and set(_reading(base_model, spec)) <= able
 
 
 def check_attends_by_interface(
@@ -79,8 +82,7 @@ def check_attends_by_interface(
     """
     spec = model.config.backbone_spec
     able = blocks_by_interface(model.base_model, spec)
-    wanted = range(len(blocks_of(model.base_model, spec))) if spec.reads is None else spec.reads
-    if set(wanted if layers is None else layers) <= set(able):
+    if set(_reading(model.base_model, spec) if layers is None else layers) <= set(able):
         return
     name = type(model).__name__
     if able and which is not None:

@@ -18,7 +18,7 @@ from hf_memoria.backbones.attending import can_gate_tokens
 from hf_memoria.backbones.spec import BackboneSpec
 from hf_memoria.backbones.stages import blocks_in_shape, heads_of, last_stage
 from hf_memoria.backbones.tree import NotFoundError, attention_paths, find_blocks, said
-from hf_memoria.backbones.watching import are_same, at_rest, ran_of, watch
+from hf_memoria.backbones.watching import are_same, at_rest, ran_of, run_hooked, watch
 
 ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop", "attn_dropout")
 OUTPUT_DROPOUT = ("hidden_dropout_prob", "resid_pdrop", "resid_dropout", "hidden_dropout", "dropout", "dropout_rate")
@@ -63,12 +63,7 @@ def _running_base(model: Any, inputs: Mapping[str, Any]) -> str | None:
         module.register_forward_pre_hook(lambda module, args, path=path: ran.append(path))
         for path, module in inner.items()
     ]
-    try:
-        with torch.no_grad(), at_rest(model):
-            output = model(**inputs, return_dict=True)[0]
-    finally:
-        for handle in handles:
-            handle.remove()
+    output = run_hooked(model, {**inputs, "return_dict": True}, handles)[0]
     is_head = base is model and output.shape[-1] != said(model.config, "hidden_size")
     return next((path for path in ran if path or not is_head), None) or None
 

@@ -5,7 +5,7 @@ Hooks are there for the forward alone. Nothing is changed but for what `nudged` 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,13 +75,24 @@ def watch(
     for path, module in block.named_modules():
         handles.append(module.register_forward_pre_hook(before(path), with_kwargs=True))
         handles.append(module.register_forward_hook(after(path)))
+    run_hooked(model, inputs, handles)
+    return seen
+
+
+def run_hooked(model: Any, inputs: Mapping[str, Any], handles: Iterable[Any]) -> Any:
+    """Run a forward at rest, without gradient, and return its output; hooks are removed, whatever happens.
+
+    Args:
+        model: the model, with head or without.
+        inputs: the inputs of the forward.
+        handles: the hooks of this forward.
+    """
     try:
         with torch.no_grad(), at_rest(model):
-            model(**inputs)
+            return model(**inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return seen
 
 
 def ran_of(model: Any, base: nn.Module, inputs: Mapping[str, Any]) -> set[nn.Module]:
@@ -94,12 +105,7 @@ def ran_of(model: Any, base: nn.Module, inputs: Mapping[str, Any]) -> set[nn.Mod
     """
     ran: set[nn.Module] = set()
     handles = [module.register_forward_pre_hook(lambda module, args: ran.add(module)) for module in base.modules()]
-    try:
-        with torch.no_grad(), at_rest(model):
-            model(**inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    run_hooked(model, inputs, handles)
     return ran
 
 

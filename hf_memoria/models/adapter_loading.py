@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_memoria.backbones.ownership import ATTENTION, MEMORY, is_within, roots_of
 from hf_memoria.models.adapter_files import BaseCheckpoint, of_cache, read_weights
+from hf_memoria.models.config import ENTRY
 from hf_memoria.models.copied import copied_as
 from hf_memoria.models.fingerprint import backbone_fingerprint_of
 from hf_memoria.models.gguf import load_gguf
@@ -28,7 +29,6 @@ LOADS_IN_FULL = Version(transformers.__version__) >= Version("5.18")
 
 OF_REPOSITORY = ("revision", "subfolder")
 OVERRIDES = ("base_model", "base_revision")
-ENTRY = "backbone_entry"
 
 
 def leave_for_later(model: Any) -> None:

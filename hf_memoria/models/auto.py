@@ -16,10 +16,10 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
-from hf_memoria.models.config import MemoriaConfigMixin, memory_config_from
+from hf_memoria.models.config import ENTRY, MemoriaConfigMixin, memory_config_from
 from hf_memoria.models.entries import spec_for
 from hf_memoria.models.families import MEMORIA_CLASSES
-from hf_memoria.models.found import ENTRY, entry_of, is_found, memoria_class_of
+from hf_memoria.models.found import entry_of, is_found, memoria_class_of
 from hf_memoria.models.open_settings import OF_LOADING
 from hf_memoria.models.trial import Stock, try_out
 

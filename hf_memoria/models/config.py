@@ -22,6 +22,9 @@ from hf_memoria.settings import settings_from
 
 ConfigT = TypeVar("ConfigT")
 
+ENTRY = "backbone_entry"
+"""The field in which the config of a family that nobody declared keeps its entry."""
+
 TOLD = "config_file_of"
 """Keyword in which reading a config file tells building the config where the file lies."""
 

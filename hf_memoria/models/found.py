@@ -16,7 +16,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from hf_memoria.backbones.brought import came_with_checkpoint
 from hf_memoria.backbones.spec import BackboneSpec
 from hf_memoria.models import registered
-from hf_memoria.models.config import MemoriaConfigMixin
+from hf_memoria.models.config import ENTRY, MemoriaConfigMixin
 from hf_memoria.models.families import (
     AUTO_CLASSES,
     MEMORIA_CLASSES,
@@ -26,8 +26,8 @@ from hf_memoria.models.families import (
     model_with_memory,
 )
 
-ENTRY, PREFIX = "backbone_entry", "memoria-"
-"""The config's field with the entry, and what model types with memory begin with."""
+PREFIX = "memoria-"
+"""What model types with memory begin with."""
 
 NO_ENTRY = (
     "backbone_entry must say where memory is read in the blocks of {}; got None. wrap(model, memory=...) and "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from hf_memoria.models.config import ENTRY
+
 GGUF = "gguf"
 
 
@@ -26,7 +28,7 @@ def load_gguf(cls: Any, name: Any, *args: Any, **kwargs: Any) -> tuple[Any, dict
             "is. Settings go in as memory=... and attention=...."
         )
     chosen = {key: kwargs.pop(key, None) for key in ("memory", "attention")}
-    chosen |= {key: kwargs.pop(key) for key in ("backbone_entry",) if key in kwargs}  # of what no stock class knows
+    chosen |= {key: kwargs.pop(key) for key in (ENTRY,) if key in kwargs}  # of what no stock class knows
     return stock_of(cls).from_pretrained(name, *args, **kwargs), chosen
 
 

@@ -9,13 +9,10 @@ from typing import Any
 from hf_memoria.backbones import SPECS, can_gate_tokens
 from hf_memoria.backbones.blocks import base_of
 from hf_memoria.memories.shared.settings import MemorySettings
-from hf_memoria.models.config import MemoriaConfigMixin, memory_config_from
+from hf_memoria.models.config import ENTRY, MemoriaConfigMixin, memory_config_from
 
 OF_LOADING = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder", "trust_remote_code")
 """Arguments of `from_pretrained` that say where a checkpoint lies."""
-
-ENTRY = "backbone_entry"
-"""Where a config of a family that nobody declared keeps its entry."""
 
 
 def close_for_loading(cls: Any, name: Any, kwargs: dict[str, Any]) -> dict[str, Any]:

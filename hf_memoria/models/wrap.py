@@ -8,10 +8,11 @@ from transformers import PreTrainedModel
 
 from hf_memoria.attentions.settings import AttentionSettings
 from hf_memoria.memories.shared.settings import MemorySettings
+from hf_memoria.models.config import ENTRY
 from hf_memoria.models.copied import copied_as
 from hf_memoria.models.entries import spec_for
 from hf_memoria.models.families import MEMORIA_CLASSES
-from hf_memoria.models.found import ENTRY, entry_of, is_found, memoria_class_of
+from hf_memoria.models.found import entry_of, is_found, memoria_class_of
 from hf_memoria.models.mixin import MemoriaMixin
 from hf_memoria.models.trial import Stock, try_out
 

@@ -137,8 +137,8 @@ def _joined_mask(query: Tensor, shared: SharedKeys, mask: Tensor) -> Tensor:
     keys = mask.expand(rows, -1, queries, -1)
     if shared.bias is None and mask.dtype == torch.bool:
         return torch.cat([seen.expand(-1, keys.shape[1], -1, -1), keys], dim=-1)
-    bias = query.new_zeros(()) if shared.bias is None else shared.bias.to(query.dtype)
-    stored = bias.expand(rows, *bias.shape[1:] or seen.shape[1:]).masked_fill(~seen, torch.finfo(query.dtype).min)
+    bias = query.new_zeros(seen.shape) if shared.bias is None else shared.bias.to(query.dtype)
+    stored = bias.masked_fill(~seen, torch.finfo(query.dtype).min)
     heads, own = max(stored.shape[1], keys.shape[1]), added_mask(keys, query)
     return torch.cat([stored.expand(-1, heads, -1, -1), own.expand(-1, heads, -1, -1)], dim=-1)
 
