@@ -62,6 +62,7 @@ class Arguments(RunArguments):
     )
     learning_rate: float = field(metadata={"help": "Of LoRA."})
     memory_learning_rate: float = field(metadata={"help": "Of a memory's parameters."})
+    gate_learning_rate: float | None = field(default=None, metadata={"help": "Of its gates; None is the memory's."})
     rank: int = field(metadata={"help": "Of LoRA."})
     targets: list[str] = field(metadata={"help": "Modules of the backbone that get LoRA."})
     lanes: int = field(metadata={"help": "Documents read side by side: segments of a step."})

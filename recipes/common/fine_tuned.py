@@ -49,6 +49,7 @@ class Tuning:
         seconds: of processor time.
         learning_rate: of adapters.
         memory_learning_rate: of a memory's parameters.
+        gate_learning_rate: of its gates; None is that of its other parameters.
         rank: of LoRA.
         targets: modules of the backbone that get LoRA.
         segment_length: tokens of a segment.
@@ -61,6 +62,7 @@ class Tuning:
     seconds: float
     learning_rate: float
     memory_learning_rate: float
+    gate_learning_rate: float | None
     rank: int
     targets: list[str]
     segment_length: int
@@ -98,7 +100,8 @@ def fine_tune(
     rows = segment_documents(documents.shuffle(seed), tokenizer, segment_length=length, lanes=lanes)
     if memory is None and not arm.distilled and not arm.in_order:
         rows = rows.shuffle(seed)  # nothing goes from one segment to the next, and steps of other books teach more
-    groups = parameter_groups(model, lr=tuning.learning_rate, memory_lr=tuning.memory_learning_rate)
+    rates = {"memory_lr": tuning.memory_learning_rate, "gate_lr": tuning.gate_learning_rate}
+    groups = parameter_groups(model, lr=tuning.learning_rate, **rates)
     optimizer, budget, norms = torch.optim.AdamW(groups), TimeBudget(tuning.seconds, tuning.steps), GradientParts()
     others: dict[str, Any] = {"schedule": budget.schedule(optimizer), "callbacks": [budget, norms]}
     if arm.distilled:

@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainerCallback
 
 from hf_memoria import memory_modules, parameter_groups
-from hf_memoria.memories.shared.gates import mean_openness
+from hf_memoria.memories.shared.gates import is_gate, mean_openness
 
 RATES = {"lr": 1e-3, "memory_lr": 1e-2, "weight_decay": 0.1}
 
@@ -58,9 +58,27 @@ def test_every_parameter_that_is_trained_is_in_exactly_one_group(family, kind, w
         assert {group["name"] for group in groups} == expected
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", ["engram", "token", "episodic"])
+def test_gates_may_have_a_rate_of_their_own(kind, way):
+    model = WAYS[way](tiny_model("Llama", "ForCausalLM", {"kind": kind, "gate": "tanh"}))
+    gates = [name for name, parameter in model.named_parameters() if parameter.requires_grad and is_gate(name)]
+    groups = {group["name"]: group for group in parameter_groups(model, gate_lr=0.5, **RATES)}
+    held = {id(parameter) for parameter in groups["gates, not decayed"]["params"]}
+    assert held == {id(parameter) for name, parameter in model.named_parameters() if name in gates}
+    assert groups["gates, not decayed"]["lr"] == 0.5
+    assert groups["gates, not decayed"]["weight_decay"] == 0
+    assert {group["lr"] for name, group in groups.items() if name.startswith("memory")} == {1e-2}
+    together = parameter_groups(model, **RATES)
+    assert {group["name"] for group in together} == set(groups) - {"gates, not decayed"}
+    assert sum(len(group["params"]) for group in together) == sum(len(group["params"]) for group in groups.values())
+
+
 def test_wrong_numbers_and_models_without_memory_or_training_are_refused(new_model):
     with pytest.raises(ValueError, match=r"memory_lr must be at least 0; got -1"):
         parameter_groups(new_model(), lr=0.1, memory_lr=-1)
+    with pytest.raises(ValueError, match=r"gate_lr must be at least 0; got -1"):
+        parameter_groups(new_model(), lr=0.1, memory_lr=0.1, gate_lr=-1)
     with pytest.raises(TypeError, match="model must be a model of hf_memoria; got Linear"):
         parameter_groups(torch.nn.Linear(2, 2), lr=0.1, memory_lr=0.1)
     with pytest.raises(ValueError, match="parameters that require a gradient; got none"):

@@ -16,6 +16,15 @@ class Gated(Protocol):
         """Return the factor, one number, or None if it has no gate."""
 
 
+def is_gate(name: str) -> bool:
+    """Return whether a parameter of a memory is what a factor is made of.
+
+    Args:
+        name: as `named_parameters` gives it.
+    """
+    return name.rpartition(".")[2] == "gate"
+
+
 @torch.no_grad()
 def mean_openness(model: nn.Module) -> float | None:
     """Return the mean of the absolute factors of a model's gates, or None if it has none.
