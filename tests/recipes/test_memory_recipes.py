@@ -269,6 +269,16 @@ def test_a_memory_is_trained_with_a_rate_of_its_own(rate):
     assert not moved & {name for name, _ in tiny_bert(None).named_parameters()}
 
 
+def test_gates_are_trained_with_a_rate_of_their_own():
+    settings = arguments("classification", *TINY, "--segment_length", 8, "--gate", "tanh")
+    model = tiny_bert(settings.memory("memory"))
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    train(model, some_documents(), Training("mean", 10, 3, 1e-9, gate_learning_rate=0.5), seed=0)
+    moved = {name for name, weight in model.named_parameters() if not torch.allclose(weight, before[name], atol=1e-6)}
+    assert moved
+    assert all(name.endswith(".gate") for name in moved)
+
+
 def test_measures_and_the_sign_test():
     labels = np.array([1, 1, 0, 0, 1])
     assert measure(np.array([1, 0, 0, 1, 1]), labels, 2) == {"accuracy": 0.6, "f1": pytest.approx(2 / 3)}
@@ -367,6 +377,7 @@ WRONG = {
         ("--splits", "none.json"): "--splits: must be folds, longformer, or a JSON file that is there",
         ("--folds", 1): "--folds: must be 2 or more; got 1",
         ("--memory_learning_rate", 0): "--memory_learning_rate: must be above 0; got 0",
+        ("--gate_learning_rate", 0): "--gate_learning_rate: must be above 0; got 0",
         ("--segment_length", 2): "--segment_length: must be 3 or more; got 2",
     },
 }

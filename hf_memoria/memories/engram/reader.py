@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hf_memoria.backbones import leave_undecayed
+from hf_memoria.memories.shared.gates import openness_of
 from hf_memoria.memories.shared.masks import masked_softmax, open_empty_rows
 from hf_memoria.memories.shared.positions import by_position
 
@@ -76,8 +77,8 @@ class MemoryReader(nn.Module):
         post_norm: whether the form is that of a post-norm backbone.
         gated: whether what each read changes is multiplied by tanh of a learned scalar that starts at zero, so that a
             pretrained backbone starts out as itself, a post-norm one too.
-        normed: whether W and R are layer-normed before A reads them, and the scalar is divided by sqrt(D), for its
-            gradient is a sum over D channels: gradients then are of the size of the backbone's own.
+        normed: whether W and R are layer-normed before A reads them, and the scalar's gradient is divided by sqrt(D),
+            see `openness_of`: gradients then are of the size of the backbone's own.
 
     Trainer's weight decay leaves norms and gate alone.
     """
@@ -109,8 +110,7 @@ class MemoryReader(nn.Module):
         """Return what the gate multiplies reads by, `[1]`, or None without a gate."""
         if self.gate is None:
             return None
-        pace = self.lookup.query.in_features**-0.5 if self.normed else 1.0
-        return (self.gate * pace).tanh()
+        return openness_of(self.gate, self.lookup.query.in_features) if self.normed else self.gate.tanh()
 
     def forward(
         self,

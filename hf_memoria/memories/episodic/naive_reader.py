@@ -91,7 +91,8 @@ def _read_at(
         asked = reader.spread.query(query)
         second = [_attend(reader, head, asked, again, other, bias)[0] for head in heads]
         read = read + reader.spread.output(torch.cat(second))
-    into: Tensor = stream + (read if reader.gate is None else read * reader.gate.tanh())
+    factor = reader.openness()
+    into: Tensor = stream + (read if factor is None else read * factor)
     return into
 
 

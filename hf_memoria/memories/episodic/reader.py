@@ -20,6 +20,7 @@ from hf_memoria.memories.episodic.searched import Bank, Columns, SearchedStore, 
 from hf_memoria.memories.episodic.selection import PART, Selection, best_in_parts, columns_read, is_long, parts_of
 from hf_memoria.memories.episodic.spread_read import SpreadRead
 from hf_memoria.memories.episodic.stick_breaking import best_columns, stick_breaking_weights
+from hf_memoria.memories.shared.gates import openness_of
 
 SHARPNESS = 8.0
 """What the cosine of query and key is multiplied by at first."""
@@ -64,7 +65,7 @@ class EpisodicReader(nn.Module):
         reads_hidden: whether stored hidden states are read.
         spreads: whether there is a second read, of what stood in one segment with what the first one found.
         place: the place of this block among the stored layers.
-        gated: whether the read is multiplied by tanh of a learned scalar that starts at zero.
+        gated: whether the read is multiplied by tanh of a learned scalar that starts at zero (`openness_of`).
         weighting: `"softmax"` or `"stick_breaking"`, see `EpisodicMemoryConfig`.
 
     Raises:
@@ -119,7 +120,7 @@ class EpisodicReader(nn.Module):
 
     def openness(self) -> Tensor | None:
         """Return what the gate multiplies reads by, `[1]`, or None without a gate."""
-        return None if self.gate is None else self.gate.tanh()
+        return None if self.gate is None else openness_of(self.gate, self.query.in_features)
 
     def reset_memory_parameters(self) -> None:
         """Initialise what the scores are made with, and close the gate."""

@@ -16,6 +16,20 @@ class Gated(Protocol):
         """Return the factor, one number, or None if it has no gate."""
 
 
+def openness_of(gate: Tensor, channels: int) -> Tensor:
+    """Return what a gate over trained weights multiplies reads by, tanh of it, with its gradient over sqrt(channels).
+
+    The gradient of a gate is a sum over channels and positions. Whole, it would be nearly all of the gradient's norm,
+    and what clips that would leave the backbone little. Adam takes the same steps for it.
+
+    Args:
+        gate: learned scalars.
+        channels: what each of them multiplies.
+    """
+    at = gate.detach()
+    return (at + (gate - at) * channels**-0.5).tanh()
+
+
 def is_gate(name: str) -> bool:
     """Return whether a parameter of a memory is what a factor is made of.
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hf_memoria.backbones import leave_undecayed
+from hf_memoria.memories.shared.gates import openness_of
 from hf_memoria.memories.shared.masks import open_empty_rows
 from hf_memoria.memories.shared.positions import by_position
 
@@ -109,15 +110,17 @@ class MemoryEncoder(nn.Module):
 
 
 class HeadGates(nn.Module):
-    """The factors by which heads read memory tokens: tanh of learned scalars that start at zero.
+    """The factors by which heads read memory tokens: tanh of learned scalars that start at zero (`openness_of`).
 
     Args:
         num_blocks: blocks of the backbone.
         num_heads: heads of a block.
+        head_size: channels of a head.
     """
 
-    def __init__(self, num_blocks: int, num_heads: int) -> None:
+    def __init__(self, num_blocks: int, num_heads: int, head_size: int) -> None:
         super().__init__()
+        self.head_size = head_size
         self.gate = nn.Parameter(torch.zeros(num_blocks, num_heads))
         leave_undecayed(self)
 
@@ -127,7 +130,7 @@ class HeadGates(nn.Module):
 
     def forward(self) -> Tensor:
         """Return the factors, by block and head."""
-        return self.gate.tanh()
+        return openness_of(self.gate, self.head_size)
 
 
 class TokenMemory(nn.Module):
@@ -143,7 +146,7 @@ class TokenMemory(nn.Module):
         encoder_heads: its heads.
         dropout: the dropout of the encoder.
         prompts: whether there are tokens to be filled in, which a recall loss needs.
-        gates: the numbers of blocks and of their heads, for a gate each; None for no gates.
+        gates: the numbers of blocks and of their heads, for a gate each, and the size of a head; None for no gates.
     """
 
     def __init__(
@@ -154,7 +157,7 @@ class TokenMemory(nn.Module):
         encoder_heads: int,
         dropout: float = 0.0,
         prompts: bool = True,
-        gates: tuple[int, int] | None = None,
+        gates: tuple[int, int, int] | None = None,
     ) -> None:
         super().__init__()
         self.gates = HeadGates(*gates) if gates else None
@@ -165,15 +168,17 @@ class TokenMemory(nn.Module):
         self.encoder = MemoryEncoder(hidden_size, encoder_layers, encoder_heads, dropout) if encoder_layers else None
 
     def reset_memory_parameters(self) -> None:
-        """Initialise everything, whatever the backbone does with layers of the same type.
+        """Initialise what stands behind gates, over trained weights; else all starts as the backbone's own layers.
 
-        Tokens start with the norm that written ones have, and layers as torch's own do: with the small weights of a
-        backbone a narrow encoder changes its tokens by next to nothing, and learns next to nothing.
+        Tokens start with the norm that written ones have: the smaller what a backbone norms, the larger its gradient.
+        Layers of the encoder start as torch's own do.
         """
-        nn.init.normal_(self.initial.weight)
-        for tokens in (self.slots, self.prompts):
+        if self.gates is None:
+            return
+        for tokens in (self.initial, self.prompts):
             if tokens is not None:
-                nn.init.normal_(tokens.weight, std=SMALL)
+                nn.init.normal_(tokens.weight)
+        nn.init.normal_(self.slots.weight, std=SMALL)
         for module in [] if self.encoder is None else self.encoder.modules():
             _initialise_as_torch(module)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from hf_memoria.backbones import attention_heads, blocks_of, cross_attention_heads, reading_blocks
+from hf_memoria.backbones import attention_heads, blocks_of, cross_attention_heads, head_size, reading_blocks
 from hf_memoria.memories.interface import Forward
 from hf_memoria.memories.token.config import TokenMemoryConfig
 from hf_memoria.memories.token.encoder import TokenMemory
@@ -61,7 +61,7 @@ class TokenSystem:
             memory.encoder_heads or cross_attention_heads(config),
             dropout=memory.encoder_dropout,
             prompts=bool(memory.recall_weight),
-            gates=(len(blocks_of(base, spec)), attention_heads(config)) if memory.gate else None,
+            gates=(len(blocks_of(base, spec)), attention_heads(config), head_size(config)) if memory.gate else None,
         )
         if memory.gate:
             gate_attention(model, reading_blocks(config))
