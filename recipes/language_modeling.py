@@ -87,7 +87,9 @@ class Arguments(ModelArguments):
     memory: str = field(
         default="{}", metadata={"help": "JSON of a memory's settings, its kind among them; else engrams, as follows."}
     )
-    gate: Literal["none", "tanh"] = field(metadata={"help": "tanh: reads grow from zero, for pretrained backbones."})
+    gate: Literal["none", "tanh", "normed", "auto"] | None = field(
+        default=None, metadata={"help": "What is read grows from zero; else none from nothing, auto of a checkpoint."}
+    )
 
     segment_length: int = field(metadata={"help": "Tokens of a segment."})
     lanes: int = field(metadata={"help": "Documents read side by side: the batch size."})
@@ -105,6 +107,8 @@ class Arguments(ModelArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.gate is None:  # reads that are open from the start spoil what a pretrained backbone knows
+            self.gate = "auto" if self.model_name_or_path else "none"
         check_positive(self, "segment_length", "lanes", "epochs", "learning_rate")
         try:
             json.loads(self.trainer_arguments)

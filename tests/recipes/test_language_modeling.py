@@ -161,6 +161,14 @@ def test_a_window_longer_than_the_positions_is_an_error():
         build_arms(args, tokenizer, seed=0)
 
 
+@pytest.mark.parametrize(
+    ("flags", "gate"),
+    [([], None), (["--model_name_or_path", "x"], "auto"), (["--model_name_or_path", "x", "--gate", "none"], None)],
+)
+def test_reads_of_a_checkpoint_begin_closed_if_nothing_else_is_said(flags, gate):
+    assert parse_arguments(Arguments, CONFIGS, ["--memory", "{}", *flags]).memory_config().gate == gate
+
+
 def test_a_packaged_model_is_known_by_its_short_name(monkeypatch):
     args = parse_arguments(Arguments, CONFIGS, ["--model_name_or_path", "smollm2"])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
