@@ -43,14 +43,34 @@ def _reading(base_model: nn.Module, spec: BackboneSpec) -> Sequence[int]:
     return range(len(blocks_of(base_model, spec))) if spec.reads is None else spec.reads
 
 
-def leaves_positions(base_model: Any, causal: bool) -> bool:
+def takes_positions(base_model: nn.Module, spec: BackboneSpec) -> bool:
+    """Whether a forward takes `position_ids`: by name, or to hand them on to the module that its blocks are in.
+
+    Args:
+        base_model: the model without head.
+        spec: the spec of the backbone, which says where its blocks are.
+    """
+    module: Any = base_model
+    for inner in [*spec.blocks.split(".")[:-1], None]:
+        parameters = inspect.signature(module.forward).parameters
+        if "position_ids" in parameters:
+            return True
+        hands_on = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+        if inner is None or not hands_on:
+            return False
+        module = getattr(module, inner)
+    return False
+
+
+def leaves_positions(base_model: Any, spec: BackboneSpec, causal: bool) -> bool:
     """Whether tokens beside the text leave its positions: behind it, or before it where a forward takes positions.
 
     Args:
         base_model: the model without head.
+        spec: the spec of the backbone, which says where its blocks are.
         causal: whether a position sees only what stands before it, so that such tokens stand before the text.
     """
-    return not causal or "position_ids" in inspect.signature(base_model.forward).parameters
+    return not causal or takes_positions(base_model, spec)
 
 
 def can_gate_tokens(base_model: Any, spec: BackboneSpec, causal: bool) -> bool:
@@ -62,7 +82,7 @@ def can_gate_tokens(base_model: Any, spec: BackboneSpec, causal: bool) -> bool:
         causal: whether a position sees only what stands before it.
     """
     able = set(blocks_by_interface(base_model, spec))
-    return leaves_positions(base_model, causal) and set(_reading(base_model, spec)) <= able
+    return leaves_positions(base_model, spec, causal) and set(_reading(base_model, spec)) <= able
 
 
 def check_attends_by_interface(

@@ -136,7 +136,7 @@ def _check_like_stock(memory: Any, output: Tensor, stock: Stock) -> None:
     closed = isinstance(memory, GatedSettings) and memory.gate is not None
     if closed and stock.is_plain and not are_same(output, stock.output.to(output)):
         off = float((output - stock.output.to(output)).detach().abs().max())
-        raise NotFoundError(f"differs by {off:.1e} from one without, though its gate is closed.")
+        raise NotFoundError(f"differs by {off:.1e} from one without, though nothing is remembered yet.")
 
 
 def _check_remembers(model: Any, second: Tensor, changed: bool) -> None:

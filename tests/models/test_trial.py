@@ -72,7 +72,7 @@ def test_outputs_that_differ_behind_a_closed_gate_are_refused():
     before = Stock.of(stock, spec_for(stock), 12)
     try_out(model, before)
     model.model.norm.weight.data.mul_(1.5)
-    with pytest.raises(NotFoundError, match=r"differs by .* from one without, though its gate is closed"):
+    with pytest.raises(NotFoundError, match=r"differs by .* from one without, though nothing is remembered yet"):
         try_out(model, before)
 
 

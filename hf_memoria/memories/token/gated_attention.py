@@ -183,7 +183,8 @@ def gate_attention(model: Any, layers: list[int]) -> None:
         ValueError: if the backbone's attention cannot be replaced, or another one was chosen.
     """
     check_attends_by_interface(model, "gate", "None", layers)
-    if not leaves_positions(model.base_model, model.config.backbone_spec.is_causal(model.config)):
+    spec = model.config.backbone_spec
+    if not leaves_positions(model.base_model, spec, spec.is_causal(model.config)):
         raise ValueError(
             f"gate must be None for {type(model).__name__}, whose forward takes no position_ids: memory tokens before "
             "the text move its positions, behind a closed gate as well."

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from hf_memoria.backbones import BackboneSpec, HookHolder, cached_length, reading_of, submodule
+from hf_memoria.backbones.attending import takes_positions
 from hf_memoria.backbones.sliding_windows import sliding_window
 from hf_memoria.memories.token.masks import masks_with_memory
 from hf_memoria.memories.token.reading import TokenReading
@@ -42,6 +43,7 @@ class TokenHooks(HookHolder):
     def __init__(self, base_model: Any, spec: BackboneSpec, causal: bool) -> None:
         self.base_model, self.spec, self.causal = base_model, spec, causal
         self.parameters = list(inspect.signature(base_model.forward).parameters)
+        self.takes_positions = takes_positions(base_model, spec)
 
     def attach(self) -> None:
         """Register the hooks."""
@@ -94,7 +96,7 @@ class TokenHooks(HookHolder):
         if text is None:
             text = self.base_model.get_input_embeddings()(ids)
         kwargs["inputs_embeds"] = self._with_tokens(reading, text)
-        if "position_ids" in self.parameters:
+        if self.takes_positions:
             positions = self._text_positions(reading, kwargs, past, text.shape[1]).expand(text.shape[:2])
             kwargs["position_ids"] = self._with_positions(reading, positions, kwargs.get("attention_mask"))
         if kwargs.get("token_type_ids") is not None:
