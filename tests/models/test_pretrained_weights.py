@@ -86,9 +86,13 @@ def gradient_norms(model, segments):
     return norms
 
 
+@pytest.fixture(scope="module")
+def plain_norms(backbone, segments):
+    return gradient_norms(wrap(backbone), segments)
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_are_within_twice_those_without_memory(backbone, segments, kind):
-    plain = gradient_norms(wrap(backbone), segments)
+def test_gradients_are_within_twice_those_without_memory(backbone, segments, plain_norms, kind):
     norms = gradient_norms(wrap(backbone, memory=KINDS[kind](segment_length=LENGTH)), segments)
-    assert all(norm < 2 * without for norm, without in zip(norms, plain, strict=True)), (norms, plain)
-    assert norms != plain
+    assert all(norm < 2 * without for norm, without in zip(norms, plain_norms, strict=True)), norms
+    assert norms != plain_norms
