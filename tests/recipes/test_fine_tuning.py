@@ -204,7 +204,7 @@ def test_the_page_says_how_far_half_lives_of_a_trained_model_are_from_those_befo
     assert f"lifespans go from {lives[0]} to {lives[1]}" in text
 
 
-LOWER = "memory's rate 1e-3"
+HIGHER = "memory's rate 1e-2"
 APART = ("arms", "output_dir", "memory_learning_rate")
 
 
@@ -217,14 +217,14 @@ def row_of_equal_steps(name, results):
     return f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |")
 
 
-def row_of_lower_rate(name, results, equal):
-    """A row of an arm whose memory has a lower rate, beside LoRA alone, which has none."""
+def row_of_higher_rate(name, results, equal):
+    """A row of an arm whose memory has a higher rate, beside LoRA alone, which has none."""
     (run,), alone = results["runs"][name], equal["runs"]["lora_in_order"][0]["by_document"]["own"]
     own = np.subtract(run["by_document"]["own"], alone)
     above = paired([own.mean(), own.std(ddof=1) / len(own) ** 0.5])
     worth = [paired(results["paired"][name][f"{of}_above_on"]) for of in ("off", "other")]
     perplexities = [f"{run[of]:.2f}" for of in ("perplexity", "off", "other")]
-    return f"| {' | '.join([f'{arm_of(name).label}, {LOWER}', *perplexities, above, *worth])} |"
+    return f"| {' | '.join([f'{arm_of(name).label}, {HIGHER}', *perplexities, above, *worth])} |"
 
 
 def row_of_gradients(label, name, results, plain):
@@ -255,9 +255,9 @@ def test_the_page_has_every_arm_of_equal_steps_and_its_gradients():
     assert results["training"] == training_summary(results["runs"])
 
 
-def test_the_page_has_what_a_lower_rate_does():
-    results, equal, lines = published("lower_rate"), published("equal_steps"), page()
+def test_the_page_has_what_a_higher_rate_does():
+    results, equal, lines = published("higher_rate"), published("equal_steps"), page()
     assert {**results["arguments"], **dict.fromkeys(APART)} == {**equal["arguments"], **dict.fromkeys(APART)}
     for name in results["runs"]:
-        assert row_of_lower_rate(name, results, equal) in lines
-        assert row_of_gradients(f"{arm_of(name).label}, {LOWER}", name, results, plain_norms()) in lines
+        assert row_of_higher_rate(name, results, equal) in lines
+        assert row_of_gradients(f"{arm_of(name).label}, {HIGHER}", name, results, plain_norms()) in lines

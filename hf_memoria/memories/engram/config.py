@@ -50,9 +50,10 @@ class EngramMemoryConfig(GatedSettings):
             co-fire counts go on as ever.
         gate: `"tanh"` multiplies each read by tanh of a learned scalar that starts at zero, which Trainer's
             weight decay leaves alone; `"normed"` is the same for pretrained weights, with gradients of the size of
-            theirs (see `MemoryReader`); None is the paper's form. `"auto"` becomes `"normed"` where memory is put on
-            weights that were trained without it (`wrap`, `from_pretrained`), which would be of no use under reads of
-            random weights, and None in a model from nothing; the model's config says which.
+            theirs (see `MemoryReader`) and vectors that differ (see `Abstractor`); None is the paper's form. `"auto"`
+            becomes `"normed"` where memory is put on weights that were trained without it (`wrap`,
+            `from_pretrained`), which would be of no use under reads of random weights, and None in a model from
+            nothing; the model's config says which.
         segment_length: tokens of a segment; None is all the positions that the backbone has.
         cofire_graph: the form of the co-fire graph: `"dense"` is a table of all pairs, `"sparse"` the events
             themselves, `"auto"` chooses by the number of engrams. What is remembered is the same.

@@ -41,7 +41,7 @@ def install_engram_memory(
         layers: blocks that read, counted from 0, as far as they stand after `cue_layer`.
         cue_layer: block whose output is the cue; None takes the cue from the state.
         gated: the `gated` of `MemoryReader`.
-        normed: the `normed` of `MemoryReader`.
+        normed: the `normed` of `Abstractor` and of `MemoryReader`.
         attention_dropout: the dropout on the weights of the reads.
         output_dropout: the dropout on their results.
 
@@ -50,7 +50,7 @@ def install_engram_memory(
     """
     blocks = blocks_of(base_model, spec)
     if num_memories is not None:
-        base_model.abstractor = Abstractor(hidden_size, num_memories, intermediate_size)
+        base_model.abstractor = Abstractor(hidden_size, num_memories, intermediate_size, normed)
     if cue_layer is not None:
         blocks[cue_layer].register_forward_hook(_CueHook(base_model).take)
     first = 0 if cue_layer is None else cue_layer + 1

@@ -26,9 +26,32 @@ def test_abstractor_is_its_equation_and_sees_no_padding():
         assert torch.allclose(made[row], abstractor.contract(abstractor.expand(pooled)), atol=1e-12)
 
 
+def test_over_trained_weights_a_cue_is_what_differs_between_positions():
+    abstractor = Abstractor(8, 3, 16, normed=True).double()
+    cue = torch.randn(2, 5, 8, dtype=torch.float64) + 100 * torch.randn(8, dtype=torch.float64)
+    mask = torch.tensor([[True] * 5, [True, True, False, False, False]])
+    made = abstractor(cue, mask)
+
+    def norm(x):
+        return (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+
+    for row, length in ((0, 5), (1, 2)):
+        X = norm(cue[row, :length] - cue[row, :length].mean(0))
+        scores = norm(abstractor.queries.weight) @ norm(abstractor.key(X)).T * 2 / 8**0.5
+        pooled = torch.softmax(scores, -1) @ abstractor.value(X)
+        assert torch.allclose(made[row], abstractor.contract(abstractor.expand(pooled)), atol=1e-9)
+    plain = Abstractor(8, 3, 16).double()
+    plain.load_state_dict(abstractor.state_dict())
+    alike = [torch.cosine_similarity(w[0, :1], w[0, 1:]).mean() for w in (plain(cue, mask), made)]
+    assert alike[0] > 0.95 > alike[1]
+    alone = abstractor(cue[:, :1], mask[:, :1])
+    assert not torch.allclose(alone[0], alone[1])  # a segment of one position has nothing to differ from
+
+
+@pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize("length", [0, 4])
-def test_a_row_without_a_cue_gives_finite_vectors_and_gradients(length):
-    abstractor = Abstractor(8, 3, 16)
+def test_a_row_without_a_cue_gives_finite_vectors_and_gradients(length, normed):
+    abstractor = Abstractor(8, 3, 16, normed)
     made = abstractor(torch.randn(2, length, 8), torch.zeros(2, length, dtype=torch.bool))
     made.sum().backward()
     assert torch.isfinite(made).all()
@@ -93,17 +116,20 @@ def test_a_row_with_nothing_to_read_skips_norm_and_bias(post_norm):
 
 
 @pytest.mark.parametrize("post_norm", [False, True])
-def test_normed_reads_are_those_of_normed_memories_through_a_slower_gate(post_norm):
+def test_normed_reads_are_those_of_normed_memories_through_a_gate_of_smaller_gradient(post_norm):
     module, mask = reader(post_norm, gated=True, normed=True), torch.ones(1, 3).bool()
     torch.nn.init.constant_(module.gate, 1.5)
     hidden, working, reminded = torch.randn(1, 4, 8), torch.randn(1, 3, 8), torch.randn(1, 3, 8)
     got, _ = module(hidden, working, mask, reminded, mask)
     plain = reader(post_norm, gated=True)
     plain.load_state_dict(module.state_dict())
-    torch.nn.init.constant_(plain.gate, 1.5 / 8**0.5)
     normed = (torch.nn.functional.layer_norm(memory, (8,)) for memory in (working, reminded))
     expected, _ = plain(hidden, next(normed), mask, next(normed), mask)
     assert torch.allclose(got, expected, atol=1e-6)
+    for read in (got, expected):
+        read.square().sum().backward()
+    assert torch.allclose(module.gate.grad, plain.gate.grad / 8**0.5, rtol=1e-5)
+    assert torch.allclose(module.lookup.value.weight.grad, plain.lookup.value.weight.grad, atol=1e-5)
     larger, _ = module(hidden, 1000 * working, mask, 1000 * reminded, mask)
     assert torch.allclose(got, larger, atol=1e-4)
     kept = []
