@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -26,8 +27,8 @@ def openness_of(gate: Tensor, channels: int) -> Tensor:
         gate: learned scalars.
         channels: what each of them multiplies.
     """
-    at = gate.detach()
-    return (at + (gate - at) * channels**-0.5).tanh()
+    at, share = gate.detach(), 1 / math.sqrt(channels)
+    return (at + (gate - at) * share).tanh()
 
 
 def is_gate(name: str) -> bool:
