@@ -14,7 +14,7 @@ RECALL_TARGETS = ("hidden", "tokens")
 WEIGHTS = {"recall_weight": 0.5, "memory_weight": 0.125}
 """Weights of the losses of a memory encoder, unless others are asked for."""
 
-OVER_TRAINED = 0.01
+OVER_TRAINED = 0.005
 """The share of these weights behind a gate. Adam takes no smaller steps for it; clipping of the gradient's norm would
 otherwise leave the backbone next to nothing, and the recall loss would pull at weights that are trained."""
 
@@ -34,13 +34,13 @@ class TokenMemoryConfig(GatedSettings):
         encoder_heads: heads of the memory encoder; None is as many as the backbone's.
         encoder_dropout: the dropout in the memory encoder, in training.
         recall_weight: the weight of the recall loss: given the new memory tokens and a mask token at every position,
-            the backbone is to reconstruct the segment. By default 0.5, behind a gate 0.005, and 0 without a memory
+            the backbone is to reconstruct the segment. By default 0.5, behind a gate 0.0025, and 0 without a memory
             encoder.
         recall_target: the target that it reconstructs: `"hidden"`, its own final hidden states (mean squared
             error, as in the reference), or `"tokens"`, the tokens (cross-entropy; language models only).
         memory_weight: the weight of the memory loss: reading a segment in chunks is to give the memory of reading it
-            whole, plus VICReg's terms. By default 0.125, behind a gate 0.00125, and 0 without a memory encoder, which
-            it is about.
+            whole, plus VICReg's terms. By default 0.125, behind a gate 0.000625, and 0 without a memory encoder,
+            which it is about.
         max_chunks: chunks of a segment at most, for the memory loss; from 2 to 1024.
         vicreg: whether the memory loss has VICReg's variance and covariance terms, which keep the memory tokens from
             becoming all the same.
