@@ -50,15 +50,15 @@ def takes_positions(base_model: nn.Module, spec: BackboneSpec) -> bool:
         base_model: the model without head.
         spec: the spec of the backbone, which says where its blocks are.
     """
-    module: Any = base_model
-    for inner in [*spec.blocks.split(".")[:-1], None]:
+    modules: list[Any] = [base_model]
+    for name in spec.blocks.split(".")[:-1]:
+        modules.append(getattr(modules[-1], name))
+    for module in modules:
         parameters = inspect.signature(module.forward).parameters
         if "position_ids" in parameters:
             return True
-        hands_on = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
-        if inner is None or not hands_on:
+        if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
             return False
-        module = getattr(module, inner)
     return False
 
 

@@ -27,6 +27,7 @@ FEW = {
     ("decoders", "deepseek_v3"): (SHARED,),
     ("decoders", "gemma3"): tuple(CHOICES),
     ("decoders", "mllama"): ("engram",),
+    ("decoders", "moss_transcribe_diarize"): ("token",),
     ("decoders", "mpt"): ("episodic",),
     ("decoders", "whisper"): ("token", SHARED, "LwPF"),
     ("decoders", "gptj"): ("engram",),
