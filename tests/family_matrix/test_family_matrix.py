@@ -55,6 +55,9 @@ FEW = {
 }
 """What is tried in every run, by group and model type."""
 
+NEWER = {("decoders", "moss_transcribe_diarize")}
+"""What the oldest version of Transformers that is promised does not have."""
+
 REFUSED = {
     ("decoders", "bloom", "LwPF"): NO_INTERFACE,
     ("decoders", "bloom", SHARED): "share_attention must be False for MemoriaBloomForCausalLM",
@@ -80,6 +83,8 @@ LEAST = {"decoders": 0.9, "encoders": 0.8, "vision": 0.8}
 
 @pytest.mark.parametrize(("group", "model_type"), FEW, ids=str)
 def test_a_family_without_an_entry_takes(group, model_type):
+    if (group, model_type) in NEWER and model_type not in model_types()[group]:
+        pytest.skip(f"this version of Transformers has no {model_type}")
     chosen = FEW[group, model_type]
     found = try_family(tiny_stock_model(group, model_type), chosen)
     wrong = {
