@@ -14,9 +14,10 @@ RECALL_TARGETS = ("hidden", "tokens")
 WEIGHTS = {"recall_weight": 0.5, "memory_weight": 0.125}
 """Weights of the losses of a memory encoder, unless others are asked for."""
 
-OVER_TRAINED = 0.005
-"""The share of these weights behind a gate. Adam takes no smaller steps for it; clipping of the gradient's norm would
-otherwise leave the backbone next to nothing, and the recall loss would pull at weights that are trained."""
+OVER_TRAINED = {"recall_weight": 0.0025, "memory_weight": 0.025}
+"""The same behind a gate, where both have gradients of a size, below that of the backbone. Adam takes no smaller steps
+for it; clipping of the gradient's norm would otherwise leave the backbone next to nothing, and the recall loss would
+pull at weights that are trained."""
 
 
 @dataclass
@@ -39,7 +40,7 @@ class TokenMemoryConfig(GatedSettings):
         recall_target: the target that it reconstructs: `"hidden"`, its own final hidden states (mean squared
             error, as in the reference), or `"tokens"`, the tokens (cross-entropy; language models only).
         memory_weight: the weight of the memory loss: reading a segment in chunks is to give the memory of reading it
-            whole, plus VICReg's terms. By default 0.125, behind a gate 0.000625, and 0 without a memory encoder,
+            whole, plus VICReg's terms. By default 0.125, behind a gate 0.025, and 0 without a memory encoder,
             which it is about.
         max_chunks: chunks of a segment at most, for the memory loss; from 2 to 1024.
         vicreg: whether the memory loss has VICReg's variance and covariance terms, which keep the memory tokens from
@@ -83,9 +84,9 @@ class TokenMemoryConfig(GatedSettings):
     def __post_init__(self) -> None:
         check_count("encoder_layers", self.encoder_layers, most=MOST_STEPS)
         self._left_open = [name for name in WEIGHTS if getattr(self, name) is None]
-        share = (OVER_TRAINED if self.gate == "tanh" else 1.0) if self.encoder_layers else 0.0
+        weights = OVER_TRAINED if self.gate == "tanh" else WEIGHTS
         for name in self._left_open:
-            setattr(self, name, WEIGHTS[name] * share)
+            setattr(self, name, weights[name] if self.encoder_layers else 0.0)
         check_count("num_tokens", self.num_tokens, least=1, most=MOST_VECTORS)
         check_count("max_chunks", self.max_chunks, least=2, most=MOST_STEPS)
         check_count("bptt_segments", self.bptt_segments, optional=True)

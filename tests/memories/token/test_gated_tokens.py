@@ -194,9 +194,7 @@ def test_losses_weigh_little_over_trained_weights_unless_their_weights_are_given
     def weights(settings):
         return settings.recall_weight, settings.memory_weight
 
-    assert (
-        weights(TokenMemoryConfig().for_weights(None)) == weights(TokenMemoryConfig(gate="tanh")) == (0.0025, 0.000625)
-    )
+    assert weights(TokenMemoryConfig().for_weights(None)) == weights(TokenMemoryConfig(gate="tanh")) == (0.0025, 0.025)
     assert weights(TokenMemoryConfig().for_new_weights()) == (0.5, 0.125)
-    assert weights(TokenMemoryConfig(recall_weight=0.5).for_weights(None)) == (0.5, 0.000625)
+    assert weights(TokenMemoryConfig(recall_weight=0.5).for_weights(None)) == (0.5, 0.025)
     assert weights(TokenMemoryConfig(encoder_layers=0).for_weights(None)) == (0.0, 0.0)
