@@ -49,7 +49,6 @@ class Tuning:
         seconds: of processor time.
         learning_rate: of adapters.
         memory_learning_rate: of a memory's parameters.
-        gate_learning_rate: of its gates; None is that of its other parameters.
         rank: of LoRA.
         targets: modules of the backbone that get LoRA.
         segment_length: tokens of a segment.
@@ -57,12 +56,12 @@ class Tuning:
         distill: share of the divergence in the loss, where an arm is distilled.
         teacher_context: tokens that the teacher reads at once.
         steps: to make, whatever time they take; None for as many as `seconds` allow.
+        gate_learning_rate: of a memory's gates; None is that of its other parameters.
     """
 
     seconds: float
     learning_rate: float
     memory_learning_rate: float
-    gate_learning_rate: float | None
     rank: int
     targets: list[str]
     segment_length: int
@@ -70,6 +69,7 @@ class Tuning:
     distill: float
     teacher_context: int
     steps: int | None = None
+    gate_learning_rate: float | None = None
 
 
 def fine_tune(

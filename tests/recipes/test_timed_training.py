@@ -69,8 +69,7 @@ def test_what_is_logged_of_a_training_is_kept_and_norms_of_parts_are_those_of_th
     torch.testing.assert_close(sum(part.square() for part in parts).sqrt(), whole)
     # Nothing is stored at first; then gates are at zero, and all that stands behind them gets no gradient.
     assert gates[0] < 1e-6
-    assert gates[1] == pytest.approx(float(parts[1][1]), rel=0.2)
-    assert 0 < gates[1] < whole[1]
+    assert 0 < gates[1] < parts[1][1] < whole[1]
 
 
 def test_rates_fall_with_steps_where_these_are_given():

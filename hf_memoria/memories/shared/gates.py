@@ -25,7 +25,7 @@ def openness_of(gate: Tensor, channels: int) -> Tensor:
 
     Args:
         gate: learned scalars.
-        channels: what each of them multiplies.
+        channels: the number of channels that each of them multiplies.
     """
     at, share = gate.detach(), 1 / math.sqrt(channels)
     return (at + (gate - at) * share).tanh()
