@@ -6,6 +6,7 @@ import torch
 from families import read_all
 from tiny_stock import tiny_stock
 from transformers import AutoModel
+from versions import NOT_SEEN
 
 import hf_memoria
 from hf_memoria import EngramMemoryConfig, EpisodicMemoryConfig, LwpfAttentionConfig, TokenMemoryConfig, wrap
@@ -43,9 +44,9 @@ def segments(steps=3):
             "MraForMaskedLM",
             {"max_position_embeddings": 64},
             {"memory": tokens()},
-            "is not changed by what is remembere",
+            NOT_SEEN,
         ),
-        ("ImageGPTForImageClassification", {}, {"memory": tokens()}, "is not changed by what is remembered"),
+        ("ImageGPTForImageClassification", {}, {"memory": tokens()}, NOT_SEEN),
         (
             "T5EncoderModel",
             T5,
@@ -94,7 +95,7 @@ def test_another_attention_that_does_not_run_is_refused():
 
 def test_loading_tries_out_what_wrapping_does(tmp_path):
     tiny_stock("MraForMaskedLM", max_position_embeddings=64).save_pretrained(tmp_path)
-    with pytest.raises(NotFoundError, match="is not changed by what is remembered"):
+    with pytest.raises(NotFoundError, match=NOT_SEEN):
         hf_memoria.MemoriaAutoModelForMaskedLM.from_pretrained(tmp_path, memory=tokens())
 
 
