@@ -86,10 +86,8 @@ class Arguments(SmallModelArguments):
             self.gate = "auto" if self.model_name_or_path else "none"
         check_arms(self.arms, ARMS)
         check_source(self.file, self.splits)
-        check_positive(self, "repeats", "vocabulary_size", "most_segments", "epochs", "batch_size", "learning_rate")
-        check_positive(
-            self, *(name for name in ("memory_learning_rate", "gate_learning_rate") if getattr(self, name) is not None)
-        )
+        check_positive(self, "repeats", "vocabulary_size", "most_segments", "epochs", "batch_size")
+        check_positive(self, "learning_rate", "memory_learning_rate", "gate_learning_rate")
         for name, least in (("folds", 2), ("segment_length", 3)):  # two of a segment's tokens are the tokenizer's
             if getattr(self, name) < least:
                 raise WrongSettingError(name, f"{least} or more", getattr(self, name))

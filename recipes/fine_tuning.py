@@ -79,10 +79,9 @@ class Arguments(RunArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(
-            self, "segment_length", "kept", "train_seconds", "learning_rate", "memory_learning_rate", "rank"
-        )
-        check_positive(self, "train_steps", "lanes", "document_tokens", "documents", "teacher_context")
+        check_positive(self, "learning_rate", "memory_learning_rate", "gate_learning_rate")
+        check_positive(self, "segment_length", "kept", "train_seconds", "rank", "train_steps", "lanes")
+        check_positive(self, "document_tokens", "documents", "teacher_context")
         check_list(self, "ages", 0)
         if self.task == "books" and self.documents < 2:
             raise WrongSettingError("documents", "2 or more, since each is read with another's memory", self.documents)

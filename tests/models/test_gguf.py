@@ -14,7 +14,6 @@ gguf = pytest.importorskip("gguf", reason="gguf is not installed")
 
 WIDTH, HEADS, INNER, VOCABULARY = 16, 2, 24, 40
 MEMORY = EpisodicMemoryConfig(separate_read=False, share_attention=True, capacity=12, stm_capacity=4, segment_length=8)
-SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def write_gguf(path, family, head=WIDTH // HEADS, norms=()):

@@ -42,6 +42,7 @@ def test_differences_are_paired_over_documents():
         ({"documents": 1}, "documents: must be 2 or more, since each is read with another's memory; got 1"),
         ({"distill": 1.5}, "distill: must be from 0 to 1; got 1.5"),
         ({"train_seconds": 0}, "train_seconds: must be above 0; got 0"),
+        ({"gate_learning_rate": 0}, "gate_learning_rate: must be above 0; got 0"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(flags, message):
