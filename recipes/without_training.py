@@ -28,7 +28,7 @@ from common.arms import Run, compare_arms, kept_runs, parse_seeds
 from common.config import WrongSettingError, check_list, check_positive, parse_arguments
 from common.corpus import cut_documents, documents_of_length, load_corpus, read_files
 from common.evaluation import score_windows
-from common.held import bytes_held, kv_bytes, positions_of_equal_bytes
+from common.held import bytes_held, kv_bytes, positions_for_inputs
 from common.named_keys import NamedKeys, print_shares, shares
 from common.named_keys import ask_length as ask_for_names
 from common.passkey import PassKeys, ask_length
@@ -59,6 +59,7 @@ class Arguments(RunArguments):
     segment_length: int = field(metadata={"help": "Tokens of a segment."})
     top_k: int = field(metadata={"help": "Of what is older than the segment before, so many are seen by each head."})
     kept: int = field(metadata={"help": "Positions that the bounded memory keeps."})
+    share_content: Literal["inputs", "keys_values"] = field(metadata={"help": "What a memory keeps of a position."})
     exact_distance: int | None = field(
         default=None, metadata={"help": "Farther positions are drawn together; None is an eighth of what is known."}
     )
@@ -108,6 +109,7 @@ class Arm:
 def _shared(args: Arguments, **settings: Any) -> EpisodicMemoryConfig:
     form = {"separate_read": False, "share_attention": True, "capacity": None, "stm_capacity": args.segment_length}
     form |= {"segment_length": args.segment_length, "exact_distance": args.exact_distance, "keep": "fifo"}
+    form |= {"share_content": args.share_content}
     return EpisodicMemoryConfig(**{**form, **settings})
 
 
@@ -190,7 +192,7 @@ def read_books(model: PreTrainedModel, arm: Arm, documents: list[list[int]], arg
         held = kv_bytes(model, min(window, args.document_tokens - 1))
     else:
         losses, length = [], args.segment_length
-        cached = positions_of_equal_bytes(model, args.kept) if arm.cached else None
+        cached = positions_of_equal_bytes(model, args) if arm.cached else None
         for document in tqdm(documents, desc=arm.label, unit="document"):
             ids = torch.tensor([document])
             read = (
@@ -203,6 +205,11 @@ def read_books(model: PreTrainedModel, arm: Arm, documents: list[list[int]], arg
     found = load_metric("document_perplexity").compute(losses=losses)
     measured = {"perplexity": found["perplexity"], "loss": found["nats_per_token"], "bytes": float(held)}
     return {**measured, "seconds": round(seconds, 1), "by_document": by_document.tolist(), "curves": {}}
+
+
+def positions_of_equal_bytes(model: PreTrainedModel, args: Arguments) -> int:
+    """Return how many positions of a KV cache need no more bytes than what the bounded memory keeps."""
+    return args.kept if args.share_content == "keys_values" else positions_for_inputs(model, args.kept)
 
 
 def read_in_segments(model: PreTrainedModel, ids: Tensor, length: int) -> tuple[np.ndarray, int]:

@@ -92,6 +92,18 @@ def attention_heads(config: Any) -> int:
     return heads
 
 
+def key_heads(config: Any) -> int:
+    """Return how many heads of keys the backbone's self-attention has; heads of queries may share them."""
+    heads: int = getattr(config.get_text_config(), "num_key_value_heads", None) or attention_heads(config)
+    return heads
+
+
+def key_size(config: Any) -> int:
+    """Return the size of a head of keys; a composite config has it in its part for text."""
+    size: int = vars(config.get_text_config()).get("head_dim") or head_size(config)
+    return size
+
+
 def cross_attention_heads(config: Any) -> int:
     """Return how many heads a cross-attention of the hidden size has: the backbone's, or the most that divide both."""
     return math.gcd(config.hidden_size, attention_heads(config))

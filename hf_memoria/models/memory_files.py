@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ def describe_memory(config: PreTrainedConfig) -> dict[str, Any]:
     if memory is None:
         raise ValueError("config.memory must be the settings of a memory; got None.")
     settings = {name: value for name, value in memory.to_dict().items() if name not in memory.not_of_state}
-    return {"model_type": config.model_type, "hidden_size": config.hidden_size, **settings}
+    sizes = system_of(memory).sizes(config)
+    return {"model_type": config.model_type, "hidden_size": sizes["hidden_size"], **settings}
 
 
 def save_memory(state: State, path: str | Path, config: PreTrainedConfig | PreTrainedModel | None = None) -> None:
@@ -88,7 +90,9 @@ def load_memory(
     state, made_with = read_state(path, device if of_model is None or device is not None else of_model.device)
     if config is None:
         return state
-    _check_fits(path, describe_memory(config), {**(made_with or {}), "hidden_size": state.hidden_size})
+    expected = describe_memory(config)
+    told = _with_defaults(config.memory, made_with or {})
+    _check_fits(path, expected, {**told, "hidden_size": state.hidden_size})
     if of_model is None:
         return state
     _warn_of_other_weights(path, state, (made_with or {}).get(WEIGHTS), of_model)
@@ -115,6 +119,14 @@ def _config_of(name: str, given: Any) -> PreTrainedConfig | None:
     if not isinstance(config, PreTrainedConfig):
         raise TypeError(f"{name} must be a model, its config, or None; got {type(given).__name__}.")
     return config
+
+
+def _with_defaults(memory: Any, made_with: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with those that a file does not name, for they are younger than it: what they had to be then."""
+    if made_with.get("kind") != memory.kind:
+        return made_with
+    found = {part.name: part.default for part in fields(memory) if part.default is not MISSING}
+    return {name: value for name, value in found.items() if name not in memory.not_of_state} | made_with
 
 
 def _check_fits(path: str | Path, expected: dict[str, Any], made_with: dict[str, Any]) -> None:

@@ -42,7 +42,7 @@ def kv_bytes(model: Any, positions: int) -> int:
     return sum(held) * _kept_by_a_block(model) * model.dtype.itemsize
 
 
-def positions_of_equal_bytes(model: Any, stored: int) -> int:
+def positions_for_inputs(model: Any, stored: int) -> int:
     """Return how many positions of a KV cache need no more bytes than so many in a store of all blocks' inputs."""
     return int(stored * model.config.hidden_size // _kept_by_a_block(model))
 

@@ -9,7 +9,7 @@ import without_training
 import yaml
 from common.corpus import documents_of_length
 from common.evaluation import score_windows
-from common.held import bytes_held, kv_bytes, positions_of_equal_bytes
+from common.held import bytes_held, kv_bytes, positions_for_inputs
 from common.passkey import PassKeys, ask_length
 from datasets import Dataset
 from tiny_stock import tiny_stock
@@ -53,7 +53,7 @@ def test_bytes_are_counted_and_a_cache_of_equal_bytes_is_not_larger_than_a_store
             memory = model(input_ids=ids, memory=memory).memory
         llama(input_ids=torch.ones(1, 20, dtype=torch.long), past_key_values=cache, use_cache=True)
     assert bytes_held(cache) == kv_bytes(llama, 20) == 20 * 2 * 2 * 16 * 4
-    fitting = kv_bytes(llama, positions_of_equal_bytes(model, 64))
+    fitting = kv_bytes(llama, positions_for_inputs(model, 64))
     assert fitting == memory.hidden.nbytes < bytes_held(memory)  # a store has ids and places, too
     assert bytes_held(None) == 0
 

@@ -10,6 +10,7 @@ from hf_memoria.memories.shared.settings import AUTO, GatedSettings
 from hf_memoria.settings import MOST_COUNTED, check_bool, check_count, check_list_of_counts, check_number, check_one_of
 
 CONTENTS = ("ids", "hidden")
+SHARE_CONTENTS = ("inputs", "keys_values")
 WEIGHTINGS = ("softmax", "stick_breaking")
 ASSOCIATIONS = (None, "spread")
 GATES = (None, "tanh", AUTO)
@@ -36,6 +37,9 @@ class EpisodicMemoryConfig(GatedSettings):
         share_attention: whether the own self-attention of blocks sees stored inputs of the block among its keys and
             values, in one softmax with the segment's.
         share_layers: blocks whose attention is shared; None is all of them.
+        share_content: what shared attention keeps of a position in each block: `"inputs"`, which the block projects
+            anew at each read, so that gradient reaches its projections, or `"keys_values"`, what it made of them,
+            which is smaller where heads of queries share keys, and quicker; nothing is learned through these.
         content: the part of a position that is kept: `"ids"`, its id with those around it, `"hidden"`, the inputs of
             the reading blocks, or both. Positions that come without ids keep their embeddings.
         key_window: ids that a key is made of: that of its position and those before it.
@@ -100,6 +104,7 @@ class EpisodicMemoryConfig(GatedSettings):
     separate_read: bool = True
     share_attention: bool = False
     share_layers: list[int] | None = None
+    share_content: str = "inputs"
     content: list[str] = field(default_factory=lambda: ["ids"])
     key_window: int = 3
     value_ahead: int = 1
@@ -128,6 +133,7 @@ class EpisodicMemoryConfig(GatedSettings):
         self.content = _check_content(self.content)
         check_bool("separate_read", self.separate_read)
         check_bool("share_attention", self.share_attention)
+        check_one_of("share_content", self.share_content, SHARE_CONTENTS)
         check_count("key_window", self.key_window, least=1, most=MOST_IN_WINDOW)
         check_one_of("value_ahead", self.value_ahead, (0, 1))
         check_count("read_heads", self.read_heads, least=1, optional=True, most=MOST_COUNTED)
@@ -174,12 +180,24 @@ class EpisodicMemoryConfig(GatedSettings):
             )
         if self.share_layers is not None and not self.share_attention:
             raise ValueError(f"share_layers must be None without share_attention; got {self.share_layers}.")
+        if self.stores_keys and not self.share_attention:
+            raise ValueError(f"share_content must be 'inputs' without share_attention; got {self.share_content!r}.")
+        if self.stores_keys and self.separate_read and "hidden" in self.content:
+            raise ValueError(
+                f"share_content must be 'inputs' where content has 'hidden', which are inputs; got "
+                f"{self.share_content!r}."
+            )
         if self.exact_distance is not None and not self.share_attention:
             raise ValueError(f"exact_distance must be None without share_attention; got {self.exact_distance}.")
 
     @property
+    def stores_keys(self) -> bool:
+        """Whether keys and values of blocks are kept, not their inputs."""
+        return self.share_content == "keys_values"
+
+    @property
     def stores_hidden(self) -> bool:
-        """Whether inputs of the reading block are kept."""
+        """Whether inputs of blocks are kept, or their keys and values."""
         return self.share_attention or (self.separate_read and "hidden" in self.content)
 
     @property

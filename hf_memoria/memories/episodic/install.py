@@ -7,7 +7,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hf_memoria.backbones import HookHolder, blocks_of, cross_attention_heads, head_size, reading_blocks, reading_of
+from hf_memoria.backbones import (
+    HookHolder,
+    blocks_of,
+    cross_attention_heads,
+    head_size,
+    key_heads,
+    key_size,
+    reading_blocks,
+    reading_of,
+)
 from hf_memoria.memories.episodic.config import EpisodicMemoryConfig
 from hf_memoria.memories.episodic.id_windows import Embed
 from hf_memoria.memories.episodic.keep_score import KeepScore
@@ -37,9 +46,17 @@ def sharing_layers(config: Any) -> list[int]:
 
 
 def stored_layers(config: Any) -> list[int]:
-    """Return the blocks whose inputs are kept, counted from 0."""
+    """Return the blocks whose inputs, or keys and values, are kept, counted from 0."""
     read = reading_layers(config) if config.memory.separate_read and "hidden" in config.memory.content else []
     return sorted({*sharing_layers(config), *read})
+
+
+def stored_size(config: Any) -> int:
+    """Return how many numbers a block's input has in the store, or its key and value together."""
+    if config.memory.stores_keys:
+        return 2 * key_heads(config) * key_size(config)
+    size: int = config.hidden_size
+    return size
 
 
 def has_ids(base_model: Any) -> bool:
@@ -78,7 +95,7 @@ def install_episodic_memory(model: Any) -> None:
     for index in reading_layers(config) if memory.separate_read else ():
         blocks[index].memory = _reader_for(base, config, width, stored.index(index) if index in stored else 0)
         BlockReads(base, blocks[index], index, search).attach(spec)
-    for index in stored:
+    for index in () if memory.stores_keys else stored:
         blocks[index].register_forward_pre_hook(InputHooks(base, index).keep_hidden, with_kwargs=True)
     first = next(iter(reading_blocks(config)))  # of a stage's blocks, the first may get another width
     blocks[first].register_forward_pre_hook(InputHooks(base, first).keep_embeddings, with_kwargs=True)

@@ -17,6 +17,7 @@ from hf_memoria.memories.episodic.shared_keys import SharedKeys
 from hf_memoria.memories.episodic.spread_read import LinkedStore
 from hf_memoria.memories.episodic.store import EpisodicState
 from hf_memoria.memories.episodic.store.state import NO_ID
+from hf_memoria.memories.episodic.stored_keys import SegmentKeys
 from hf_memoria.memories.shared.masks import real_positions
 
 
@@ -34,7 +35,7 @@ class EpisodicReading:
         places: the places of the queries in their segments, counted in positions that are real, int64 `[B, T]`.
         config: the config of the model; the base model's own may be a part of it, which knows no memory (CLIP).
         attention_mask: the forward's own, `[B, T]` or, with a KV cache, longer to the left; None if all is real.
-        stores_hidden: whether inputs of the reading blocks are kept.
+        stores_hidden: whether inputs of blocks, or their keys and values, are kept.
         counts_attention: whether anybody asks what a block's self-attention pays stored positions.
         counts_squares: whether attention counts by its square. A position that asks for nothing looks at many engrams
             a little, and most positions ask for nothing: their looks would outweigh those at what was asked for.
@@ -43,7 +44,8 @@ class EpisodicReading:
         shared_attention: the same of the block's self-attention.
         ids: the ids that the forward was given, `[B, T]`, or None.
         embeds: embeddings that it was given or made of images, `[B, T, E]`, or None.
-        hidden: inputs of the reading blocks, by block, `[B, T, D]` each.
+        hidden: what is stored of the segment, by block, `[B, T, D]` each: inputs, or keys and values.
+        segment_keys: how keys and values of the segment are stored, by block; empty where inputs are.
         shared: the keys and values, by block, that self-attention sees beside the segment.
         placed: rotary embeddings that the forward made, each with the call that made it.
         final_hidden: final hidden states of the segment, `[B, T, D]`.
@@ -66,6 +68,7 @@ class EpisodicReading:
     ids: Tensor | None = None
     embeds: Tensor | None = None
     hidden: dict[int, Tensor] = field(default_factory=dict)
+    segment_keys: dict[int, SegmentKeys] = field(default_factory=dict)
     shared: dict[int, SharedKeys] = field(default_factory=dict)
     placed: list[Placed] = field(default_factory=list)
     final_hidden: Tensor | None = None
@@ -108,6 +111,11 @@ class EpisodicReading:
             self.watch(self, block, weights)
         real = real_positions(self.attention_mask, weights.new_empty(weights.shape[0], weights.shape[2], 0))
         self.shared_attention[block] = self._paid(weights, real)[:, : self.state.width]
+
+    def leave_keys(self, block: int, keys: Tensor, values: Tensor) -> None:
+        """Keep the keys and values `[B, G, T, d]` of the segment, where these are stored."""
+        if block in self.segment_keys:
+            self.hidden[block] = self.segment_keys[block].stored(keys.detach(), values.detach())
 
     def _paid(self, weights: Tensor, real: Tensor) -> Tensor:
         """Return the attention of real positions, the mean over heads, float32 `[B, M]`, of weights `[B, H, T, M]`."""

@@ -23,7 +23,7 @@ class SearchedStore:
     Attributes:
         ids: windows of ids, int `[B, M, W + 1]`; see `EpisodicState.ids`.
         embeds: embeddings of positions without ids, `[B, M, E]`, or None.
-        hidden: stored inputs of the reading blocks, `[B, M, L, D]`, or None.
+        hidden: stored inputs of blocks, or their keys and values, `[B, M, L, D]`, or None.
         position: place of an engram in the document, `[B, M]`.
         distance: positions from it to the segment's first one, 1 and above, `[B, M]`.
         there: the mask of columns that are engrams, bool `[B, M]`.

@@ -78,6 +78,9 @@ def attend_shared(
     alone = partial(sdpa_attention_forward, module, query, key, value, attention_mask, dropout, scaling)
     alone = partial(alone, is_causal=is_causal, **kwargs)
     index = getattr(module, INDEX, None)
+    if reading is not None and index is not None:
+        length = query.shape[2]  # behind what a cache holds
+        reading.leave_keys(index, key[:, :, -length:], value[:, :, -length:])
     shared: SharedKeys | None = None if reading is None or index is None else reading.shared.get(index)
     with_weights = call is not None and call.with_attentions
     if shared is None and not with_weights:

@@ -1,11 +1,13 @@
-"""Stored inputs of a block on their way into its self-attention.
+"""What is stored of a block on its way into its self-attention.
 
-The block's own attention module projects them, as it does the segment's: it is called once more on the normed inputs,
-with the rotary embeddings of their places, and `attend_shared` keeps the keys and values that come out. Places are
-counted from the segment's start, so they are negative (`places.py`). A layer with a sliding window, beside others that
-see everything, sees of the store what lies in its window; where all layers have one, places stay within it. Where a
-backbone has learned positions they are part of the stored inputs already, those of the segment that they stood in, and
-a learned bias of the distance joins their scores.
+The block's own attention module projects stored inputs, as it does the segment's: it is called once more on the normed
+inputs, with the rotary embeddings of their places, and `attend_shared` keeps the keys and values that come out. Stored
+keys and values are only turned to their places (`stored_keys.py`).
+
+Places are counted from the segment's start, so they are negative (`places.py`). A layer with a sliding window, beside
+others that see everything, sees of the store what lies in its window; where all layers have one, places stay within
+it. Where a backbone has learned positions they are part of what is stored already, those of the segment that it stood
+in, and a learned bias of the distance joins the scores.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from hf_memoria.backbones import (
     attention_heads,
     blocks_of,
     check_attends_by_interface,
+    key_heads,
     leave_undecayed,
     norm_of,
     reading_of,
@@ -35,6 +38,7 @@ from hf_memoria.memories.episodic.reading import EpisodicReading
 from hf_memoria.memories.episodic.searched import SearchedStore
 from hf_memoria.memories.episodic.shared_attention import IMPLEMENTATION, INDEX, Captured, Placed
 from hf_memoria.memories.episodic.shared_keys import SharedKeys
+from hf_memoria.memories.episodic.stored_keys import INSTEAD, SegmentKeys, Turn, checked, turn_of, unpacked
 from hf_memoria.memories.shared.own_attention import check_can_attend, check_still_attends, mark_attention
 
 NEAR = 128
@@ -80,6 +84,7 @@ class SharingHooks(HookHolder):
 
     def __init__(self, base_model: Any, block: nn.Module, index: int, place: int, spec: BackboneSpec) -> None:
         self.base_model, self.block, self.index, self.place, self.spec = base_model, block, index, place, spec
+        self.turn: Turn | None = None
 
     def attach(self) -> None:
         """Register the hook on the block's attention."""
@@ -91,10 +96,12 @@ class SharingHooks(HookHolder):
         reading: EpisodicReading | None = reading_of(self.base_model)
         if not isinstance(reading, EpisodicReading):
             return
+        if reading.config.memory.stores_keys:
+            reading.segment_keys[self.index] = self._of_segment(module, kwargs, reading)
         if not reading.state.width and not (self.block.training and torch.is_grad_enabled()):
             return  # in training every parameter has a gradient, if zero: DistributedDataParallel waits for it
         kept = None if reading.kept is None else reading.kept.get((self.index, "shared"))
-        keys, values = self._project(module, args, kwargs, reading) if kept is None else kept
+        keys, values = self._keys_of(module, args, kwargs, reading) if kept is None else kept
         if reading.kept is not None:
             reading.kept[self.index, "shared"] = (keys, values)
         settings, store = reading.config.memory, reading.store
@@ -110,14 +117,28 @@ class SharingHooks(HookHolder):
         top_k = settings.top_k if window is None else None  # all of a window, as the backbone does
         reading.shared[self.index] = SharedKeys(keys, values, store.there, always, top_k, bias)
 
-    def _project(
+    def _keys_of(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], reading: EpisodicReading
     ) -> tuple[Tensor, Tensor]:
+        """Return keys and values of what is stored, at their places, `[B, G, M, d]`."""
+        stored = reading.store.hidden
+        assert stored is not None  # `reading_from` sees to it
         segment = args[0] if args else kwargs["hidden_states"]
-        stored = self._normed(reading.store).to(segment.dtype)
+        given = kwargs.get("position_embeddings")
+        rotated = None if given is None else self._rotated(given, reading, self._places(reading))
+        if not reading.config.memory.stores_keys:
+            return self._project(module, self._normed(reading.store).to(segment.dtype), kwargs, rotated)
+        kept = reading.segment_keys[self.index]
+        keys, values = unpacked(stored[:, :, self.place].to(segment.dtype), key_heads(reading.config))
+        return keys if rotated is None else kept.turn.forth(keys, checked(rotated, module)), values
+
+    def _project(
+        self, module: nn.Module, stored: Tensor, kwargs: dict[str, Any], rotated: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Return what a module projects of inputs `[B, M, D]`, with the rotary embeddings of their places or None."""
         inputs = {name: value for name, value in kwargs.items() if name not in ("hidden_states", *OF_SEGMENT)}
-        if kwargs.get("position_embeddings") is not None:
-            inputs["position_embeddings"] = self._rotated(kwargs["position_embeddings"], reading)
+        if rotated is not None:
+            inputs["position_embeddings"] = rotated
         inputs |= {name: None for name, value in kwargs.items() if name in OF_SEGMENT or isinstance(value, Cache)}
         # A call of the attention alone: to hooks of the model no forward of it is under way, and it may begin one.
         captured = Captured()
@@ -146,23 +167,50 @@ class SharingHooks(HookHolder):
         normed: Tensor = Call(norm, Captured()).run(norm, stored)
         return normed
 
-    def _rotated(self, embeddings: Any, reading: EpisodicReading) -> Any:
+    def _of_segment(self, module: nn.Module, kwargs: dict[str, Any], reading: EpisodicReading) -> SegmentKeys:
+        """Return how the keys of the segment are stored."""
+        given, width = kwargs.get("position_embeddings"), reading.state.hidden_size
+        if given is None and rotary_modules(self.base_model):
+            raise NotTakenError(
+                f"{INSTEAD} for {type(self.base_model).__name__}, whose self-attention makes its rotary embeddings "
+                "itself."
+            )
+        if given is None:
+            return SegmentKeys(Turn(module, 0), None, width)
+        if self.turn is None or self.turn.module is not module:
+            self.turn = self._try_turn(module, kwargs, reading)
+        return SegmentKeys(self.turn, checked(given, module), width)
+
+    @torch.compiler.disable
+    def _try_turn(self, module: nn.Module, kwargs: dict[str, Any], reading: EpisodicReading) -> Turn:
+        def places(positions: Tensor) -> Any:
+            return self._rotated(kwargs["position_embeddings"], reading, positions)
+
+        def project(inputs: Tensor, rotated: Any) -> Tensor:
+            return self._project(module, inputs, kwargs, rotated)[0]
+
+        with torch.no_grad():
+            return turn_of(module, reading.config.hidden_size, places, project)
+
+    def _rotated(self, embeddings: Any, reading: EpisodicReading, positions: Tensor) -> Any:
         found = next((placed for placed in reading.placed if _same(placed.output, embeddings)), None)
         if found is None:
             raise NotTakenError(
                 f"share_attention must be False for {type(self.base_model).__name__}: it is not found out where its "
                 "rotary embeddings are made."
             )
-        config = reading.config
-        window = window_of_all(config)
-        segment = config.segment_length
-        known = min((count for count in (config._num_positions, window) if count is not None), default=None)
-        positions = places_of(reading.store.distance, segment, config.memory.exact_distance, known)
         names = [name for name, value in found.kwargs.items() if name == "position_ids"]
         if names:
             return found.module(*found.args, **{**found.kwargs, "position_ids": positions})
         first, _, *others = found.args
         return found.module(first, positions, *others, **found.kwargs)
+
+    def _places(self, reading: EpisodicReading) -> Tensor:
+        """Return where stored positions are placed, int64 `[B, M]`."""
+        config = reading.config
+        known = [count for count in (config._num_positions, window_of_all(config)) if count is not None]
+        exact = config.memory.exact_distance
+        return places_of(reading.store.distance, config.segment_length, exact, min(known, default=None))
 
 
 def _same(made: Any, given: Any) -> bool:
@@ -176,6 +224,11 @@ OF_SEGMENT = ("attention_mask", "past_key_values", "past_key_value", "position_i
 """Arguments of an attention that say something of the segment's positions."""
 
 
+def rotary_modules(base_model: nn.Module) -> list[nn.Module]:
+    """Return the modules of a model that make rotary embeddings."""
+    return [module for module in base_model.modules() if "RotaryEmbedding" in type(module).__name__]
+
+
 class RotaryHooks(HookHolder):
     """Keeps what a forward's rotary embeddings were made with."""
 
@@ -184,7 +237,7 @@ class RotaryHooks(HookHolder):
 
     def attach(self) -> bool:
         """Register hooks on the modules that make rotary embeddings; return whether there are any."""
-        found = [module for module in self.base_model.modules() if "RotaryEmbedding" in type(module).__name__]
+        found = rotary_modules(self.base_model)
         for module in found:
             module.register_forward_hook(self.keep, with_kwargs=True)
         return bool(found)

@@ -16,6 +16,7 @@ from hf_memoria.memories.episodic.install import (
     embeddings_of,
     install_episodic_memory,
     stored_layers,
+    stored_size,
 )
 from hf_memoria.memories.episodic.keep_score import WEIGHT, KeepScore
 from hf_memoria.memories.episodic.reading import EpisodicReading
@@ -58,14 +59,14 @@ class EpisodicSystem(SegmentMemory[EpisodicState]):
         """As `MemorySystem.sizes`."""
         own = {"num_layers": num_layers(config)} if stored_layers(config) else {}
         memory: EpisodicMemoryConfig = config.memory
-        sizes = {"hidden_size": config.hidden_size, "window": memory.key_window, "num_links": memory.num_links}
+        sizes = {"hidden_size": stored_size(config), "window": memory.key_window, "num_links": memory.num_links}
         return {**sizes, **own}
 
     def empty(self, config: Any, rows: int, like: Tensor) -> EpisodicState:
         """As `MemorySystem.empty`."""
         return EpisodicState.empty(
             rows,
-            config.hidden_size,
+            stored_size(config),
             embedding_size=embedding_size(config),
             num_layers=num_layers(config),
             window=config.memory.key_window,
@@ -148,7 +149,7 @@ def _real_positions(mask: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
 
 
 def num_layers(config: Any) -> int:
-    """Return how many blocks' inputs a state of such a model keeps; one, and none of it, where they are not kept."""
+    """Return of how many blocks a state of such a model keeps something; one, and none of it, where nothing is."""
     return max(len(stored_layers(config)), 1)
 
 

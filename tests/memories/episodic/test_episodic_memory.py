@@ -38,6 +38,7 @@ FORMS = {
     "spread": {"association": "spread"},
     "cofire": {"association": "spread", "association_graph": "cofire", "association_links": 3},
     "shared": {"separate_read": False, "share_attention": True, "sink": 2},
+    "shared-keys": {"separate_read": False, "share_attention": True, "sink": 2, "share_content": "keys_values"},
     "shared-and-read": {
         "share_attention": True,
         "layers": [0, 1],
@@ -75,7 +76,7 @@ def test_every_head_reads_what_it_has_written(family, head, form):
     assert 0 < state.width <= 20
     if family == "ViT":
         assert (state.ids == -1).all()
-    elif form in ("ids", "shared"):
+    elif form in ("ids", "shared", "shared-keys"):
         read = torch.cat([inputs["input_ids"] for inputs in segments], dim=1)
         assert torch.equal(state.ids[..., 0], read.gather(1, state.position).int())
 
