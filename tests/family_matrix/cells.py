@@ -52,9 +52,15 @@ CHOICES: dict[str, Callable[[], dict[str, Any]]] = {
             segment_length=SEGMENT,
         )
     },
+    "keys and values": lambda: {
+        "memory": replace(CHOICES["shared attention"]()["memory"], share_content="keys_values")
+    },
     "LwPF": lambda: {"attention": hf_memoria.LwpfAttentionConfig()},
     "SDM": lambda: {"attention": hf_memoria.SdmAttentionConfig(n=64)},
 }
+
+SHARED = ("shared attention", "keys and values")
+"""The choices without a gate."""
 
 PASSED, OPEN, NOT_FOR_IT, NOT_TRIED = "passed", "begins open", "-", "not tried"
 """What may come of a step beside what went wrong. `OPEN` is a start that memory disturbs, for nothing gates it."""
@@ -108,7 +114,7 @@ class _Trial:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of attentions that take no gate
             closed = hf_memoria.wrap(self.stock, memory=replace(self.chosen["memory"], gate="auto"))
-        if self.choice == "shared attention" or closed.config.memory.gate is None:
+        if self.choice in SHARED or closed.config.memory.gate is None:
             return OPEN
         memory = closed(**self.inputs[0]).memory
         got, plain = output(closed(**self.inputs[1], memory=memory)), output(self.stock(**self.inputs[1]))
