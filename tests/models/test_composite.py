@@ -103,3 +103,9 @@ def test_parts_attend_as_they_did(gemma):
     found = model.config.text_config._attn_implementation, model.config.vision_config._attn_implementation
     assert found == ("sdpa", "eager")
     assert torch.equal(model(**texts()[0]).logits, gemma(**texts()[0]).logits)
+
+
+def test_a_segment_is_as_long_as_the_part_for_text_has_positions(gemma):
+    assert wrap(gemma, memory=EpisodicMemoryConfig()).config.segment_length == 32
+    model = wrap(gemma, memory=EpisodicMemoryConfig(separate_read=False, share_attention=True, segment_length=8))
+    assert model.config._num_positions == 32  # beyond which no stored position is placed
