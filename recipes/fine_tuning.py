@@ -108,6 +108,10 @@ def _attended(args: Arguments) -> EpisodicMemoryConfig:
     return _shared(args, keep="learned")
 
 
+def _keys(args: Arguments) -> EpisodicMemoryConfig:
+    return _shared(args, share_content="keys_values")
+
+
 def _episodic(args: Arguments) -> EpisodicMemoryConfig:
     return EpisodicMemoryConfig(
         segment_length=args.segment_length, capacity=args.kept, stm_capacity=args.segment_length
@@ -131,6 +135,7 @@ ARMS = {
     "lora_in_order": Arm("LoRA, segments alone, in their order", adapters=True, in_order=True),
     "lora_longer": Arm("LoRA, segments twice as long", adapters=True, longer=2),
     "shared_lora": Arm("LoRA and shared attention", _shared, adapters=True),
+    "keys_lora": Arm("LoRA and shared attention, keys and values kept", _keys, adapters=True),
     "attended_lora": Arm("LoRA and shared attention, what was attended to stays", _attended, adapters=True),
     "episodic_alone": Arm("separate read alone", _episodic),
     "episodic_lora": Arm("LoRA and separate read", _episodic, adapters=True),

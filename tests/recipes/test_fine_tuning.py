@@ -76,7 +76,7 @@ def test_every_arm_runs_and_is_not_run_again(run_here, flags, tmp_path):
         assert arm_of(name).label in printed
         assert (run["steps"] > 0) == ("lora" in name or "alone" in name)
         own, paired = run["by_document"], results["paired"][name]
-        has_memory = any(kind in name for kind in ("shared", "attended", "episodic", "engrams", "tokens"))
+        has_memory = any(kind in name for kind in ("shared", "keys", "attended", "episodic", "engrams", "tokens"))
         assert set(own) == ({"own", "off", "other"} if has_memory else {"own"})
         assert ("other_above_on" in paired) == has_memory
     shared_run, plain = results["runs"]["shared"][0], results["runs"]["plain"][0]
