@@ -129,11 +129,13 @@ def _tokens(args: Arguments) -> TokenMemoryConfig:
 ARMS = {
     "plain": Arm("untrained, segments alone"),
     "window": Arm("untrained, a window twice as long", longer=2),
+    "whole": Arm("untrained, a window five times as long", longer=5),
     "shared": Arm("untrained, shared attention", _shared),
     "attended": Arm("untrained, shared attention, what was attended to stays", _attended),
     "lora": Arm("LoRA, segments alone", adapters=True),
     "lora_in_order": Arm("LoRA, segments alone, in their order", adapters=True, in_order=True),
     "lora_longer": Arm("LoRA, segments twice as long", adapters=True, longer=2),
+    "lora_whole": Arm("LoRA, segments five times as long", adapters=True, longer=5),
     "shared_lora": Arm("LoRA and shared attention", _shared, adapters=True),
     "keys_lora": Arm("LoRA and shared attention, keys and values kept", _keys, adapters=True),
     "attended_lora": Arm("LoRA and shared attention, what was attended to stays", _attended, adapters=True),
@@ -144,7 +146,7 @@ ARMS = {
 }
 """One line an arm. Another memory is one more line."""
 
-UNTRAINED = ("plain", "window", "shared", "attended")
+UNTRAINED = ("plain", "window", "whole", "shared", "attended")
 
 KEEPS = {
     "fifo": ("FIFO", {}),
