@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from hf_memoria.backbones.spec import BackboneSpec
+from hf_memoria.backbones.tree import said
 
 NORMS = ("pre_norm", "post_norm", "output_norm")
 """Fields of an entry of which one is the norm of a block."""
@@ -94,7 +95,7 @@ def attention_heads(config: Any) -> int:
 
 def key_heads(config: Any) -> int:
     """Return how many heads of keys the backbone's self-attention has; heads of queries may share them."""
-    heads: int = getattr(config.get_text_config(), "num_key_value_heads", None) or attention_heads(config)
+    heads: int = said(config.get_text_config(), "num_key_value_heads") or attention_heads(config)
     return heads
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from hf_memoria.backbones.tree import said
+
 FULL, SLIDING = "full_attention", "sliding_attention"
 """Types of layers in a config's `layer_types`: those that see everything, and those with a window.
 
@@ -15,7 +17,7 @@ Of a config with parts (Gemma 3) the one for text has it.
 def sliding_window(config: Any) -> int | None:
     """Return the window of a backbone's layers as its config has it, in positions; None if no layer has one."""
     config = config.get_text_config()
-    window: int | None = getattr(config, "sliding_window", None)
+    window: int | None = said(config, "sliding_window")
     types = getattr(config, "layer_types", None)
     return window if types is None or SLIDING in types else None
 

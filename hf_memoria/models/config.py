@@ -63,7 +63,8 @@ class MemoriaConfigMixin(KeepsOwnCode, AttentionChoice):
     def _num_positions(self) -> int | None:
         positions = getattr(self, "max_position_embeddings", None)
         if positions is None and self.backbone_spec.causal:  # of a model of text and images, its part for text says it
-            positions = getattr(self.get_text_config(), "max_position_embeddings", None)
+            config: Any = self
+            positions = getattr(config.get_text_config(), "max_position_embeddings", None)
         positions = None if positions is not None and positions < 0 else positions  # XLNet's way of saying so
         if positions is None or not self.backbone_spec.positions_after_padding:
             return positions
