@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import without_training
@@ -138,3 +139,19 @@ def test_the_page_has_every_arm_of_the_books(name, start, digits, sign):
     rows = rows_between(start, "## A bounded store")
     for arm in results["runs"]:
         assert any(row.endswith(cells_of(results, arm, digits, sign)) for row in rows), ARMS[arm].label
+
+
+@pytest.mark.parametrize("kept", [1158, 772])
+def test_the_page_has_every_arm_of_the_bounded_store(kept):
+    results = json.loads((RESULTS / f"kept_{kept}.json").read_text(encoding="utf-8"))
+    rows = rows_between("## A bounded store", "## A pass key")
+    of_cache = results["runs"]["kv_recent"][0]["by_document"]
+    for arm, (run,) in results["runs"].items():
+        if arm == "full":
+            continue
+        mean, error = results["paired"][arm]
+        above = np.subtract(run["by_document"], of_cache)
+        told = "" if arm == "kv_recent" else f" {above.mean():+.4f} ± {above.std(ddof=1) / len(above) ** 0.5:.4f}"
+        cells = f"| {run['perplexity']:.2f} | {mean:+.4f} ± {error:.4f} |{told} | {run['bytes'] / 1e6:.0f} | "
+        line = f"{cells}{run['seconds']:.0f} |"
+        assert any(row.startswith(f"| {kept:,} | ") and row.endswith(line) for row in rows), (arm, line)
