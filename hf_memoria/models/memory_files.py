@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_memoria.memories.interface import State, system_of, system_of_state
+from hf_memoria.memories.shared.settings import AUTO
 from hf_memoria.memories.shared.starting_state import check_kind
 from hf_memoria.memories.shared.state_files import read_state, write_state
 from hf_memoria.models.fingerprint import fingerprint_of
@@ -125,7 +126,8 @@ def _with_defaults(memory: Any, made_with: dict[str, Any]) -> dict[str, Any]:
     """Return settings with those that a file does not name, for they are younger than it: what they had to be then."""
     if made_with.get("kind") != memory.kind:
         return made_with
-    found = {part.name: part.default for part in fields(memory) if part.default is not MISSING}
+    # None and "auto" become something else when a model is built: what that was is not known.
+    found = {part.name: part.default for part in fields(memory) if part.default not in (MISSING, None, AUTO)}
     return {name: value for name, value in found.items() if name not in memory.not_of_state} | made_with
 
 

@@ -65,6 +65,7 @@ REFUSED = {
     ("decoders", "gemma2", SHARED): r"share_attention must be False for Gemma2Attention, which attends with",
     ("decoders", "deepseek_v3", KEYS): "it is not known how this attention turns keys by their places",
     ("decoders", "gemma4_text", KEYS): "keys and values of a position must have 16 numbers each",
+    ("decoders", "hunyuan_v1_dense", KEYS): "it is not known how this attention turns keys by their places",
     ("decoders", "bigbird_pegasus", "LwPF"): "shows positions those after them",
     ("encoders", "mra", "token"): NOT_SEEN,
     ("encoders", "esm", "token"): "a forward on random input fails",

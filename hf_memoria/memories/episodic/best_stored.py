@@ -69,7 +69,7 @@ def _weighted_columns(weights: Tensor, columns: Tensor, values: Tensor) -> Tenso
     groups, number = values.shape[1:3]
     group = torch.arange(rows * heads, device=columns.device) // (heads // groups)
     index = columns.flatten(0, 1) + group[:, None, None] * number
-    weights = weights.flatten(0, 2).contiguous()
+    weights = weights.flatten(0, 2).contiguous().to(values.dtype)  # another one under autocast
     summed = F.embedding_bag(index.flatten(0, 1), values.flatten(0, 2), mode="sum", per_sample_weights=weights)
     by_head: Tensor = summed.unflatten(0, (rows, heads, queries))
     return by_head.transpose(1, 2)

@@ -46,15 +46,15 @@ def sharing_layers(config: Any) -> list[int]:
 
 
 def stored_layers(config: Any) -> list[int]:
-    """Return the blocks whose inputs, or keys and values, are kept, counted from 0."""
+    """Return the blocks of which inputs, or keys and values, are kept, counted from 0."""
     read = reading_layers(config) if config.memory.separate_read and "hidden" in config.memory.content else []
     return sorted({*sharing_layers(config), *read})
 
 
 def stored_size(config: Any) -> int:
-    """Return how many numbers a block's input has in the store, or its key and value together."""
+    """Return how many numbers a block's input has in the store, or its key, and its value as many."""
     if config.memory.stores_keys:
-        return 2 * key_heads(config) * key_size(config)
+        return key_heads(config) * key_size(config)
     size: int = config.hidden_size
     return size
 
@@ -155,7 +155,7 @@ class InputHooks(HookHolder):
         """Keep a reading block's input; a forward pre-hook."""
         reading = reading_of(self.base_model)
         if reading is not None:
-            reading.hidden[self.index] = _input(args, kwargs)
+            reading.hidden[self.index] = _input(args, kwargs).unsqueeze(2)
 
 
 def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -44,7 +44,7 @@ class EpisodicReading:
         shared_attention: the same of the block's self-attention.
         ids: the ids that the forward was given, `[B, T]`, or None.
         embeds: embeddings that it was given or made of images, `[B, T, E]`, or None.
-        hidden: what is stored of the segment, by block, `[B, T, D]` each: inputs, or keys and values.
+        hidden: what is stored of the segment, by block, `[B, T, L, D]` each: its input, or its key and value.
         segment_keys: how keys and values of the segment are stored, by block; empty where inputs are.
         shared: the keys and values, by block, that self-attention sees beside the segment.
         placed: rotary embeddings that the forward made, each with the call that made it.
@@ -140,8 +140,7 @@ class EpisodicReading:
             assert self.embeds is not None
             left["embeds"] = self.embeds.detach()
         if self.stores_hidden:
-            layers = [self.hidden[index] for index in sorted(self.hidden)]
-            left["hidden"] = torch.stack(layers, dim=2).detach()
+            left["hidden"] = torch.cat([self.hidden[index] for index in sorted(self.hidden)], dim=2).detach()
         return left
 
 

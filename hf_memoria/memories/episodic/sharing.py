@@ -26,49 +26,21 @@ from hf_memoria.backbones import (
     blocks_of,
     check_attends_by_interface,
     key_heads,
-    leave_undecayed,
     norm_of,
     reading_of,
     submodule,
 )
 from hf_memoria.backbones.sliding_windows import window_beside_full, window_of_all
 from hf_memoria.backbones.tree import NotTakenError
+from hf_memoria.memories.episodic.distance_bias import DistanceBias
 from hf_memoria.memories.episodic.places import places_of
 from hf_memoria.memories.episodic.reading import EpisodicReading
 from hf_memoria.memories.episodic.searched import SearchedStore
 from hf_memoria.memories.episodic.shared_attention import IMPLEMENTATION, INDEX, Captured, Placed
 from hf_memoria.memories.episodic.shared_keys import SharedKeys
-from hf_memoria.memories.episodic.stored_keys import INSTEAD, SegmentKeys, Turn, checked, turn_of, unpacked
+from hf_memoria.memories.episodic.stored_keys import INSTEAD, SegmentKeys, Turn, checked, unpacked
+from hf_memoria.memories.episodic.turn_trial import Tried, norms_with_weights, try_turn, weigh_in_trial
 from hf_memoria.memories.shared.own_attention import check_can_attend, check_still_attends, mark_attention
-
-NEAR = 128
-"""Distances that have a bias each; farther ones share one with those of the same logarithm."""
-
-FAR = 64
-"""Biases for those, of which eight make a power of two."""
-
-
-class DistanceBias(nn.Module):
-    """What a score gains or loses with the distance of query and stored position, by head, zero at first.
-
-    Args:
-        num_heads: H.
-    """
-
-    def __init__(self, num_heads: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(NEAR + FAR, num_heads))
-        leave_undecayed(self)
-
-    def reset_memory_parameters(self) -> None:
-        """Tell nothing of distances."""
-        nn.init.zeros_(self.weight)
-
-    def forward(self, distance: Tensor) -> Tensor:
-        """Return `[B, H, Q, M]` for distances of 1 and above, int `[B, Q, M]`."""
-        far = (distance.clamp(min=1).float() / NEAR).log2() * 8
-        bucket = torch.where(distance < NEAR, distance, NEAR + far.clamp(0, FAR - 1).long())
-        return self.weight[bucket.clamp(min=0)].permute(0, 3, 1, 2)
 
 
 class SharingHooks(HookHolder):
@@ -86,10 +58,17 @@ class SharingHooks(HookHolder):
         self.base_model, self.block, self.index, self.place, self.spec = base_model, block, index, place, spec
         self.turn: Turn | None = None
 
-    def attach(self) -> None:
-        """Register the hook on the block's attention."""
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied = super().__deepcopy__(memo)
+        copied.turn = None  # which holds the module that was tried
+        return copied
+
+    def attach(self, stores_keys: bool) -> None:
+        """Register the hooks on the block's attention."""
         attention = submodule(self.block, self.spec, "attention")
         attention.register_forward_pre_hook(self.share, with_kwargs=True)
+        for norm in norms_with_weights(attention) if stores_keys else ():
+            norm.register_forward_hook(weigh_in_trial)
 
     def share(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Make keys and values of the store; a forward pre-hook of the attention."""
@@ -97,7 +76,8 @@ class SharingHooks(HookHolder):
         if not isinstance(reading, EpisodicReading):
             return
         if reading.config.memory.stores_keys:
-            reading.segment_keys[self.index] = self._of_segment(module, kwargs, reading)
+            segment = args[0] if args else kwargs["hidden_states"]
+            reading.segment_keys[self.index] = self._of_segment(module, segment, kwargs, reading)
         if not reading.state.width and not (self.block.training and torch.is_grad_enabled()):
             return  # in training every parameter has a gradient, if zero: DistributedDataParallel waits for it
         kept = None if reading.kept is None else reading.kept.get((self.index, "shared"))
@@ -129,11 +109,17 @@ class SharingHooks(HookHolder):
         if not reading.config.memory.stores_keys:
             return self._project(module, self._normed(reading.store).to(segment.dtype), kwargs, rotated)
         kept = reading.segment_keys[self.index]
-        keys, values = unpacked(stored[:, :, self.place].to(segment.dtype), key_heads(reading.config))
+        both = stored[:, :, 2 * self.place : 2 * self.place + 2]
+        keys, values = unpacked(both.to(segment.dtype), key_heads(reading.config))
         return keys if rotated is None else kept.turn.forth(keys, checked(rotated, module)), values
 
     def _project(
-        self, module: nn.Module, stored: Tensor, kwargs: dict[str, Any], rotated: Any
+        self,
+        module: nn.Module,
+        stored: Tensor,
+        kwargs: dict[str, Any],
+        rotated: Any,
+        reading: type[Captured] = Captured,
     ) -> tuple[Tensor, Tensor]:
         """Return what a module projects of inputs `[B, M, D]`, with the rotary embeddings of their places or None."""
         inputs = {name: value for name, value in kwargs.items() if name not in ("hidden_states", *OF_SEGMENT)}
@@ -141,7 +127,7 @@ class SharingHooks(HookHolder):
             inputs["position_embeddings"] = rotated
         inputs |= {name: None for name, value in kwargs.items() if name in OF_SEGMENT or isinstance(value, Cache)}
         # A call of the attention alone: to hooks of the model no forward of it is under way, and it may begin one.
-        captured = Captured()
+        captured = reading()
         try:
             Call(module, captured).run(module, stored, **inputs)
         except (torch.OutOfMemoryError, torch.AcceleratorError):
@@ -167,9 +153,16 @@ class SharingHooks(HookHolder):
         normed: Tensor = Call(norm, Captured()).run(norm, stored)
         return normed
 
-    def _of_segment(self, module: nn.Module, kwargs: dict[str, Any], reading: EpisodicReading) -> SegmentKeys:
+    def _of_segment(
+        self, module: nn.Module, segment: Tensor, kwargs: dict[str, Any], reading: EpisodicReading
+    ) -> SegmentKeys:
         """Return how the keys of the segment are stored."""
         given, width = kwargs.get("position_embeddings"), reading.state.hidden_size
+        if getattr(kwargs.get("past_key_values"), "is_compileable", False):
+            raise ValueError(
+                "past_key_values must be None or a DynamicCache where share_content is 'keys_values'; got "
+                f"{type(kwargs['past_key_values']).__name__}."
+            )
         if given is None and rotary_modules(self.base_model):
             raise NotTakenError(
                 f"{INSTEAD} for {type(self.base_model).__name__}, whose self-attention makes its rotary embeddings "
@@ -178,19 +171,18 @@ class SharingHooks(HookHolder):
         if given is None:
             return SegmentKeys(Turn(module, 0), None, width)
         if self.turn is None or self.turn.module is not module:
-            self.turn = self._try_turn(module, kwargs, reading)
+            self.turn = self._try_turn(module, segment, kwargs, reading)
         return SegmentKeys(self.turn, checked(given, module), width)
 
-    @torch.compiler.disable
-    def _try_turn(self, module: nn.Module, kwargs: dict[str, Any], reading: EpisodicReading) -> Turn:
+    @torch.compiler.disable(reason="Let the model read one segment before it is compiled as a whole.")
+    def _try_turn(self, module: nn.Module, segment: Tensor, kwargs: dict[str, Any], reading: EpisodicReading) -> Turn:
         def places(positions: Tensor) -> Any:
             return self._rotated(kwargs["position_embeddings"], reading, positions)
 
         def project(inputs: Tensor, rotated: Any) -> Tensor:
-            return self._project(module, inputs, kwargs, rotated)[0]
+            return self._project(module, inputs, kwargs, rotated, Tried)[0]
 
-        with torch.no_grad():
-            return turn_of(module, reading.config.hidden_size, places, project)
+        return try_turn(module, segment, places, project)
 
     def _rotated(self, embeddings: Any, reading: EpisodicReading, positions: Tensor) -> Any:
         found = next((placed for placed in reading.placed if _same(placed.output, embeddings)), None)
@@ -283,4 +275,4 @@ def share_attention(model: Any, layers: list[int], stored: list[int]) -> None:
         if not rotary:
             blocks[index].memory_distances = DistanceBias(attention_heads(config))
         mark_attention(model, index, INDEX)
-        SharingHooks(base, blocks[index], index, stored.index(index), spec).attach()
+        SharingHooks(base, blocks[index], index, stored.index(index), spec).attach(config.memory.stores_keys)

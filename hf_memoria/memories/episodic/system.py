@@ -149,8 +149,11 @@ def _real_positions(mask: Tensor | None, kwargs: dict[str, Any]) -> Tensor:
 
 
 def num_layers(config: Any) -> int:
-    """Return of how many blocks a state of such a model keeps something; one, and none of it, where nothing is."""
-    return max(len(stored_layers(config)), 1)
+    """Return how many vectors a state of such a model keeps of a position: of each block its input, or key and value.
+
+    It is one, and none of it, where nothing is kept.
+    """
+    return max(len(stored_layers(config)), 1) * (2 if config.memory.stores_keys else 1)
 
 
 def _with_keep_loss(

@@ -1,15 +1,21 @@
 """A store of keys and values reads as one of inputs does, in fewer bytes; what it cannot turn is refused."""
 
+import copy
+import gc
+import weakref
+
 import pytest
 import torch
 import transformers
+from accelerate import cpu_offload
 from families import states_equal
 from peft import LoraConfig, get_peft_model
 from transformers.models.llama.modeling_llama import LlamaAttention, apply_rotary_pos_emb
 
 from hf_memoria import EpisodicMemoryConfig, load_memory, save_memory, wrap
 from hf_memoria.backbones.tree import NotTakenError
-from hf_memoria.memories.episodic.stored_keys import Turn, turn_of
+from hf_memoria.memories.episodic.stored_keys import Turn
+from hf_memoria.memories.episodic.turn_trial import try_turn
 from hf_memoria.memories.shared.state_files import write_state
 from hf_memoria.models.memory_files import describe_memory
 
@@ -88,7 +94,7 @@ def test_it_takes_the_bytes_of_keys_and_values():
     segments = torch.randint(1, 64, (3, 2, 8), generator=torch.Generator().manual_seed(1))
     (_, inputs), (_, keys) = read(of_inputs, segments), read(of_keys, segments)
     assert inputs.hidden.shape == (2, 24, 2, 32)
-    assert keys.hidden.shape == (2, 24, 2, 16)  # one head of keys and one of values, of 8 numbers each
+    assert keys.hidden.shape == (2, 24, 4, 8)  # of each block one head of keys and one of values
 
 
 def test_stored_keys_are_those_of_a_cache_without_their_places():
@@ -100,7 +106,7 @@ def test_stored_keys_are_those_of_a_cache_without_their_places():
     cache = transformers.DynamicCache(config=backbone.config)
     with torch.no_grad():
         backbone(input_ids=ids, past_key_values=cache)
-    keys, values = state.hidden[:, :, 1].unflatten(2, (2, 2, 8)).permute(2, 0, 3, 1, 4)
+    keys, values = state.hidden[:, :, 2:].unflatten(3, (2, 8)).permute(2, 0, 3, 1, 4)
     cos, sin = backbone.model.rotary_emb(keys, torch.arange(8)[None])
     torch.testing.assert_close(apply_rotary_pos_emb(keys, keys, cos, sin)[1], cache.layers[1].keys)
     torch.testing.assert_close(values, cache.layers[1].values)
@@ -154,11 +160,17 @@ def test_a_file_from_before_there_was_a_choice_is_one_of_inputs(tmp_path):
         load_memory(tmp_path / "old.safetensors", of_keys)
 
 
-def test_a_state_of_another_size_is_refused():
+def test_a_state_of_the_other_is_refused_also_without_a_file():
+    """Also where a key is as large as an input: then there are twice as many vectors of a position."""
+    of_inputs, of_keys = both(stock("llama", num_key_value_heads=4))
+    segments = torch.randint(1, 64, (2, 2, 8), generator=torch.Generator().manual_seed(1))
+    _, state = read(of_keys, segments)
+    with pytest.raises(ValueError, match="memory must have the model's number of memory layers 2; got 4"):
+        of_inputs(input_ids=segments[0], memory=state)
     of_inputs, of_keys = both(stock("llama", num_key_value_heads=1))
     segments = torch.randint(1, 64, (2, 2, 8), generator=torch.Generator().manual_seed(1))
     _, state = read(of_keys, segments)
-    with pytest.raises(ValueError, match="memory must have the model's hidden size 32; got 16"):
+    with pytest.raises(ValueError, match="memory must have the model's hidden size 32; got 8"):
         of_inputs(input_ids=segments[0], memory=state)
 
 
@@ -191,6 +203,7 @@ LATENT |= {"num_key_value_heads": 4, "n_routed_experts": 4, "first_k_dense_repla
         ("DeepseekV3", LATENT, "it is not known how this attention turns keys by their places"),
         ("Llama4Text", {"head_dim": 8}, "whose rotary embeddings are not cosines and sines of each position"),
         ("JetMoe", {"kv_channels": 16}, "keys and values of a position must have 16 numbers each"),
+        ("HunYuanDenseV1", {"head_dim": 8}, "it is not known how this attention turns keys by their places"),
     ],
 )
 def test_backbones_whose_keys_are_others_are_refused_with_the_reason(family, settings, message):
@@ -226,8 +239,86 @@ def test_a_module_that_turns_its_keys_otherwise_than_its_file_is_found_out():
         cos, sin = rotated
         return apply_rotary_pos_emb(keys, keys, cos, by * sin)[1]
 
-    with torch.no_grad():
-        assert turn_of(module, 32, places, project).rotated == 8
-        assert turn_of(module, 32, places, lambda inputs, _: project(inputs, places(torch.zeros(1, 4)))).rotated == 0
-        with pytest.raises(NotTakenError, match="it is not known how this attention turns keys by their places"):
-            turn_of(module, 32, places, lambda inputs, rotated: project(inputs, rotated, by=-1.0))
+    like = torch.zeros(1, 4, 32)
+    unturned = places(torch.zeros(1, 4))
+    assert try_turn(module, like, places, project).rotated == 8
+    assert try_turn(module, like, places, lambda inputs, _: project(inputs, unturned)).rotated == 0
+    with pytest.raises(NotTakenError, match="it is not known how this attention turns keys by their places"):
+        try_turn(module, like, places, lambda inputs, rotated: project(inputs, rotated, by=-1.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_it_reads_the_same_in_other_dtypes(dtype):
+    """In bfloat16 what is not turned at all is nearer to what is than rounding would be to a large key."""
+    for seed in range(5):
+        of_inputs, of_keys = (model.to(dtype) for model in both(stock("llama"), keep="fifo", top_k=None))
+        segments = torch.randint(1, 64, (5, 2, 8), generator=torch.Generator().manual_seed(seed))
+        (expected, _), (found, state) = read(of_inputs, segments), read(of_keys, segments)
+        assert state.hidden.dtype == dtype
+        exact, _ = read(both(stock("llama"), keep="fifo", top_k=None)[0], segments)
+        rounding = (expected - exact).abs().max()  # of the reference itself
+        assert (found - exact).abs().max() < 3 * rounding + 1e-4
+
+
+def test_training_under_autocast_and_checkpointing_reads_the_same():
+    losses = []
+    for model in both(stock("llama"), keep="fifo", top_k=4):
+        model.train().gradient_checkpointing_enable({"use_reentrant": True})
+        memory = None
+        for ids in torch.randint(1, 64, (4, 2, 8), generator=torch.Generator().manual_seed(1)):
+            with torch.autocast("cpu", torch.bfloat16):
+                output = model(input_ids=ids, memory=memory, labels=ids)
+            memory = output.memory
+        output.loss.backward()
+        losses.append(output.loss.item())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+    assert memory.hidden.dtype == torch.float32
+
+
+def test_a_trial_leaves_random_numbers_and_dropout_of_adapters_alone():
+    settings = LoraConfig(target_modules=["q_proj", "k_proj"], init_lora_weights=False, r=2, lora_dropout=0.5)
+    ids = torch.randint(1, 64, (2, 8), generator=torch.Generator().manual_seed(1))
+    _, model = both(stock("llama"))
+    adapted, drawn, logits = get_peft_model(model, settings).train(), [], []
+    for _ in range(2):  # only the first forward tries
+        torch.manual_seed(3)
+        logits.append(adapted(input_ids=ids).logits)
+        drawn.append(torch.rand(1).item())
+    assert drawn[0] == drawn[1]
+    assert torch.equal(*logits)
+
+
+def test_weights_that_are_brought_for_each_call_can_be_tried():
+    _, model = both(stock("llama"))
+    segments = torch.randint(1, 64, (3, 2, 8), generator=torch.Generator().manual_seed(1))
+    expected, _ = read(model, segments)
+    _, offloaded = both(stock("llama"))
+    found, _ = read(cpu_offload(offloaded, execution_device="cpu"), segments)
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_copy_does_not_keep_the_original_and_tries_for_itself():
+    _, model = both(stock("llama"))
+    segments = torch.randint(1, 64, (3, 2, 8), generator=torch.Generator().manual_seed(1))
+    expected, _ = read(model, segments)
+    weights = weakref.ref(model.model.layers[0].self_attn)
+    copied = copy.deepcopy(model)
+    del model
+    gc.collect()
+    assert weights() is None
+    assert torch.equal(read(copied, segments)[0], expected)
+
+
+def test_a_class_that_extends_an_attention_turns_as_that_does():
+    backbone = stock("llama")
+    expected, _ = read(both(backbone)[1], segments := torch.randint(1, 64, (3, 2, 8)))
+    for layer in backbone.model.layers:
+        layer.self_attn.__class__ = type("Mine", (LlamaAttention,), {})
+    assert torch.equal(read(both(backbone)[1], segments)[0], expected)
+
+
+def test_a_cache_with_room_behind_it_is_refused():
+    _, model = both(stock("llama"))
+    cache = transformers.StaticCache(config=model.config, max_cache_len=16)
+    with pytest.raises(ValueError, match="past_key_values must be None or a DynamicCache where share_content is"):
+        model(input_ids=torch.ones(1, 8, dtype=torch.long), past_key_values=cache)

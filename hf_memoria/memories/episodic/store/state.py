@@ -40,7 +40,7 @@ class EpisodicState(RowState):
     A store of ids is the text itself. Whoever has it can read it back, see `text_ids`.
 
     Attributes:
-        hidden: inputs of blocks at the engrams' positions, or keys and values, `[B, M, L, D]`; or `[B, 0, L, D]`.
+        hidden: inputs of L blocks, or keys and values of L / 2, in turn, `[B, M, L, D]`; `[B, 0, L, D]` without them.
         embeds: embeddings of positions that came without ids, `[B, M, E]`, or `[B, 0, E]`; zero where there is an id.
         ids: the id of each engram's position, those of the positions before it, and at last that of the position
             behind it, int32 `[B, M, W + 1]`; `NO_ID` where there is none.
@@ -136,7 +136,7 @@ class EpisodicState(RowState):
 
     @property
     def num_layers(self) -> int:
-        """Blocks of which something is kept, L."""
+        """Vectors that are kept of a position, L."""
         return self.hidden.shape[2]
 
     @property
