@@ -96,12 +96,12 @@ def norms_with_weights(module: nn.Module) -> list[nn.Module]:
     ]
 
 
-def weigh_in_trial(norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+def weigh_in_trial(norm: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None:
     """Weigh a norm's channels differently during a trial; a forward hook.
 
     As long as its weights are ones, a norm behind the turn (HunYuan) would pass for one before it (Qwen 3).
     """
     call = current_call()
-    if call is None or not isinstance(call.reading, Tried):
+    if call is None or not isinstance(call.reading, Tried) or not isinstance(output, Tensor):
         return None
     return output * torch.linspace(0.5, 1.5, output.shape[-1], device=output.device, dtype=output.dtype)
