@@ -37,9 +37,9 @@ class EpisodicMemoryConfig(GatedSettings):
         share_attention: whether the own self-attention of blocks sees stored inputs of the block among its keys and
             values, in one softmax with the segment's.
         share_layers: blocks whose attention is shared; None is all of them.
-        share_content: what shared attention keeps of a position in each block: `"inputs"`, which the block projects
-            anew at each read, so that gradient reaches its projections, or `"keys_values"`, what it made of them,
-            which is smaller where heads of queries share keys, and quicker; nothing is learned through these.
+        share_content: the part of a position that shared attention keeps in each block: `"inputs"`, which the block
+            projects anew at each read, so that gradient reaches its projections, or `"keys_values"`, what it made of
+            them, which is smaller where heads of queries share keys, and quicker; nothing is learned through these.
         content: the part of a position that is kept: `"ids"`, its id with those around it, `"hidden"`, the inputs of
             the reading blocks, or both. Positions that come without ids keep their embeddings.
         key_window: ids that a key is made of: that of its position and those before it.

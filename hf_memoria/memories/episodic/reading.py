@@ -44,8 +44,8 @@ class EpisodicReading:
         shared_attention: the same of the block's self-attention.
         ids: the ids that the forward was given, `[B, T]`, or None.
         embeds: embeddings that it was given or made of images, `[B, T, E]`, or None.
-        hidden: what is stored of the segment, by block, `[B, T, L, D]` each: its input, or its key and value.
-        segment_keys: how keys and values of the segment are stored, by block; empty where inputs are.
+        hidden: the stored vectors of the segment, by block, `[B, T, L, D]` each: its input, or its key and value.
+        segment_keys: the way in which keys and values of the segment are stored, by block; empty where inputs are.
         shared: the keys and values, by block, that self-attention sees beside the segment.
         placed: rotary embeddings that the forward made, each with the call that made it.
         final_hidden: final hidden states of the segment, `[B, T, D]`.
