@@ -311,17 +311,6 @@ def test_the_page_has_the_figures_of_a_pretrained_encoder():
         assert re.sub(r"\|  (?=\|)", "| ", row) in page
 
 
-def test_the_page_has_the_folds_with_gates_that_open():
-    root = classification.CONFIGS.parents[2]
-    results = root / "recipes/results/classification"
-    page = (root / "docs/pages/results/engrams.md").read_text(encoding="utf-8").splitlines()
-    before = json.loads((results / "hyperpartisan_minilm.json").read_text())["runs"]
-    for run in json.loads((results / "hyperpartisan_minilm_open_gates.json").read_text())["runs"]["memory"]:
-        same = [next(old for old in before[arm] if old["fold"] == run["fold"]) for arm in ("memory", "segments")]
-        cells = " | ".join(f"{cell['accuracy']:.3f}" for cell in (run, run["off"], run["another"], *same))
-        assert f"| {run['fold']} | {cells} |" in page
-
-
 def test_labels_are_counted_from_zero(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"text": "a", "label": "no"}\n{"text": "b", "label": "yes"}\n')
     texts, labels = load_labelled(str(tmp_path / "rows.jsonl"), None)
