@@ -52,10 +52,14 @@ class SharingHooks(HookHolder):
         index: its number.
         place: the place of its own layer among the stored ones.
         spec: the spec of the backbone, which says where things are in a block.
+        rotary: whether modules of the model make rotary embeddings.
     """
 
-    def __init__(self, base_model: Any, block: nn.Module, index: int, place: int, spec: BackboneSpec) -> None:
+    def __init__(
+        self, base_model: Any, block: nn.Module, index: int, place: int, spec: BackboneSpec, rotary: bool
+    ) -> None:
         self.base_model, self.block, self.index, self.place, self.spec = base_model, block, index, place, spec
+        self.rotary = rotary
         self.turn: Turn | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -163,7 +167,7 @@ class SharingHooks(HookHolder):
                 "past_key_values must be None or a DynamicCache where share_content is 'keys_values'; got "
                 f"{type(kwargs['past_key_values']).__name__}."
             )
-        if given is None and rotary_modules(self.base_model):
+        if given is None and self.rotary:
             raise NotTakenError(
                 f"{INSTEAD} for {type(self.base_model).__name__}, whose self-attention makes its rotary embeddings "
                 "itself."
@@ -216,11 +220,6 @@ OF_SEGMENT = ("attention_mask", "past_key_values", "past_key_value", "position_i
 """Arguments of an attention that say something of the segment's positions."""
 
 
-def rotary_modules(base_model: nn.Module) -> list[nn.Module]:
-    """Return the modules of a model that make rotary embeddings."""
-    return [module for module in base_model.modules() if "RotaryEmbedding" in type(module).__name__]
-
-
 class RotaryHooks(HookHolder):
     """Keeps what a forward's rotary embeddings were made with."""
 
@@ -229,7 +228,7 @@ class RotaryHooks(HookHolder):
 
     def attach(self) -> bool:
         """Register hooks on the modules that make rotary embeddings; return whether there are any."""
-        found = rotary_modules(self.base_model)
+        found = [module for module in self.base_model.modules() if "RotaryEmbedding" in type(module).__name__]
         for module in found:
             module.register_forward_hook(self.keep, with_kwargs=True)
         return bool(found)
@@ -275,4 +274,4 @@ def share_attention(model: Any, layers: list[int], stored: list[int]) -> None:
         if not rotary:
             blocks[index].memory_distances = DistanceBias(attention_heads(config))
         mark_attention(model, index, INDEX)
-        SharingHooks(base, blocks[index], index, stored.index(index), spec).attach(config.memory.stores_keys)
+        SharingHooks(base, blocks[index], index, stored.index(index), spec, rotary).attach(config.memory.stores_keys)
