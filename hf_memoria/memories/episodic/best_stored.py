@@ -9,12 +9,56 @@ Axes: B rows, Q queries, K keys of the segment, M engrams, H heads of queries, G
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from hf_memoria.memories.episodic.shared_keys import SharedKeys
+from hf_memoria.memories.shared.largest import largest_columns
 from hf_memoria.memories.shared.own_attention import scores_of, weighted, weights_of
+
+
+@dataclass(frozen=True)
+class BestRead:
+    """What self-attention read of the segment and of the stored positions that it saw.
+
+    Attributes:
+        output: the result, `[B, Q, H, d]`.
+        found: the weights of the best stored positions, `[B, H, Q, N]`.
+        best: their columns, int64 `[B, H, Q, N]`.
+        kept: the weights of those that some row sees always, `[B, H, Q, C]`.
+        columns: their columns, int64 `[C]`.
+    """
+
+    output: Tensor
+    found: Tensor
+    best: Tensor
+    kept: Tensor
+    columns: Tensor
+
+    def paid(self, counted: Callable[[Tensor], Tensor], real: Tensor, number: int) -> Tensor:
+        """Return the attention of real queries to each stored position, the mean over heads, float32 `[B, M]`.
+
+        Args:
+            counted: the function from weights to what counts of them.
+            real: the queries that are not padding, bool `[B, Q]`.
+            number: M, the stored positions.
+        """
+        rows = torch.arange(len(real), device=real.device)[:, None] * number
+        of_found = self._mean(counted(self.found), real).flatten()
+        of_kept = self._mean(counted(self.kept), real).sum(dim=(1, 2))
+        paid = of_found.new_zeros(len(real) * number)
+        paid.index_add_(0, (self.best.flatten(1) + rows).flatten(), of_found)
+        by_row: Tensor = paid.unflatten(0, (-1, number)).index_add(1, self.columns, of_kept)
+        return by_row
+
+    @staticmethod
+    def _mean(counted: Tensor, real: Tensor) -> Tensor:
+        """Return each weight's part `[B, H, Q, N]` of the mean over heads, none where the query is padding."""
+        return counted.float() * (real[:, None, :, None] / counted.shape[1])
 
 
 def best_columns(scores: Tensor, shared: SharedKeys) -> Tensor:
@@ -24,17 +68,17 @@ def best_columns(scores: Tensor, shared: SharedKeys) -> Tensor:
         scores: the scores of stored positions, `[B, H, Q, M]`.
         shared: the stored positions, more than `top_k`.
     """
-    return _best(scores.detach().masked_fill(_not_searched(shared), -torch.inf), shared)
+    return _best(scores.detach().masked_fill(_not_searched(shared)[:, None, None], -torch.inf), shared)
 
 
 def _best(scores: Tensor, shared: SharedKeys) -> Tensor:
     assert shared.top_k is not None
-    return scores.topk(shared.top_k, dim=-1, sorted=False).indices
+    return largest_columns(scores, shared.top_k)
 
 
 @torch.no_grad()
-def attend_to_best(query: Tensor, own: Tensor, value: Tensor, scaling: float | None, shared: SharedKeys) -> Tensor:
-    """Return softmax attention over the segment's positions and the stored ones that are seen, `[B, Q, H, d]`.
+def attend_to_best(query: Tensor, own: Tensor, value: Tensor, scaling: float | None, shared: SharedKeys) -> BestRead:
+    """Return softmax attention over the segment's positions and the stored ones that are seen.
 
     Args:
         query: the queries, `[B, H, Q, d]`.
@@ -50,17 +94,31 @@ def attend_to_best(query: Tensor, own: Tensor, value: Tensor, scaling: float | N
     always = shared.seen & shared.always
     columns = always.any(dim=0).nonzero().squeeze(-1)
     kept = stored[..., columns].masked_fill(~always[:, None, None, columns], -torch.inf)
-    best = _best(stored.masked_fill_(_not_searched(shared), -torch.inf), shared)
-    found = stored.gather(-1, best)
-    weights = weights_of(torch.cat([found * scale, kept * scale, own], dim=-1), query.dtype)
-    of_found, near = weights.split([found.shape[-1], weights.shape[-1] - found.shape[-1]], dim=-1)
+    _hide(stored, _not_searched(shared))
+    best = _best(stored, shared)
+    scores = [stored.gather(-1, best) * scale, kept * scale, own]
+    weights = weights_of(torch.cat(scores, dim=-1), query.dtype)
+    of_found, of_kept, of_own = weights.split([each.shape[-1] for each in scores], dim=-1)
     values = shared.values.to(value.dtype)
+    near = torch.cat([of_kept, of_own], dim=-1)
     output = weighted(query, near, torch.cat([values[:, :, columns], value], dim=2))
-    return output + _weighted_columns(of_found, best, values)
+    return BestRead(output + _weighted_columns(of_found, best, values), of_found, best, of_kept, columns)
 
 
 def _not_searched(shared: SharedKeys) -> Tensor:
-    return (~shared.seen | shared.always)[:, None, None]
+    return ~shared.seen | shared.always
+
+
+def _hide(scores: Tensor, hidden: Tensor) -> None:
+    """Set scores `[B, H, Q, M]` to minus infinity where `hidden` `[B, M]` says so: mostly in few columns."""
+    columns = hidden.any(dim=0).nonzero().squeeze(-1)
+    if 2 * len(columns) > hidden.shape[1]:
+        scores.masked_fill_(hidden[:, None, None], -torch.inf)
+    elif bool(hidden[:, columns].all()):
+        scores.index_fill_(-1, columns, -torch.inf)
+    else:
+        some = scores[..., columns].masked_fill(hidden[:, None, None, columns], -torch.inf)
+        scores.index_copy_(-1, columns, some)
 
 
 def _weighted_columns(weights: Tensor, columns: Tensor, values: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hf_memoria.memories.episodic.selection import Selection
+from hf_memoria.memories.shared.largest import least_of_largest
 
 
 def in_heads(vectors: Tensor, num_heads: int) -> Tensor:
@@ -32,7 +33,7 @@ def weights_of_best(scores: Tensor, valid: Tensor, null: Tensor, selection: Sele
     precise = precise.masked_fill(~valid[:, None, None], -torch.inf)
     if selection.limits(precise.shape[-1]):
         assert selection.top_k is not None
-        least = precise.detach().topk(selection.top_k, dim=-1).values[..., -1:]
+        least = least_of_largest(precise.detach(), selection.top_k)
         precise = precise.masked_fill(~selection.kept(precise >= least), -torch.inf)
     nothing = null.to(precise.dtype).expand(precise.shape[0], -1, precise.shape[2], 1)
     return torch.cat([nothing, precise], dim=-1).softmax(dim=-1)[..., 1:].to(null.dtype)

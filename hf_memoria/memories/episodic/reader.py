@@ -21,6 +21,7 @@ from hf_memoria.memories.episodic.selection import PART, Selection, best_in_part
 from hf_memoria.memories.episodic.spread_read import SpreadRead
 from hf_memoria.memories.episodic.stick_breaking import best_columns, stick_breaking_weights
 from hf_memoria.memories.shared.gates import openness_of
+from hf_memoria.memories.shared.largest import largest_columns
 
 SHARPNESS = 8.0
 """What the cosine of query and key is multiplied by at first."""
@@ -273,7 +274,7 @@ class EpisodicReader(nn.Module):
         """
 
         def order(scores: Tensor, number: int) -> Tensor:
-            return best_columns(scores - self.null, number) if self.breaks else scores.topk(number, dim=-1).indices
+            return best_columns(scores - self.null, number) if self.breaks else largest_columns(scores, number)
 
         def score(own: Windows | None, part: SearchedStore) -> Tensor:
             return self.scores(query, self.keys(own, part), part)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_memoria.memories.episodic.best_stored import BestRead
 from hf_memoria.memories.episodic.id_windows import Embed
 from hf_memoria.memories.episodic.searched import Bank, SearchedStore, SearchRead
 from hf_memoria.memories.episodic.shared_attention import Placed
@@ -89,11 +90,6 @@ class EpisodicReading:
         """Return the reading of segments that start from a state."""
         return cls(state, store_of(state, value_ahead, graph), embed, places, config, **others)
 
-    @property
-    def wants_shared(self) -> bool:
-        """Whether anybody asks for the weights of a block's self-attention on what is stored."""
-        return self.counts_attention or self.watch is not None
-
     def real_positions(self, hidden: Tensor) -> Tensor:
         """Return which positions of the segment's hidden states `[B, T, D]` are not padding, bool `[B, T]`."""
         return real_positions(self.attention_mask, hidden)
@@ -109,8 +105,12 @@ class EpisodicReading:
         """Keep what a block's self-attention paid each engram, of its weights `[B, H, T, M]`."""
         if self.watch is not None:
             self.watch(self, block, weights)
-        real = real_positions(self.attention_mask, weights.new_empty(weights.shape[0], weights.shape[2], 0))
-        self.shared_attention[block] = self._paid(weights, real)[:, : self.state.width]
+        self.shared_attention[block] = self._paid(weights, self._real_of(weights))[:, : self.state.width]
+
+    def leave_best(self, block: int, read: BestRead) -> None:
+        """Keep what a block's self-attention paid the few engrams that it saw."""
+        paid = read.paid(self._counted, self._real_of(read.found), self.store.valid.shape[1])
+        self.shared_attention[block] = paid[:, : self.state.width]
 
     def leave_keys(self, block: int, keys: Tensor, values: Tensor) -> None:
         """Keep the keys and values `[B, G, T, d]` of the segment, where these are stored."""
@@ -119,9 +119,15 @@ class EpisodicReading:
 
     def _paid(self, weights: Tensor, real: Tensor) -> Tensor:
         """Return the attention of real positions, the mean over heads, float32 `[B, M]`, of weights `[B, H, T, M]`."""
-        weights = weights.detach()
-        counted = (weights.square() if self.counts_squares else weights).mean(dim=1)
+        counted = self._counted(weights.detach()).mean(dim=1)
         return (counted * real.to(counted).unsqueeze(2)).sum(dim=1, dtype=torch.float32)
+
+    def _counted(self, weights: Tensor) -> Tensor:
+        return weights.square() if self.counts_squares else weights
+
+    def _real_of(self, weights: Tensor) -> Tensor:
+        """Return which queries of weights `[B, H, T, M]` are not padding, bool `[B, T]`."""
+        return real_positions(self.attention_mask, weights.new_empty(weights.shape[0], weights.shape[2], 0))
 
     def paid(self) -> Tensor:
         """Return the attention that each engram got, the mean over blocks and reads, float32 `[B, M]`."""

@@ -50,6 +50,29 @@ class Placed:
     output: Any
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a block's attention is asked for.
+
+    Attributes:
+        module: the attention module.
+        query: the queries, `[B, H, Q, d]`.
+        key: the keys of the segment, `[B, G, K, d]`.
+        value: its values, `[B, G, K, d]`.
+        mask: the mask of the segment's keys, see `mask_of_keys`.
+        scaling: the factor on scores; None is one over the root of d.
+        dropout: the share of weights that are dropped.
+    """
+
+    module: nn.Module
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor
+    scaling: float | None
+    dropout: float
+
+
 def attend_shared(
     module: nn.Module,
     query: Tensor,
@@ -86,8 +109,10 @@ def attend_shared(
     if shared is None and not with_weights:
         return alone()
     mask = mask_of_keys(module, query, key, attention_mask, is_causal)
-    if shared is not None and not (with_weights or reading.wants_shared):
-        output = _attend_quickly(module, query, key, value, mask, scaling, dropout, shared)
+    if shared is not None and not (with_weights or reading.watch is not None):
+        asked = Asked(module, query, key, value, mask, scaling, dropout)
+        attend = _attend_to_best if _sees_best(shared) else _attend_to_all
+        output = attend(asked, shared, reading)
         if output is not None:
             return _where_stored(shared, output, alone), None
     output, weights = _attend(query, key, value, mask, scaling, dropout, shared)
@@ -105,28 +130,33 @@ def _where_stored(shared: SharedKeys, output: Tensor, alone: Callable[[], tuple[
     return torch.where(full[:, None, None, None], output, alone()[0])
 
 
-def _attend_quickly(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor,
-    scaling: float | None,
-    dropout: float,
-    shared: SharedKeys,
-) -> Tensor | None:
-    """Return softmax attention over stored and the segment's positions, `[B, Q, H, d]`, without its weights.
+def _sees_best(shared: SharedKeys) -> bool:
+    return shared.top_k is not None and shared.top_k < shared.keys.shape[2]
 
-    None is returned where that is no quicker than with them.
+
+def _attend_to_best(asked: Asked, shared: SharedKeys, reading: Any) -> Tensor | None:
+    """Return softmax attention over the segment and the best of what is stored, `[B, Q, H, d]`.
+
+    None is returned where that takes a weight for every stored position.
     """
-    if shared.top_k is not None and shared.top_k < shared.keys.shape[2]:
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or dropout:
-            return None
-        own = masked_scores(scores_of(query, key, scaling), mask)
-        return attend_to_best(query, own, value, scaling, shared)
-    keys, values = torch.cat([shared.keys, key], dim=2), torch.cat([shared.values, value], dim=2)
-    seen = _joined_mask(query, shared, mask)
-    output, _ = sdpa_attention_forward(module, query, keys, values, seen, dropout, scaling, is_causal=False)
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or asked.dropout:
+        return None
+    own = masked_scores(scores_of(asked.query, asked.key, asked.scaling), asked.mask)
+    read = attend_to_best(asked.query, own, asked.value, asked.scaling, shared)
+    if reading.counts_attention:
+        reading.leave_best(getattr(asked.module, INDEX), read)
+    return read.output
+
+
+def _attend_to_all(asked: Asked, shared: SharedKeys, reading: Any) -> Tensor | None:
+    """Return softmax attention over the segment and all that is stored, `[B, Q, H, d]`, or None if it is counted."""
+    if reading.counts_attention:
+        return None
+    keys = torch.cat([shared.keys, asked.key], dim=2)
+    values = torch.cat([shared.values, asked.value], dim=2)
+    seen = _joined_mask(asked.query, shared, asked.mask)
+    given = (asked.module, asked.query, keys, values, seen, asked.dropout, asked.scaling)
+    output, _ = sdpa_attention_forward(*given, is_causal=False)
     return output
 
 
@@ -167,7 +197,7 @@ def _attend(
 def _best(scores: Tensor, shared: SharedKeys) -> Tensor:
     """Return scores of stored positions, minus infinity where they are not to be seen."""
     scores = scores.masked_fill(~shared.seen[:, None, None], -torch.inf)
-    if shared.top_k is None or shared.top_k >= scores.shape[-1]:
+    if not _sees_best(shared):
         return scores
     best = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, best_columns(scores, shared), True)
     return scores.masked_fill(~(best | shared.always[:, None, None]), -torch.inf)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_memoria.memories.episodic.selection import Selection
+from hf_memoria.memories.shared.largest import least_of_largest
 
 
 def stick_breaking_weights(scores: Tensor, valid: Tensor, null: Tensor, selection: Selection) -> Tensor:
@@ -45,7 +46,7 @@ def best_columns(logits: Tensor, top_k: int) -> Tensor:
     others, however much better those are.
     """
     worth = logits.clamp(max=0)
-    least = worth.topk(top_k, dim=-1).values[..., -1:]
+    least = least_of_largest(worth, top_k)
     better, equal = worth > least, worth == least
     from_end = equal.flip(-1).cumsum(dim=-1).flip(-1)
     best = better | (equal & (from_end <= top_k - better.sum(dim=-1, keepdim=True)))

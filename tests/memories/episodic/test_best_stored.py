@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from families import small_episodes, tiny_model, tiny_segments
 
 from hf_memoria.memories.episodic.best_stored import attend_to_best, best_columns
 from hf_memoria.memories.episodic.shared_attention import _attend
@@ -33,7 +34,7 @@ def test_it_is_the_attention_with_a_weight_for_every_stored_position(bias, scali
     mask = mask_of_keys(SimpleNamespace(is_causal=True), query, key, None, None)
     expected, weights = _attend(query, key, value, mask, scaling, 0.0, shared)
     own = scores_of(query, key, scaling).masked_fill(~mask, -torch.inf)
-    torch.testing.assert_close(attend_to_best(query, own, value, scaling, shared), expected)
+    torch.testing.assert_close(attend_to_best(query, own, value, scaling, shared).output, expected)
     seen = (weights[..., : shared.keys.shape[2]] > 0).sum(dim=-1)
     assert bool((seen[0] == 2 + 3).all())
     assert bool((seen[1] == 3 + 1).all())  # of four that are there, three are seen always
@@ -53,3 +54,46 @@ def test_a_head_sees_no_more_than_it_may_where_scores_are_equal():
 def test_what_sees_nothing_has_no_weights():
     scores = torch.tensor([[-torch.inf, -torch.inf], [0.0, -torch.inf]])
     assert weights_of(scores, torch.float32).tolist() == [[0.0, 0.0], [1.0, 0.0]]
+
+
+@pytest.mark.parametrize("counted", [torch.square, lambda weights: weights])
+@pytest.mark.parametrize("number", [11, 150])  # the best of 150 are found in blocks
+def test_what_is_paid_is_the_sum_of_all_weights(counted, number):
+    shared, (query, key, value) = stored(number=number), segment()
+    mask = mask_of_keys(SimpleNamespace(is_causal=True), query, key, None, None)
+    own = scores_of(query, key, None).masked_fill(~mask, -torch.inf)
+    _, weights = _attend(query, key, value, mask, None, 0.0, shared)
+    real = torch.tensor([[True] * 5, [False, False, True, True, True]])
+    expected = (counted(weights[..., :number]).mean(dim=1) * real.unsqueeze(-1)).sum(dim=1)
+    read = attend_to_best(query, own, value, None, shared)
+    torch.testing.assert_close(read.paid(counted, real, number), expected)
+
+
+@pytest.mark.parametrize("lengths", [(40, 40), (40, 37), (40, 3)])  # hidden alike, in few columns, in most
+def test_what_is_hidden_is_not_among_the_best(lengths):
+    shared, (query, key, value) = stored(number=40), segment()
+    seen = torch.arange(40) < torch.tensor(lengths)[:, None]
+    always = torch.arange(40).expand(2, -1) < 2
+    shared = SharedKeys(shared.keys, shared.values, seen, always, 3)
+    mask = mask_of_keys(SimpleNamespace(is_causal=True), query, key, None, None)
+    own = scores_of(query, key, None).masked_fill(~mask, -torch.inf)
+    expected, _ = _attend(query, key, value, mask, None, 0.0, shared)
+    torch.testing.assert_close(attend_to_best(query, own, value, None, shared).output, expected)
+
+
+@pytest.mark.parametrize("keep", ["learned", "lifespan", "lru"])
+@pytest.mark.parametrize("content", ["inputs", "keys_values"])
+def test_what_is_kept_is_the_same_with_weights_for_all(keep, content):
+    settings = {"separate_read": False, "layers": None, "share_attention": True, "share_content": content}
+    settings |= {"top_k": 2, "sink": 2, "capacity": 20, "stm_capacity": 6, "keep": keep}
+    model = tiny_model("Llama", "ForCausalLM", small_episodes(**settings)).eval()
+    quick, slow = None, None
+    for segment in tiny_segments("Llama", 5):
+        with torch.no_grad():
+            outputs = model(**segment, memory=quick)
+        watched = model(**segment, memory=slow, output_attentions=True)
+        torch.testing.assert_close(outputs.logits, watched.logits, atol=1e-5, rtol=1e-5)
+        quick, slow = outputs.memory, watched.memory
+        assert torch.equal(quick.ids, slow.ids)
+        for worth in ("usage", "score"):
+            torch.testing.assert_close(getattr(quick, worth), getattr(slow, worth), atol=1e-6, rtol=1e-5)

@@ -1,10 +1,12 @@
 """Shared attention under masks of floats: a backbone's biases stay, and stored positions have none."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn import functional as F
 
-from hf_memoria.memories.episodic.shared_attention import _attend, _attend_quickly
+from hf_memoria.memories.episodic.shared_attention import Asked, _attend, _attend_to_all
 from hf_memoria.memories.episodic.shared_keys import SharedKeys
 from hf_memoria.memories.shared.own_attention import mask_of_keys
 
@@ -39,5 +41,6 @@ def test_biases_of_the_backbone_are_added_to_its_own_scores(top_k, distances, hi
     ).transpose(1, 2)
     with_weights, _ = _attend(query, key, value, mask, None, 0.0, shared)
     torch.testing.assert_close(with_weights, expected, atol=1e-5, rtol=1e-5)
-    quickly = _attend_quickly(module, query, key, value, mask, None, 0.0, shared)
+    asked = Asked(module, query, key, value, mask, None, 0.0)
+    quickly = _attend_to_all(asked, shared, SimpleNamespace(counts_attention=False))
     torch.testing.assert_close(quickly, expected, atol=1e-5, rtol=1e-5)
