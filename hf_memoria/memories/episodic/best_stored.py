@@ -1,8 +1,8 @@
 """Self-attention to the best of what is stored, without a weight for all the rest.
 
 A store is long, and what a head sees of it is short. Its scores are looked through once, and all that comes after is
-of the few that are seen. `shared_attention.py` does the same with a weight for every stored position, where gradient
-or weights are asked for.
+of the few that are seen. `shared_attention.py` does the same with a weight for every stored position, where weights
+are asked for or dropped.
 
 Axes: B rows, Q queries, K keys of the segment, M engrams, H heads of queries, G heads of keys, d size of a head.
 """
@@ -48,8 +48,8 @@ class BestRead:
             number: M, the stored positions.
         """
         rows = torch.arange(len(real), device=real.device)[:, None] * number
-        of_found = self._mean(counted(self.found), real).flatten()
-        of_kept = self._mean(counted(self.kept), real).sum(dim=(1, 2))
+        of_found = self._mean(counted(self.found.detach()), real).flatten()
+        of_kept = self._mean(counted(self.kept.detach()), real).sum(dim=(1, 2))
         paid = of_found.new_zeros(len(real) * number)
         paid.index_add_(0, (self.best.flatten(1) + rows).flatten(), of_found)
         by_row: Tensor = paid.unflatten(0, (-1, number)).index_add(1, self.columns, of_kept)
@@ -76,7 +76,6 @@ def _best(scores: Tensor, shared: SharedKeys) -> Tensor:
     return largest_columns(scores, shared.top_k)
 
 
-@torch.no_grad()
 def attend_to_best(query: Tensor, own: Tensor, value: Tensor, scaling: float | None, shared: SharedKeys) -> BestRead:
     """Return softmax attention over the segment's positions and the stored ones that are seen.
 
@@ -95,14 +94,14 @@ def attend_to_best(query: Tensor, own: Tensor, value: Tensor, scaling: float | N
     columns = always.any(dim=0).nonzero().squeeze(-1)
     kept = stored[..., columns].masked_fill(~always[:, None, None, columns], -torch.inf)
     _hide(stored, _not_searched(shared))
-    best = _best(stored, shared)
+    best = _best(stored.detach(), shared)
     scores = [stored.gather(-1, best) * scale, kept * scale, own]
     weights = weights_of(torch.cat(scores, dim=-1), query.dtype)
     of_found, of_kept, of_own = weights.split([each.shape[-1] for each in scores], dim=-1)
     values = shared.values.to(value.dtype)
     near = torch.cat([of_kept, of_own], dim=-1)
     output = weighted(query, near, torch.cat([values[:, :, columns], value], dim=2))
-    return BestRead(output + _weighted_columns(of_found, best, values), of_found, best, of_kept, columns)
+    return BestRead(output + _of_best(query, of_found, best, values), of_found, best, of_kept, columns)
 
 
 def _not_searched(shared: SharedKeys) -> Tensor:
@@ -121,8 +120,16 @@ def _hide(scores: Tensor, hidden: Tensor) -> None:
         scores.index_copy_(-1, columns, some)
 
 
-def _weighted_columns(weights: Tensor, columns: Tensor, values: Tensor) -> Tensor:
+def _of_best(query: Tensor, weights: Tensor, columns: Tensor, values: Tensor) -> Tensor:
     """Return the sum of values `[B, G, M, d]` at columns `[B, H, Q, N]` by weights of that shape, `[B, Q, H, d]`."""
+    if not (torch.is_grad_enabled() and (weights.requires_grad or values.requires_grad)):
+        return _weighted_columns(weights, columns, values)
+    every = weights.new_zeros(*weights.shape[:3], values.shape[2]).scatter(-1, columns, weights)
+    return weighted(query, every, values)
+
+
+def _weighted_columns(weights: Tensor, columns: Tensor, values: Tensor) -> Tensor:
+    """Return `_of_best` without gradient."""
     rows, heads, queries, _ = columns.shape
     groups, number = values.shape[1:3]
     group = torch.arange(rows * heads, device=columns.device) // (heads // groups)

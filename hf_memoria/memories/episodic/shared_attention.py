@@ -139,7 +139,7 @@ def _attend_to_best(asked: Asked, shared: SharedKeys, reading: Any) -> Tensor | 
 
     None is returned where that takes a weight for every stored position.
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or asked.dropout:
+    if torch.compiler.is_compiling() or asked.dropout:
         return None
     own = masked_scores(scores_of(asked.query, asked.key, asked.scaling), asked.mask)
     read = attend_to_best(asked.query, own, asked.value, asked.scaling, shared)

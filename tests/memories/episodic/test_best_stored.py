@@ -1,4 +1,4 @@
-"""Attention to the best of a long store: the same with and without a weight for all the rest."""
+"""Attention to the best of a long store: the same with and without a weight for all the rest, gradients too."""
 
 from types import SimpleNamespace
 
@@ -38,6 +38,35 @@ def test_it_is_the_attention_with_a_weight_for_every_stored_position(bias, scali
     seen = (weights[..., : shared.keys.shape[2]] > 0).sum(dim=-1)
     assert bool((seen[0] == 2 + 3).all())
     assert bool((seen[1] == 3 + 1).all())  # of four that are there, three are seen always
+
+
+@pytest.mark.parametrize("number", [11, 150])  # the best of 150 are found in blocks
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("lengths", [(11, 4), (11, 11), (3, 1)])  # fewer than are seen at most, too
+def test_gradients_are_those_of_weights_for_all(lengths, bias, number):
+    given = stored(number=number, bias=bias)
+    seen = torch.arange(number) < torch.tensor(lengths)[:, None]
+    leaves = [leaf.requires_grad_() for leaf in (*segment(), given.keys, given.values)]
+    query, key, value, keys, values = leaves
+    shared = SharedKeys(keys, values, seen, given.always, 3, given.bias)
+    mask = mask_of_keys(SimpleNamespace(is_causal=True), query, key, None, None)
+    own = scores_of(query, key, None).masked_fill(~mask, -torch.inf)
+    outputs = [_attend(query, key, value, mask, None, 0.0, shared)[0]]
+    outputs += [attend_to_best(query, own, value, None, shared).output]
+    direction = torch.randn(outputs[0].shape, generator=torch.Generator().manual_seed(2))
+    expected, found = (torch.autograd.grad((output * direction).sum(), leaves) for output in outputs)
+    torch.testing.assert_close(outputs[1], outputs[0])
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_query_that_sees_nothing_has_no_gradient():
+    given, (query, key, value) = stored(), segment()
+    leaves = [leaf.requires_grad_() for leaf in (query, key, value, given.keys, given.values)]
+    shared = SharedKeys(given.keys, given.values, torch.zeros_like(given.seen), given.always, 3)
+    own = scores_of(query, key, None).masked_fill(torch.ones(5, 5, dtype=torch.bool), -torch.inf)
+    output = attend_to_best(query, own, value, None, shared).output
+    assert not output.any()
+    assert all(not gradient.any() for gradient in torch.autograd.grad(output.sum(), leaves))
 
 
 def test_a_head_sees_no_more_than_it_may_where_scores_are_equal():
@@ -89,8 +118,7 @@ def test_what_is_kept_is_the_same_with_weights_for_all(keep, content):
     model = tiny_model("Llama", "ForCausalLM", small_episodes(**settings)).eval()
     quick, slow = None, None
     for segment in tiny_segments("Llama", 5):
-        with torch.no_grad():
-            outputs = model(**segment, memory=quick)
+        outputs = model(**segment, memory=quick)
         watched = model(**segment, memory=slow, output_attentions=True)
         torch.testing.assert_close(outputs.logits, watched.logits, atol=1e-5, rtol=1e-5)
         quick, slow = outputs.memory, watched.memory
