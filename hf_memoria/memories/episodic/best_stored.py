@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hf_memoria.memories.episodic.shared_keys import SharedKeys
+from hf_memoria.memories.episodic.shared_keys import InEveryBlock, SharedKeys
 from hf_memoria.memories.shared.largest import largest_columns
 from hf_memoria.memories.shared.own_attention import scores_of, weighted, weights_of
 
@@ -68,7 +68,7 @@ def best_columns(scores: Tensor, shared: SharedKeys) -> Tensor:
         scores: the scores of stored positions, `[B, H, Q, M]`.
         shared: the stored positions, more than `top_k`.
     """
-    return _best(scores.detach().masked_fill(_not_searched(shared)[:, None, None], -torch.inf), shared)
+    return _best(scores.detach().masked_fill(~shared.visible.searched[:, None, None], -torch.inf), shared)
 
 
 def _best(scores: Tensor, shared: SharedKeys) -> Tensor:
@@ -90,10 +90,11 @@ def attend_to_best(query: Tensor, own: Tensor, value: Tensor, scaling: float | N
     stored = scores_of(query, shared.keys.to(query.dtype), 1.0 if shared.bias is None else scale)
     if shared.bias is not None:
         stored, scale = stored + shared.bias.float(), 1.0
-    always = shared.seen & shared.always
-    columns = always.any(dim=0).nonzero().squeeze(-1)
-    kept = stored[..., columns].masked_fill(~always[:, None, None, columns], -torch.inf)
-    _hide(stored, _not_searched(shared))
+    visible = shared.visible
+    assert visible.known is not None  # nothing is compiled
+    columns = visible.known.columns
+    kept = stored[..., columns].masked_fill(~visible.always[:, None, None, columns], -torch.inf)
+    _hide(stored, ~visible.searched[:, None, None], visible.known)
     best = _best(stored.detach(), shared)
     scores = [stored.gather(-1, best) * scale, kept * scale, own]
     weights = weights_of(torch.cat(scores, dim=-1), query.dtype)
@@ -104,20 +105,15 @@ def attend_to_best(query: Tensor, own: Tensor, value: Tensor, scaling: float | N
     return BestRead(output + _of_best(query, of_found, best, values), of_found, best, of_kept, columns)
 
 
-def _not_searched(shared: SharedKeys) -> Tensor:
-    return ~shared.seen | shared.always
-
-
-def _hide(scores: Tensor, hidden: Tensor) -> None:
-    """Set scores `[B, H, Q, M]` to minus infinity where `hidden` `[B, M]` says so: mostly in few columns."""
-    columns = hidden.any(dim=0).nonzero().squeeze(-1)
-    if 2 * len(columns) > hidden.shape[1]:
-        scores.masked_fill_(hidden[:, None, None], -torch.inf)
-    elif bool(hidden[:, columns].all()):
-        scores.index_fill_(-1, columns, -torch.inf)
+def _hide(scores: Tensor, hidden: Tensor, known: InEveryBlock) -> None:
+    """Set scores `[B, H, Q, M]` to minus infinity where `hidden` `[B, 1, 1, M]` says so: mostly in few columns."""
+    if 2 * len(known.hidden) > hidden.shape[-1]:
+        scores.masked_fill_(hidden, -torch.inf)
+    elif known.alike:
+        scores.index_fill_(-1, known.hidden, -torch.inf)
     else:
-        some = scores[..., columns].masked_fill(hidden[:, None, None, columns], -torch.inf)
-        scores.index_copy_(-1, columns, some)
+        some = scores[..., known.hidden].masked_fill(hidden[..., known.hidden], -torch.inf)
+        scores.index_copy_(-1, known.hidden, some)
 
 
 def _of_best(query: Tensor, weights: Tensor, columns: Tensor, values: Tensor) -> Tensor:

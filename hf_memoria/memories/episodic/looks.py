@@ -119,7 +119,7 @@ class LookRecorder(HookHolder):
 
     def _record_shared(self, reading: EpisodicReading, block: int, weights: Tensor) -> None:
         if not self.always:
-            weights = weights * ~reading.shared[block].always[:, None, None]
+            weights = weights * ~reading.shared[block].visible.always[:, None, None]
         self._add(reading, block, reading.store, weights, None, SHARED)
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ from hf_memoria.memories.episodic.best_stored import BestRead
 from hf_memoria.memories.episodic.id_windows import Embed
 from hf_memoria.memories.episodic.searched import Bank, SearchedStore, SearchRead
 from hf_memoria.memories.episodic.shared_attention import Placed
-from hf_memoria.memories.episodic.shared_keys import SharedKeys
+from hf_memoria.memories.episodic.shared_keys import SharedKeys, Visible
 from hf_memoria.memories.episodic.spread_read import LinkedStore
 from hf_memoria.memories.episodic.store import EpisodicState
 from hf_memoria.memories.episodic.store.state import NO_ID
@@ -47,6 +47,7 @@ class EpisodicReading:
         embeds: embeddings that it was given or made of images, `[B, T, E]`, or None.
         hidden: the stored vectors of the segment, by block, `[B, T, L, D]` each: its input, or its key and value.
         segment_keys: the way in which keys and values of the segment are stored, by block; empty where inputs are.
+        visible: which stored positions shared attention may see; None where it is not shared.
         shared: the keys and values, by block, that self-attention sees beside the segment.
         placed: rotary embeddings that the forward made, each with the call that made it.
         final_hidden: final hidden states of the segment, `[B, T, D]`.
@@ -70,6 +71,7 @@ class EpisodicReading:
     embeds: Tensor | None = None
     hidden: dict[int, Tensor] = field(default_factory=dict)
     segment_keys: dict[int, SegmentKeys] = field(default_factory=dict)
+    visible: Visible | None = None
     shared: dict[int, SharedKeys] = field(default_factory=dict)
     placed: list[Placed] = field(default_factory=list)
     final_hidden: Tensor | None = None

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hf_memoria.memories.episodic.install import embeddings_of, has_ids
 from hf_memoria.memories.episodic.reading import EpisodicReading, with_embeds, with_hidden
+from hf_memoria.memories.episodic.shared_keys import Visible
 from hf_memoria.memories.episodic.sharing import check_still_shares
 from hf_memoria.memories.episodic.store import EpisodicState, Segment, write_segment
 from hf_memoria.memories.episodic.store.keep import BY_ATTENTION, BY_SQUARES
@@ -41,12 +42,14 @@ def reading_from(
         counts_squares=settings.keep in BY_SQUARES and settings.capacity is not None,
         **others,
     )
-    if settings.share_attention:
-        check_still_shares(model.config)
     if settings.stores_hidden:
         reading.store = with_hidden(reading.store, state.data)
     if not has_ids(base):
         reading.store = with_embeds(reading.store, state.data, state.embeds.shape[2])
+    if settings.share_attention:
+        check_still_shares(model.config)
+        always = (reading.store.age == 1) | (reading.store.position < settings.sink)
+        reading.visible = Visible.of(reading.store.there, always)
     return reading
 
 

@@ -124,10 +124,10 @@ def attend_shared(
 
 def _where_stored(shared: SharedKeys, output: Tensor, alone: Callable[[], tuple[Tensor, Any]]) -> Tensor:
     """Return the output; rows with an empty store are the backbone, to the bit."""
-    full = shared.seen.any(dim=1)
-    if not torch.compiler.is_compiling() and bool(full.all()):
+    known = shared.visible.known
+    if known is not None and known.full and not torch.compiler.is_compiling():
         return output
-    return torch.where(full[:, None, None, None], output, alone()[0])
+    return torch.where(shared.visible.rows[:, None, None, None], output, alone()[0])
 
 
 def _sees_best(shared: SharedKeys) -> bool:
@@ -139,7 +139,7 @@ def _attend_to_best(asked: Asked, shared: SharedKeys, reading: Any) -> Tensor | 
 
     None is returned where that takes a weight for every stored position.
     """
-    if torch.compiler.is_compiling() or asked.dropout:
+    if shared.visible.known is None or torch.compiler.is_compiling() or asked.dropout:
         return None
     own = masked_scores(scores_of(asked.query, asked.key, asked.scaling), asked.mask)
     read = attend_to_best(asked.query, own, asked.value, asked.scaling, shared)
@@ -166,7 +166,7 @@ def _joined_mask(query: Tensor, shared: SharedKeys, mask: Tensor) -> Tensor:
     Biases of the backbone are of the segment's keys: stored ones have none but their own.
     """
     rows, _, queries, _ = query.shape
-    seen = shared.seen[:, None, None].expand(-1, 1, queries, -1)
+    seen = shared.visible.there[:, None, None].expand(-1, 1, queries, -1)
     keys = mask.expand(rows, -1, queries, -1)
     if shared.bias is None and mask.dtype == torch.bool:
         return torch.cat([seen.expand(-1, keys.shape[1], -1, -1), keys], dim=-1)
@@ -196,11 +196,11 @@ def _attend(
 
 def _best(scores: Tensor, shared: SharedKeys) -> Tensor:
     """Return scores of stored positions, minus infinity where they are not to be seen."""
-    scores = scores.masked_fill(~shared.seen[:, None, None], -torch.inf)
+    scores = scores.masked_fill(~shared.visible.there[:, None, None], -torch.inf)
     if not _sees_best(shared):
         return scores
     best = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, best_columns(scores, shared), True)
-    return scores.masked_fill(~(best | shared.always[:, None, None]), -torch.inf)
+    return scores.masked_fill(~(best | shared.visible.always[:, None, None]), -torch.inf)
 
 
 IMPLEMENTATION = register_own_attention("memoria_shared", attend_shared)

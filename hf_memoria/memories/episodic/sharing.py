@@ -89,7 +89,6 @@ class SharingHooks(HookHolder):
         if reading.kept is not None:
             reading.kept[self.index, "shared"] = (keys, values)
         settings, store = reading.config.memory, reading.store
-        always = (store.age == 1) | (store.position < settings.sink)
         distance = reading.places.unsqueeze(2) + store.distance.unsqueeze(1)
         distances, bias = getattr(self.block, "memory_distances", None), None
         if distances is not None:
@@ -99,7 +98,8 @@ class SharingHooks(HookHolder):
             outside = torch.zeros_like(distance, dtype=keys.dtype).masked_fill(distance >= window, -torch.inf)
             bias = outside.unsqueeze(1) if bias is None else bias + outside.unsqueeze(1)
         top_k = settings.top_k if window is None else None  # all of a window, as the backbone does
-        reading.shared[self.index] = SharedKeys(keys, values, store.there, always, top_k, bias)
+        assert reading.visible is not None  # `reading_from` sees to it
+        reading.shared[self.index] = SharedKeys(keys, values, reading.visible, top_k, bias)
 
     def _keys_of(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], reading: EpisodicReading

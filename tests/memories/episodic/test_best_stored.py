@@ -8,7 +8,7 @@ from families import small_episodes, tiny_model, tiny_segments
 
 from hf_memoria.memories.episodic.best_stored import attend_to_best, best_columns
 from hf_memoria.memories.episodic.shared_attention import _attend
-from hf_memoria.memories.episodic.shared_keys import SharedKeys
+from hf_memoria.memories.episodic.shared_keys import SharedKeys, Visible
 from hf_memoria.memories.shared.own_attention import mask_of_keys, scores_of, weights_of
 
 
@@ -18,7 +18,7 @@ def stored(rows=2, groups=2, number=11, size=4, top_k=3, bias=False):
     seen = torch.arange(number) < torch.tensor([number, 4])[:rows, None]
     always = torch.arange(number) < torch.tensor([2, 3])[:rows, None]
     by_distance = torch.randn(rows, 4, 5, number, generator=generator) if bias else None
-    return SharedKeys(keys, values, seen, always, top_k, by_distance)
+    return SharedKeys(keys, values, Visible.of(seen, always), top_k, by_distance)
 
 
 def segment(rows=2, size=4):
@@ -48,7 +48,7 @@ def test_gradients_are_those_of_weights_for_all(lengths, bias, number):
     seen = torch.arange(number) < torch.tensor(lengths)[:, None]
     leaves = [leaf.requires_grad_() for leaf in (*segment(), given.keys, given.values)]
     query, key, value, keys, values = leaves
-    shared = SharedKeys(keys, values, seen, given.always, 3, given.bias)
+    shared = SharedKeys(keys, values, Visible.of(seen, given.visible.always), 3, given.bias)
     mask = mask_of_keys(SimpleNamespace(is_causal=True), query, key, None, None)
     own = scores_of(query, key, None).masked_fill(~mask, -torch.inf)
     outputs = [_attend(query, key, value, mask, None, 0.0, shared)[0]]
@@ -62,7 +62,8 @@ def test_gradients_are_those_of_weights_for_all(lengths, bias, number):
 def test_a_query_that_sees_nothing_has_no_gradient():
     given, (query, key, value) = stored(), segment()
     leaves = [leaf.requires_grad_() for leaf in (query, key, value, given.keys, given.values)]
-    shared = SharedKeys(given.keys, given.values, torch.zeros_like(given.seen), given.always, 3)
+    nothing = Visible.of(torch.zeros_like(given.visible.there), given.visible.always)
+    shared = SharedKeys(given.keys, given.values, nothing, 3)
     own = scores_of(query, key, None).masked_fill(torch.ones(5, 5, dtype=torch.bool), -torch.inf)
     output = attend_to_best(query, own, value, None, shared).output
     assert not output.any()
@@ -103,7 +104,7 @@ def test_what_is_hidden_is_not_among_the_best(lengths):
     shared, (query, key, value) = stored(number=40), segment()
     seen = torch.arange(40) < torch.tensor(lengths)[:, None]
     always = torch.arange(40).expand(2, -1) < 2
-    shared = SharedKeys(shared.keys, shared.values, seen, always, 3)
+    shared = SharedKeys(shared.keys, shared.values, Visible.of(seen, always), 3)
     mask = mask_of_keys(SimpleNamespace(is_causal=True), query, key, None, None)
     own = scores_of(query, key, None).masked_fill(~mask, -torch.inf)
     expected, _ = _attend(query, key, value, mask, None, 0.0, shared)

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from hf_memoria.memories.episodic.shared_attention import Asked, _attend, _attend_to_all
-from hf_memoria.memories.episodic.shared_keys import SharedKeys
+from hf_memoria.memories.episodic.shared_keys import SharedKeys, Visible
 from hf_memoria.memories.shared.own_attention import mask_of_keys
 
 B, H, Q, M, D = 2, 4, 5, 7, 8
@@ -28,7 +28,9 @@ def test_biases_of_the_backbone_are_added_to_its_own_scores(top_k, distances, hi
         bias[..., -1] = torch.finfo(bias.dtype).min
     of_distance = draw(B, H, Q, M) if distances else None
     seen = torch.ones(B, M, dtype=torch.bool)
-    shared = SharedKeys(draw(B, H, M, D), draw(B, H, M, D), seen, torch.zeros_like(seen), top_k, of_distance)
+    shared = SharedKeys(
+        draw(B, H, M, D), draw(B, H, M, D), Visible.of(seen, torch.zeros_like(seen)), top_k, of_distance
+    )
     module = torch.nn.Identity()
     mask = mask_of_keys(module, query, key, bias, is_causal=False)
 
