@@ -1,8 +1,8 @@
 """Self-attention to the best of what is stored, without a weight for all the rest.
 
 A store is long, and what a head sees of it is short. Its scores are looked through once, and all that comes after is
-of the few that are seen. `shared_attention.py` does the same with a weight for every stored position, where weights
-are asked for or dropped.
+of the few that are seen. `shared_attention.py` does the same with a weight for every stored position, where these
+are asked for or the model is compiled.
 
 Axes: B rows, Q queries, K keys of the segment, M engrams, H heads of queries, G heads of keys, d size of a head.
 """
@@ -76,7 +76,9 @@ def _best(scores: Tensor, shared: SharedKeys) -> Tensor:
     return largest_columns(scores, shared.top_k)
 
 
-def attend_to_best(query: Tensor, own: Tensor, value: Tensor, scaling: float | None, shared: SharedKeys) -> BestRead:
+def attend_to_best(
+    query: Tensor, own: Tensor, value: Tensor, scaling: float | None, shared: SharedKeys, dropout: float = 0.0
+) -> BestRead:
     """Return softmax attention over the segment's positions and the stored ones that are seen.
 
     Args:
@@ -85,6 +87,7 @@ def attend_to_best(query: Tensor, own: Tensor, value: Tensor, scaling: float | N
         value: the values of the segment, `[B, G, K, d]`.
         scaling: the factor on scores; None is one over the root of d.
         shared: the stored positions, more than `top_k`.
+        dropout: the share of weights that are dropped.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     stored = scores_of(query, shared.keys.to(query.dtype), 1.0 if shared.bias is None else scale)
@@ -96,13 +99,15 @@ def attend_to_best(query: Tensor, own: Tensor, value: Tensor, scaling: float | N
     kept = stored[..., columns].masked_fill(~visible.always[:, None, None, columns], -torch.inf)
     _hide(stored, ~visible.searched[:, None, None], visible.known)
     best = _best(stored.detach(), shared)
-    scores = [stored.gather(-1, best) * scale, kept * scale, own]
-    weights = weights_of(torch.cat(scores, dim=-1), query.dtype)
-    of_found, of_kept, of_own = weights.split([each.shape[-1] for each in scores], dim=-1)
+    found = stored.gather(-1, best)
+    weights = weights_of(torch.cat([found * scale, kept * scale, own], dim=-1), query.dtype)
+    widths = [found.shape[-1], kept.shape[-1] + own.shape[-1]]
+    of_found, near = F.dropout(weights, dropout, dropout > 0).split(widths, dim=-1)
     values = shared.values.to(value.dtype)
-    near = torch.cat([of_kept, of_own], dim=-1)
     output = weighted(query, near, torch.cat([values[:, :, columns], value], dim=2))
-    return BestRead(output + _of_best(query, of_found, best, values), of_found, best, of_kept, columns)
+    output = output + _of_best(query, of_found, best, values)
+    paid_found, paid_kept, _ = weights.split([found.shape[-1], kept.shape[-1], own.shape[-1]], dim=-1)
+    return BestRead(output, paid_found, best, paid_kept, columns)
 
 
 def _hide(scores: Tensor, hidden: Tensor, known: InEveryBlock) -> None:

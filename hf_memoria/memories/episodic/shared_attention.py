@@ -139,10 +139,10 @@ def _attend_to_best(asked: Asked, shared: SharedKeys, reading: Any) -> Tensor | 
 
     None is returned where that takes a weight for every stored position.
     """
-    if shared.visible.known is None or torch.compiler.is_compiling() or asked.dropout:
+    if shared.visible.known is None or torch.compiler.is_compiling():
         return None
     own = masked_scores(scores_of(asked.query, asked.key, asked.scaling), asked.mask)
-    read = attend_to_best(asked.query, own, asked.value, asked.scaling, shared)
+    read = attend_to_best(asked.query, own, asked.value, asked.scaling, shared, asked.dropout)
     if reading.counts_attention:
         reading.leave_best(getattr(asked.module, INDEX), read)
     return read.output

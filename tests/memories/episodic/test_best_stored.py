@@ -126,3 +126,16 @@ def test_what_is_kept_is_the_same_with_weights_for_all(keep, content):
         assert torch.equal(quick.ids, slow.ids)
         for worth in ("usage", "score"):
             torch.testing.assert_close(getattr(quick, worth), getattr(slow, worth), atol=1e-6, rtol=1e-5)
+
+
+def test_dropped_weights_leave_the_mean_and_what_is_paid():
+    shared, (query, key, value) = stored(rows=1), segment(rows=1)
+    own = scores_of(query, key, None)
+    every = attend_to_best(query, own, value, None, shared)
+    torch.manual_seed(0)
+    dropped = [attend_to_best(query, own, value, None, shared, dropout=0.5) for _ in range(2000)]
+    assert not torch.equal(dropped[0].output, dropped[1].output)
+    mean = torch.stack([read.output for read in dropped]).mean(dim=0)
+    torch.testing.assert_close(mean, every.output, atol=0.08, rtol=0.0)
+    assert torch.equal(dropped[0].found, every.found)
+    assert torch.equal(dropped[0].kept, every.kept)
