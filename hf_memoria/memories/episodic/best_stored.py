@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from hf_memoria.memories.episodic.shared_keys import InEveryBlock, SharedKeys
 from hf_memoria.memories.shared.largest import largest_columns
-from hf_memoria.memories.shared.own_attention import scores_of, weighted, weights_of
+from hf_memoria.memories.shared.own_attention import products_of, weighted, weights_of
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ def attend_to_best(
         dropout: the share of weights that are dropped.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    stored = scores_of(query, shared.keys.to(query.dtype), 1.0 if shared.bias is None else scale)
+    stored = products_of(query, shared.keys.to(query.dtype))
     if shared.bias is not None:
-        stored, scale = stored + shared.bias.float(), 1.0
+        stored, scale = stored.float() * scale + shared.bias.float(), 1.0
     visible = shared.visible
     assert visible.known is not None  # nothing is compiled
     columns = visible.known.columns
@@ -100,7 +100,7 @@ def attend_to_best(
     _hide(stored, ~visible.searched[:, None, None], visible.known)
     best = _best(stored.detach(), shared)
     found = stored.gather(-1, best)
-    weights = weights_of(torch.cat([found * scale, kept * scale, own], dim=-1), query.dtype)
+    weights = weights_of(torch.cat([found.float() * scale, kept.float() * scale, own], dim=-1), query.dtype)
     widths = [found.shape[-1], kept.shape[-1] + own.shape[-1]]
     of_found, near = F.dropout(weights, dropout, dropout > 0).split(widths, dim=-1)
     values = shared.values.to(value.dtype)

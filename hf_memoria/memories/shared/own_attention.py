@@ -138,8 +138,13 @@ def added_mask(mask: Tensor, like: Tensor) -> Tensor:
 def scores_of(query: Tensor, key: Tensor, scaling: float | None) -> Tensor:
     """Return the scores `[B, H, Q, K]`, float32."""
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = (query @ _by_head(key, query).transpose(-1, -2)).float()
+    scores = products_of(query, key).float()
     return scores if scale == 1 else scores * scale
+
+
+def products_of(query: Tensor, key: Tensor) -> Tensor:
+    """Return the inner products of queries and keys `[B, H, Q, K]`, in the dtype of the queries."""
+    return query @ _by_head(key, query).transpose(-1, -2)
 
 
 def attended(query: Tensor, scores: Tensor, value: Tensor, dropout: float) -> tuple[Tensor, Tensor]:

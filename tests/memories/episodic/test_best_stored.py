@@ -59,6 +59,17 @@ def test_gradients_are_those_of_weights_for_all(lengths, bias, number):
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_in_bfloat16_it_is_the_same_to_its_rounding(bias):
+    given = stored(number=150, bias=bias)
+    query, key, value, keys, values = (each.bfloat16() for each in (*segment(), given.keys, given.values))
+    shared = SharedKeys(keys, values, given.visible, 3, given.bias)
+    mask = mask_of_keys(SimpleNamespace(is_causal=True), query, key, None, None)
+    own = scores_of(query, key, None).masked_fill(~mask, -torch.inf)
+    expected, _ = _attend(query, key, value, mask, None, 0.0, shared)
+    torch.testing.assert_close(attend_to_best(query, own, value, None, shared).output, expected, atol=2e-2, rtol=2e-2)
+
+
 def test_a_query_that_sees_nothing_has_no_gradient():
     given, (query, key, value) = stored(), segment()
     leaves = [leaf.requires_grad_() for leaf in (query, key, value, given.keys, given.values)]
