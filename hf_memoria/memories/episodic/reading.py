@@ -47,7 +47,7 @@ class EpisodicReading:
         embeds: embeddings that it was given or made of images, `[B, T, E]`, or None.
         hidden: the stored vectors of the segment, by block, `[B, T, L, D]` each: its input, or its key and value.
         segment_keys: the way in which keys and values of the segment are stored, by block; empty where inputs are.
-        visible: which stored positions shared attention may see; None where it is not shared.
+        visible: the stored positions that shared attention may see; None where it is not shared.
         shared: the keys and values, by block, that self-attention sees beside the segment.
         placed: rotary embeddings that the forward made, each with the call that made it.
         final_hidden: final hidden states of the segment, `[B, T, D]`.

@@ -38,7 +38,7 @@ class Visible:
             first positions.
         searched: the mask of those that the best are chosen from, bool `[B, M]`.
         rows: the rows that have something to see, bool `[B]`.
-        known: what is known of these beforehand; None while the model is compiled.
+        known: the facts of these that take a look at values; None while the model is compiled.
     """
 
     there: Tensor
@@ -66,7 +66,7 @@ class SharedKeys:
     Attributes:
         keys: the keys of stored positions, `[B, G, M, d]`.
         values: the values of stored positions, `[B, G, M, d]`.
-        visible: which of them may be seen.
+        visible: the mask of those that may be seen, and what follows from it.
         top_k: so many of those that are not seen always a head sees at a position; None is all.
         bias: the change of scores by distance, `[B, H, Q, M]`, or None.
     """
