@@ -144,8 +144,8 @@ def main() -> None:
     Path(sys.argv[1], f"scale-{dist.get_rank()}.json").write_text(json.dumps(reports))
     dist.barrier()
     dist.destroy_process_group()
-    # After all is reported, the end of the interpreter aborts the process in one run of many ("terminate called without
-    # an active exception"): threads of PyTorch are still there. What is tested is over, so that end is left out.
+    # After all is reported, the end of the interpreter aborts the process in one run of many ("terminate called
+    # without an active exception"): threads of PyTorch are still there. What is tested is over; that end is left out.
     sys.stdout.flush()
     os._exit(0)
 
