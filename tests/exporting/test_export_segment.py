@@ -5,7 +5,7 @@ from dataclasses import replace
 import new_process
 import pytest
 import torch
-from families import answer, small_memory, tiny_model, tiny_segments
+from families import answer, small_episodes, small_memory, tiny_model, tiny_segments
 
 from hf_memoria import (
     LwpfAttentionConfig,
@@ -57,6 +57,21 @@ def read_both(model, program, segments, memory=None):
         memory, carried = ours.memory, theirs["memory"]
         said.append((answer(ours), theirs["logits"]))
     return said, memory, carried
+
+
+@pytest.mark.parametrize("form", ["separate", "shared"])
+@torch.no_grad()
+def test_the_best_of_a_wide_store_are_found_in_blocks(form):
+    settings = (
+        {"layers": [0]} if form == "separate" else {"separate_read": False, "layers": None, "share_attention": True}
+    )
+    settings |= {"top_k": 2, "read_all_up_to": 4, "capacity": 100, "stm_capacity": 6, "keep": "fifo"}
+    model = tiny_model("Llama", "ForCausalLM", small_episodes(**settings), num_hidden_layers=1)
+    segments = tiny_segments("Llama", steps=13)  # blocks are used from 64 engrams on
+    program = export_segment(model, segments[0])
+    assert str(program.graph).count("aten.topk") == 2  # once among blocks, once in the best of these
+    for ours, theirs in read_both(model, program, segments)[0]:
+        assert torch.allclose(ours, theirs, atol=1e-5)
 
 
 @pytest.mark.parametrize(("family", "kind"), CASES)
