@@ -58,7 +58,10 @@ class Call:
 class _Thread(threading.local):
     """What a thread has under way. torch.compile traces this, and does not trace a ContextVar."""
 
-    call: Call | None = None
+    def __init__(self) -> None:
+        # Set, not a default of the class: a graph that was compiled before the first call would be guarded by that
+        # the thread has none of its own, which no call leaves so.
+        self.call: Call | None = None
 
 
 _thread = _Thread()
