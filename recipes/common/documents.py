@@ -10,7 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
+from hf_memoria import EngramState, EpisodicState
 from hf_memoria.memories.engram.reader import MemoryReader
+from hf_memoria.memories.episodic.reader import EpisodicReader
+from hf_memoria.memories.episodic.searched import SearchedStore
 
 from .training import adamw
 
@@ -85,9 +88,9 @@ def accuracy(model: PreTrainedModel, task: Task, batch_size: int, documents: int
             loss, right, state = read(model, task, task.draw(count, generator, test=True))
             hits.append(right)
             losses.append(loss.expand(count))
-            if hasattr(state, "num_long_term"):
-                called_up.append(reads[-1])
-                held.append((state.num_short_term + state.num_long_term).float())
+            if isinstance(state, EngramState | EpisodicState):
+                called_up.append(reads[-1] if reads else torch.zeros(count))  # shared attention has no reader
+                held.append(state.valid.sum(1).float())
             reads.clear()
     return {
         "accuracy": float(torch.cat(hits).mean()),
@@ -99,20 +102,26 @@ def accuracy(model: PreTrainedModel, task: Task, batch_size: int, documents: int
 
 @contextmanager
 def noticed_reads(model: PreTrainedModel) -> Iterator[list[Tensor]]:
-    """Notice how many reminded engrams each row of a segment reads, float `[B]`, one tensor for each forward."""
+    """Notice how many engrams each row of a segment reads at a position at most, float `[B]`, for each forward."""
     found: list[Tensor] = []
 
-    def notice(reader: MemoryReader, args: tuple[Any, ...]) -> None:
-        reminded_mask = args[4]
-        found.append(reminded_mask.sum(1).float())
+    def notice(reader: MemoryReader | EpisodicReader, args: tuple[Any, ...]) -> None:
+        found.append(_searched(reader, args[1]) if isinstance(reader, EpisodicReader) else args[4].sum(1).float())
 
-    first = next((module for module in model.modules() if isinstance(module, MemoryReader)), None)
+    readers = (module for module in model.modules() if isinstance(module, MemoryReader | EpisodicReader))
+    first = next(readers, None)
     handle = first.register_forward_pre_hook(notice) if first is not None else None
     try:
         yield found
     finally:
         if handle is not None:
             handle.remove()
+
+
+def _searched(reader: EpisodicReader, store: SearchedStore) -> Tensor:
+    count = store.valid.sum(1).float()
+    whole = count <= reader.read_all_up_to
+    return count if reader.top_k is None else torch.where(whole, count, count.clamp(max=reader.top_k))
 
 
 def read(model: PreTrainedModel, task: Task, documents: Any) -> tuple[Tensor, Tensor, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from hf_memoria import TokenMemoryConfig
+from hf_memoria import EpisodicMemoryConfig, TokenMemoryConfig
 from hf_memoria.memories.engram.reader import MemoryAttention
 
 from .config import WrongSettingError
@@ -30,6 +30,10 @@ def _tokens(args: Any, **settings: Any) -> TokenMemoryConfig:
     return TokenMemoryConfig(num_tokens=args.num_memories, gate=gate, **settings)
 
 
+def _episodic(label: str, **settings: Any) -> Arm:
+    return Arm(label, lambda args: EpisodicMemoryConfig(gate=None if args.gate == "none" else "auto", **settings))
+
+
 ARMS = {
     "none": Arm("no memory", lambda args: None),
     "graph": _retrieval("engram memory", "graph"),
@@ -38,8 +42,11 @@ ARMS = {
     "fifo": _retrieval("first in, first out", "fifo"),
     "token": Arm("token memory", lambda args: _tokens(args, encoder_layers=args.layers)),
     "rmt": Arm("recurrent memory transformer", lambda args: _tokens(args, encoder_layers=0, bptt_segments=None)),
+    "episodic": _episodic("episodic memory"),
+    "episodic_shared": _episodic("episodic memory, shared attention too", share_attention=True),
 }
-"""All engram arms read at most as many engrams; a token memory has as many tokens as a segment leaves engrams."""
+"""All engram arms read at most as many engrams; a token memory has as many tokens as a segment leaves engrams. The
+episodic memory is as it is by default: it keeps every position of these documents."""
 
 
 def _token(label: str, **changes: Any) -> Arm:

@@ -79,7 +79,8 @@ def test_the_answer_can_know_of_the_first_segment_through_memory_alone():
     documents = task.draw(6, torch.Generator().manual_seed(0))
     changed = documents.clone()
     changed[:, :12] = 3 - changed[:, :12]
-    for arm, knows in (("none", False), ("graph", True), ("fifo", True)):
+    knows_it = {"none": False, "graph": True, "fifo": True, "episodic": True, "episodic_shared": True}
+    for arm, knows in knows_it.items():
         model = model_for(arm).eval()
         loss, other = (read(model, task, one)[0] for one in (documents, changed))
         assert bool(loss != other) is knows
@@ -126,7 +127,7 @@ def test_a_run_that_is_there_is_not_repeated(tmp_path):
 
 
 def test_a_run_compares_every_arm_at_every_length(tmp_path, capsys):
-    flags = (*SMALL, "--segments", 2, 3, "--seeds", "0,1", "--output_dir", tmp_path)
+    flags = (*SMALL, "--arms", *ARMS, "--segments", 2, 3, "--seeds", "0,1", "--output_dir", tmp_path)
     sorting.main(arguments(*flags))
     results = json.loads((tmp_path / "results.json").read_text())["by_segments"]
     assert list(results) == ["2", "3"]
@@ -205,7 +206,10 @@ def test_every_arm_of_a_seed_starts_alike_and_reads_the_same():
         assert torch.equal(read_by[arm], read_by["none"])
 
 
-@pytest.mark.parametrize(("arm", "expected"), [("none", 0), ("fifo", 4), ("similarity", 4), ("random", 4)])
+READ = [("none", 0), ("fifo", 4), ("similarity", 4), ("random", 4), ("episodic", 35), ("episodic_shared", 35)]
+
+
+@pytest.mark.parametrize(("arm", "expected"), READ)
 def test_engrams_read_for_the_answer_are_counted(arm, expected):
     task = SortingTask(symbols=4, num_segments=4, segment_length=12)
     args = arguments(
@@ -218,7 +222,7 @@ def test_engrams_read_for_the_answer_are_counted(arm, expected):
 WRONG = {
     ("--segments", 0): "--segments: must be one or more numbers of at least 1; got [0]",
     ("--symbols", 40): "--segment_length: must be above symbols + 1 (41); got 32",
-    ("--arms", "best"): "--arms: must be among none, graph, similarity, random, fifo, token, rmt; got ['best']",
+    ("--arms", "best"): f"--arms: must be among {', '.join(ARMS)}; got ['best']",
     ("--learning_rate", 0): "--learning_rate: must be above 0; got 0.0",
 }
 
