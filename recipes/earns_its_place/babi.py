@@ -77,11 +77,11 @@ def _episodic(label: str, prepare: Callable[[PreTrainedModel], None] = rivals.as
         usual = {"capacity": None, "top_k": args.top_k, "key_window": args.key_window, "value_ahead": 0, "gate": None}
         return EpisodicMemoryConfig(**usual | settings)
 
-    return rivals.Arm(label, memory, prepare=prepare)
+    return rivals.Arm(label, memory, prepare=prepare, write=rivals.write_ids)
 
 
 ARMS = {
-    "none": rivals.NONE,
+    "none": replace(rivals.NONE, write=rivals.write_nothing),
     "rmt": rivals.recurrent("recurrent memory transformer, gradient through the document", 3),
     "fifo": rivals.engrams("engrams, the youngest", "fifo"),
     "delta": rivals.DELTA,

@@ -66,7 +66,7 @@ def _episodic(label: str, every: bool, prepare: Callable[[PreTrainedModel], None
 
 
 ARMS = {
-    "none": replace(rivals.NONE, write=lambda model, segments: None),
+    "none": replace(rivals.NONE, write=rivals.write_nothing),
     "rmt": rivals.recurrent("recurrent memory transformer, gradient through the document", 7),
     "fifo": rivals.engrams("engrams, the youngest", "fifo"),
     "delta": rivals.DELTA,

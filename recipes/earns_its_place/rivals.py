@@ -97,6 +97,10 @@ def outputs_at_random(model: PreTrainedModel) -> None:
             reader.output.weight.normal_(std=model.config.initializer_range)
 
 
+def write_nothing(model: PreTrainedModel, segments: Tensor) -> None:
+    """Return what a model without memory has after segments `[B, S, T]`."""
+
+
 @torch.no_grad()
 def write_ids(model: PreTrainedModel, segments: Tensor) -> EpisodicState:
     """Return the episodic memory of segments `[B, S, T]`; of attention to it nothing is known, and no engram goes."""

@@ -17,7 +17,10 @@ from common.babi import (
 )
 from common.haystack import sentences_of, words_of
 from common.recall import IGNORED
-from earns_its_place import babi, suite
+from common.training import small_gpt2
+from earns_its_place import answers, babi, suite
+
+from hf_memoria import wrap
 
 BOOK = "It was a dark and stormy night; the rain fell. Nobody came to the door! Where is Mary? She was away."
 BOOKS = sentences_of([BOOK], longest=9)
@@ -96,6 +99,19 @@ def test_longer_documents_tell_as_many_facts():
     assert set(torch.isin(ids, places).sum(dim=1).tolist()) <= {2, 4, 6, 8, 10}
     with pytest.raises(ValueError, match="a document must have room for 80 words beside questions; got 52"):
         replace(TASK, segments=2)
+
+
+@pytest.mark.parametrize("arm", ["episodic", "episodic_stick"])
+def test_a_memory_written_without_reading_gives_the_same_answers(arm):
+    torch.manual_seed(0)
+    backbone = small_gpt2(vocabulary=len(IDS), end_of_text=0, positions=32, layers=2, hidden_size=8, heads=2)
+    model = wrap(backbone, memory=babi.ARMS[arm].memory(settings("--top_k", 4))).eval()
+    some = answers.draw(replace(TASK, segments=40, asks_always=False), 3, seed=1)
+    with torch.no_grad():
+        *_, (whole, targets, _) = answers.read(model, replace(babi.ARMS[arm], write=None), some)
+        ((short, same, _),) = answers.read(model, babi.ARMS[arm], some)
+    assert torch.equal(targets, same)
+    assert torch.equal(whole, short)
 
 
 @pytest.fixture
