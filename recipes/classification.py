@@ -42,12 +42,13 @@ from transformers import (
     set_seed,
 )
 
-from hf_memoria import EngramMemoryConfig, wrap
+from hf_memoria import EngramMemoryConfig, EpisodicMemoryConfig, wrap
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "classification"
 ARMS = {
     "memory": "memory over segments",
     "fifo": "the same, first in, first out",
+    "episodic": "episodic memory over segments",
     "segments": "segments without memory",
     "truncated": "first segment alone",
 }
@@ -97,10 +98,13 @@ class Arguments(SmallModelArguments):
         """Return how every arm is trained."""
         return Training(**{one.name: getattr(self, one.name) for one in fields(Training)})
 
-    def memory(self, arm: str) -> EngramMemoryConfig | None:
+    def memory(self, arm: str) -> EngramMemoryConfig | EpisodicMemoryConfig | None:
         """Return the settings of an arm's memory."""
         if arm in ("segments", "truncated"):
             return None
+        if arm == "episodic":
+            gate = None if self.gate == "none" else self.gate
+            return EpisodicMemoryConfig(gate=gate, segment_length=self.segment_length)
         retrieval = "fifo" if arm == "fifo" else "graph"
         return self.engram_memory(retrieval=retrieval, segment_length=self.segment_length)
 

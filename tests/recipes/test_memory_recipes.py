@@ -335,8 +335,8 @@ def test_a_run_compares_its_arms(recipe, tmp_path, capsys):
     results = json.loads((tmp_path / "results.json").read_text())
     told = capsys.readouterr().out
     if recipe == "classification":
-        assert list(results["summary"]) == ["memory", "fifo", "segments", "truncated"]
-        assert set(results["memories"]) == {"memory", "fifo"}
+        assert list(results["summary"]) == ["memory", "fifo", "episodic", "segments", "truncated"]
+        assert set(results["memories"]) == {"memory", "fifo", "episodic"}
         assert "two-sided sign test" in told
         assert "memory over segments, that of another document: " in told
     else:
@@ -372,7 +372,7 @@ WRONG = {
         ("--test_documents", 0): "--test_documents: must be above 0; got 0",
     },
     "classification": {
-        ("--arms", "best"): "--arms: must be among memory, fifo, segments, truncated; got ['best']",
+        ("--arms", "best"): "--arms: must be among memory, fifo, episodic, segments, truncated; got ['best']",
         ("--file", "rows.xml"): "--file: must be a file that is there, its name ending in one of .csv, .json",
         ("--splits", "none.json"): "--splits: must be folds, longformer, or a JSON file that is there",
         ("--folds", 1): "--folds: must be 2 or more; got 1",
