@@ -163,8 +163,8 @@ def test_embeddings_are_remembered_where_there_are_no_ids(family):
 @pytest.mark.parametrize("family", CAUSAL)
 def test_generation_past_the_window_is_a_loop_over_segments(family, options, form):
     # Text that is generated repeats itself, and of engrams that are alike any may be among the best: the segments of
-    # those that are decide what a second read finds. So it reads all here.
-    whole = {"read_all_up_to": 20} if "association" in FORMS[form] else {}
+    # those that are decide what a second read finds. So it reads all here, and the next test takes the best.
+    whole = {"read_all_up_to": 20} if form == "spread" else {}
     model = episodic(family, form=form, segment_length=8, **whole)
     ids = tiny_segments(family, steps=1, length=5)[0]["input_ids"]
     output = model.generate(
@@ -187,6 +187,20 @@ def test_generation_past_the_window_is_a_loop_over_segments(family, options, for
         cached = model(read, past_key_values=MemoriaCache(model.config)).logits
         torch.testing.assert_close(cached, looped, atol=1e-4, rtol=1e-4)
         assert torch.equal(looped[:, 4:-1].argmax(dim=-1), read[:, 5:])
+
+
+@pytest.mark.parametrize("family", CAUSAL)
+def test_generation_with_a_second_read_takes_the_best_that_segments_do(family):
+    model = episodic(family, form="spread", segment_length=8)
+    ids = tiny_segments(family, steps=1, length=5)[0]["input_ids"]
+    options = {"do_sample": False, "no_repeat_ngram_size": 2, "pad_token_id": 60, "eos_token_id": None}
+    output = model.generate(ids, max_new_tokens=30, return_dict_in_generate=True, output_logits=True, **options)
+    segments = [{"input_ids": segment} for segment in output.sequences.split(8, dim=1)]
+    with torch.no_grad():
+        read = read_all(model, segments)
+    torch.testing.assert_close(output.memory.usage, read[-1].memory.usage, atol=1e-4, rtol=1e-3)
+    logits = torch.cat([one.logits for one in read], dim=1)[:, 4:-1]
+    torch.testing.assert_close(torch.stack(output.logits, dim=1), logits, atol=1e-4, rtol=1e-3)
 
 
 def test_rows_of_a_padded_batch_generate_what_they_generate_alone():
