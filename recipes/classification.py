@@ -25,7 +25,7 @@ from common.arguments import SmallModelArguments
 from common.arms import Run, format_arms, kept_runs, parse_seeds, plot_spread
 from common.config import WrongSettingError, check_positive, parse_arguments
 from common.labelled import Fold, check_source, folds, load_labelled
-from common.memory_arms import check_arms, scale_reads
+from common.memory_arms import check_arms, own_gate, scale_reads
 from common.pretrained import encoder_checkpoint
 from common.report import versions, write_json
 from common.segment_classifier import MEMORIES, SegmentedDocuments, Training, autocast, predict, train
@@ -103,8 +103,7 @@ class Arguments(SmallModelArguments):
         if arm in ("segments", "truncated"):
             return None
         if arm == "episodic":
-            gate = None if self.gate == "none" else self.gate
-            return EpisodicMemoryConfig(gate=gate, segment_length=self.segment_length)
+            return EpisodicMemoryConfig(gate=own_gate(self.gate), segment_length=self.segment_length)
         retrieval = "fifo" if arm == "fifo" else "graph"
         return self.engram_memory(retrieval=retrieval, segment_length=self.segment_length)
 

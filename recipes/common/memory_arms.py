@@ -25,13 +25,17 @@ def _retrieval(label: str, retrieval: str) -> Arm:
     return Arm(label, lambda args: args.engram_memory(retrieval=retrieval))
 
 
+def own_gate(gate: str | None) -> str | None:
+    """Return the gate of a memory that has not all kinds that engrams have: none, or the memory's choice."""
+    return None if gate == "none" else "auto"
+
+
 def _tokens(args: Any, **settings: Any) -> TokenMemoryConfig:
-    gate = None if args.gate == "none" else "auto"  # which kind of gate is the memory's choice
-    return TokenMemoryConfig(num_tokens=args.num_memories, gate=gate, **settings)
+    return TokenMemoryConfig(num_tokens=args.num_memories, gate=own_gate(args.gate), **settings)
 
 
 def _episodic(label: str, **settings: Any) -> Arm:
-    return Arm(label, lambda args: EpisodicMemoryConfig(gate=None if args.gate == "none" else "auto", **settings))
+    return Arm(label, lambda args: EpisodicMemoryConfig(gate=own_gate(args.gate), **settings))
 
 
 ARMS = {
