@@ -61,14 +61,19 @@ class Arguments(StoreArguments):
         return groups
 
 
-def _keeps(keep: str, gate: str | None = None) -> Callable[[Any], EpisodicMemoryConfig]:
+def _keeps(keep: str, **settings: Any) -> Callable[[Any], EpisodicMemoryConfig]:
     names = ("capacity", "stm_capacity", "top_k", "initial_lifespan", "lifespan_extend_scale", "usage_decay")
-    return lambda args: EpisodicMemoryConfig(keep=keep, gate=gate, **{name: getattr(args, name) for name in names})
+    return lambda args: EpisodicMemoryConfig(
+        **{"keep": keep, "gate": None, **{name: getattr(args, name) for name in names}, **settings}
+    )
 
 
 ARMS = {
     "learned": Arm("learned score and usage", _keeps("learned")),
     "learned_gated": Arm("the same, read through a gate that starts at zero", _keeps("learned", gate="tanh")),
+    "learned_stick": Arm(
+        "learned score and usage, stick-breaking weights", _keeps("learned", weighting="stick_breaking")
+    ),
     "lifespan": Arm("lifespans", _keeps("lifespan")),
     "lru": Arm("least recently used goes", _keeps("lru")),
     "fifo": Arm("FIFO", _keeps("fifo")),

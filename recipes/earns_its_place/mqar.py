@@ -26,6 +26,9 @@ ARMS = {
     "delta": rivals.DELTA,
     "full_1": rivals.FULL_1,
     "episodic": rivals.episodic("episodic memory", gate=None),
+    "episodic_stick": rivals.episodic(
+        "episodic memory, stick-breaking weights", gate=None, weighting="stick_breaking"
+    ),
     "episodic_shared": rivals.episodic("episodic memory, both reads", gate=None, share_attention=True, sink=0),
 }
 

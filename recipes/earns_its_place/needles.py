@@ -55,11 +55,13 @@ class Arguments(HaystackArguments):
                 )
 
 
-def _episodic(label: str, every: bool, prepare: Callable[[PreTrainedModel], None] = rivals.as_it_is) -> rivals.Arm:
+def _episodic(
+    label: str, every: bool, prepare: Callable[[PreTrainedModel], None] = rivals.as_it_is, **settings: Any
+) -> rivals.Arm:
     def memory(args: Arguments) -> EpisodicMemoryConfig:
         layers = list(range(args.layers)) if every else None
         return EpisodicMemoryConfig(
-            capacity=None, top_k=args.top_k, key_window=args.key_window, gate=None, layers=layers
+            capacity=None, top_k=args.top_k, key_window=args.key_window, gate=None, layers=layers, **settings
         )
 
     return rivals.Arm(label, memory, write=rivals.write_ids, prepare=prepare)
@@ -72,10 +74,11 @@ ARMS = {
     "delta": rivals.DELTA,
     "episodic": _episodic("episodic memory", every=False),
     "episodic_every": _episodic("the same, read by every block", every=True),
+    "every_stick": _episodic("read by every block, stick-breaking weights", True, weighting="stick_breaking"),
     "every_random": _episodic("the same, and outputs start at random", True, rivals.outputs_at_random),
 }
 
-OURS = ("episodic", "episodic_every", "every_random")
+OURS = ("episodic", "episodic_every", "every_stick", "every_random")
 
 
 def parse(argv: list[str]) -> Arguments:
