@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from hf_memoria.memories.episodic.best_stored import BestRead
 from hf_memoria.memories.episodic.id_windows import Embed
+from hf_memoria.memories.episodic.rotary import Placed
 from hf_memoria.memories.episodic.searched import Bank, SearchedStore, SearchRead
-from hf_memoria.memories.episodic.shared_attention import Placed
 from hf_memoria.memories.episodic.shared_keys import SharedKeys, Visible
 from hf_memoria.memories.episodic.spread_read import LinkedStore
 from hf_memoria.memories.episodic.store import EpisodicState
@@ -107,7 +107,8 @@ class EpisodicReading:
         """Keep what a block's self-attention paid each engram, of its weights `[B, H, T, M]`."""
         if self.watch is not None:
             self.watch(self, block, weights)
-        self.shared_attention[block] = self._paid(weights, self._real_of(weights))[:, : self.state.width]
+        if self.counts_attention:
+            self.shared_attention[block] = self._paid(weights, self._real_of(weights))[:, : self.state.width]
 
     def leave_best(self, block: int, read: BestRead) -> None:
         """Keep what a block's self-attention paid the few engrams that it saw."""

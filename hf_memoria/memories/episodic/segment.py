@@ -38,7 +38,7 @@ def reading_from(
         settings.association_graph,
         attention_mask=mask,
         stores_hidden=settings.stores_hidden,
-        counts_attention=settings.keep in BY_ATTENTION,
+        counts_attention=settings.keep in BY_ATTENTION or settings.num_links > 0,
         counts_squares=settings.keep in BY_SQUARES and settings.capacity is not None,
         **others,
     )

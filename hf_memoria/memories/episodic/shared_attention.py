@@ -41,16 +41,6 @@ class Captured:
 
 
 @dataclass(frozen=True)
-class Placed:
-    """A rotary embedding that a forward made: the module, its arguments, and what came out."""
-
-    module: nn.Module
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    output: Any
-
-
-@dataclass(frozen=True)
 class Asked:
     """What a block's attention is asked for.
 

@@ -35,8 +35,9 @@ from hf_memoria.backbones.tree import NotTakenError
 from hf_memoria.memories.episodic.distance_bias import DistanceBias
 from hf_memoria.memories.episodic.places import places_of
 from hf_memoria.memories.episodic.reading import EpisodicReading
+from hf_memoria.memories.episodic.rotary import Placed, RotaryHooks, placed_as
 from hf_memoria.memories.episodic.searched import SearchedStore
-from hf_memoria.memories.episodic.shared_attention import IMPLEMENTATION, INDEX, Captured, Placed
+from hf_memoria.memories.episodic.shared_attention import IMPLEMENTATION, INDEX, Captured
 from hf_memoria.memories.episodic.shared_keys import SharedKeys
 from hf_memoria.memories.episodic.stored_keys import INSTEAD, SegmentKeys, Turn, checked, unpacked
 from hf_memoria.memories.episodic.turn_trial import Tried, norms_with_weights, try_turn, weigh_in_trial
@@ -109,7 +110,7 @@ class SharingHooks(HookHolder):
         assert stored is not None  # `reading_from` sees to it
         segment = args[0] if args else kwargs["hidden_states"]
         given = kwargs.get("position_embeddings")
-        rotated = None if given is None else self._rotated(given, reading, self._places(reading))
+        rotated = None if given is None else self._rotated(given, reading)
         if not reading.config.memory.stores_keys:
             return self._project(module, self._normed(reading.store).to(segment.dtype), kwargs, rotated)
         kept = reading.segment_keys[self.index]
@@ -181,63 +182,37 @@ class SharingHooks(HookHolder):
     @torch.compiler.disable(reason="Let the model read one segment before it is compiled as a whole.")
     def _try_turn(self, module: nn.Module, segment: Tensor, kwargs: dict[str, Any], reading: EpisodicReading) -> Turn:
         def places(positions: Tensor) -> Any:
-            return self._rotated(kwargs["position_embeddings"], reading, positions)
+            return self._placed(kwargs["position_embeddings"], reading).at(positions)
 
         def project(inputs: Tensor, rotated: Any) -> Tensor:
             return self._project(module, inputs, kwargs, rotated, Tried)[0]
 
         return try_turn(module, segment, places, project)
 
-    def _rotated(self, embeddings: Any, reading: EpisodicReading, positions: Tensor) -> Any:
-        found = next((placed for placed in reading.placed if _same(placed.output, embeddings)), None)
+    def _rotated(self, embeddings: Any, reading: EpisodicReading) -> Any:
+        """Return the rotary embeddings of stored positions, which count from where each row's segment starts."""
+        placed = self._placed(embeddings, reading)
+        return placed.at(placed.starts(reading.places, reading.attention_mask) + self._places(reading))
+
+    def _placed(self, embeddings: Any, reading: EpisodicReading) -> Placed:
+        found = placed_as(embeddings, reading.placed)
         if found is None:
             raise NotTakenError(
                 f"share_attention must be False for {type(self.base_model).__name__}: it is not found out where its "
                 "rotary embeddings are made."
             )
-        names = [name for name, value in found.kwargs.items() if name == "position_ids"]
-        if names:
-            return found.module(*found.args, **{**found.kwargs, "position_ids": positions})
-        first, _, *others = found.args
-        return found.module(first, positions, *others, **found.kwargs)
+        return found
 
     def _places(self, reading: EpisodicReading) -> Tensor:
-        """Return where stored positions are placed, int64 `[B, M]`."""
+        """Return where stored positions are placed, counted from the segment's first one, int64 `[B, M]`."""
         config = reading.config
         known = [count for count in (config._num_positions, window_of_all(config)) if count is not None]
         exact = config.memory.exact_distance
         return places_of(reading.store.distance, config.segment_length, exact, min(known, default=None))
 
 
-def _same(made: Any, given: Any) -> bool:
-    """Whether these are the very embeddings that were made; FSDP2 hands them on in a tuple of its own."""
-    if isinstance(made, tuple) and isinstance(given, tuple):
-        return len(made) == len(given) and all(one is other for one, other in zip(made, given, strict=True))
-    return made is given
-
-
 OF_SEGMENT = ("attention_mask", "past_key_values", "past_key_value", "position_ids", "cache_position", "use_cache")
 """Arguments of an attention that say something of the segment's positions."""
-
-
-class RotaryHooks(HookHolder):
-    """Keeps what a forward's rotary embeddings were made with."""
-
-    def __init__(self, base_model: nn.Module) -> None:
-        self.base_model = base_model
-
-    def attach(self) -> bool:
-        """Register hooks on the modules that make rotary embeddings; return whether there are any."""
-        found = [module for module in self.base_model.modules() if "RotaryEmbedding" in type(module).__name__]
-        for module in found:
-            module.register_forward_hook(self.keep, with_kwargs=True)
-        return bool(found)
-
-    def keep(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """Keep a call; a forward hook."""
-        reading = reading_of(self.base_model)
-        if isinstance(reading, EpisodicReading):
-            reading.placed.append(Placed(module, args, kwargs, output))
 
 
 HOW = (IMPLEMENTATION, "memory.share_attention is True", "without share_attention")

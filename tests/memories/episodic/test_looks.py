@@ -49,6 +49,23 @@ def test_generation_is_recorded_token_by_token_and_shown(tmp_path):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("graph", ["segment", "cofire"])
+def test_looking_changes_nothing_of_the_memory(graph):
+    links = {"association": "spread", "association_graph": graph}
+    model = tiny_model("GPT2", "ForCausalLM", small_episodes(**links, share_attention=True, keep="fifo", capacity=64))
+    first, second = tiny_segments("GPT2", steps=2)
+    memory = model(**first).memory
+    plain = model(**second, memory=memory).memory
+    weights = model(**second, memory=memory, output_attentions=True).memory
+    with LookRecorder(model):
+        looked = model(**second, memory=memory).memory
+    assert bool(plain.strength.any()) == (graph == "cofire")
+    for other in (weights, looked):
+        torch.testing.assert_close(other.usage, plain.usage)
+        torch.testing.assert_close(other.strength, plain.strength)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("top_k", [4, None], ids=["best", "all"])
 @pytest.mark.parametrize("family", ["GPT2", "Llama", "Bert"])
 def test_looks_of_shared_attention_are_its_weights(family, top_k):
