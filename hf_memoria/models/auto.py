@@ -18,8 +18,7 @@ from transformers import (
 
 from hf_memoria.models.config import ENTRY, MemoriaConfigMixin, memory_config_from
 from hf_memoria.models.entries import spec_for
-from hf_memoria.models.families import MEMORIA_CLASSES
-from hf_memoria.models.found import entry_of, is_found, memoria_class_of
+from hf_memoria.models.found import entry_of, is_undeclared, memoria_class_of
 from hf_memoria.models.open_settings import OF_LOADING
 from hf_memoria.models.trial import Stock, try_out
 
@@ -60,7 +59,7 @@ class MemoriaAuto:
             return cls.auto_class.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         stock = cls._stock_class(config)
         before = None
-        if _is_undeclared(stock):
+        if is_undeclared(stock):
             given = _as_plain(stock, config, kwargs)
             plain = stock.from_pretrained(pretrained_model_name_or_path, *args, **given)
             spec = spec_for(plain)
@@ -90,7 +89,7 @@ class MemoriaAuto:
         if isinstance(config, MemoriaConfigMixin):
             return cls.auto_class.from_config(config)
         stock = cls._stock_class(config)
-        if _is_undeclared(stock):
+        if is_undeclared(stock):
             kwargs[ENTRY] = entry_of(spec_for(stock(_part_for(stock, config))))
         ours = memoria_class_of(stock)
         return ours(_with_choices(ours, {**kwargs, "config": config}))
@@ -109,10 +108,6 @@ class MemoriaAuto:
 def _part_for(stock: Any, config: Any) -> Any:
     """Return the part of a config that a class takes: of one of text and images that of the text."""
     return config if isinstance(config, stock.config_class) else config.get_text_config()
-
-
-def _is_undeclared(stock: Any) -> bool:
-    return stock not in MEMORIA_CLASSES or is_found(MEMORIA_CLASSES[stock])
 
 
 def _as_plain(stock: Any, config: Any, kwargs: dict[str, Any]) -> dict[str, Any]:

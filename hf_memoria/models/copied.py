@@ -39,6 +39,7 @@ def copied_as(cls: Any, model: PreTrainedModel, chosen: Mapping[str, Any]) -> Pr
     _cast_as(model, wrapped)
     _copy_weights(model, wrapped)
     _copy_unsaved_buffers(model, wrapped)
+    _copy_what_is_trained(model, wrapped)
     if getattr(model, "generation_config", None) is not None:
         wrapped.generation_config = type(model.generation_config).from_dict(model.generation_config.to_dict())
     return wrapped.train(model.training)
@@ -68,6 +69,19 @@ def _copy_unsaved_buffers(source: PreTrainedModel, target: PreTrainedModel) -> N
         if name in held and name not in saved and not is_within(name, own):
             module, _, leaf = name.rpartition(".")
             setattr(target.get_submodule(module), leaf, buffer.detach().clone())
+
+
+def _copy_what_is_trained(source: PreTrainedModel, target: PreTrainedModel) -> None:
+    """Freeze what is frozen in the source, and recompute what it recomputes."""
+    held = dict(target.named_parameters())
+    for name, parameter in source.named_parameters():
+        if name in held:
+            held[name].requires_grad_(parameter.requires_grad)
+    modules = dict(target.named_modules())
+    for name, module in source.named_modules():
+        if getattr(module, "gradient_checkpointing", False) and name in modules:
+            for what in ("gradient_checkpointing", "_gradient_checkpointing_func"):
+                setattr(modules[name], what, getattr(module, what))
 
 
 def _implementations_of_parts(config: Any) -> dict[str, str]:

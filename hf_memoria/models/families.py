@@ -50,7 +50,7 @@ ALSO_KNOWN_TO: dict[str, tuple[Any, ...]] = {"ForConditionalGeneration": (AutoMo
 MEMORIA_CLASSES: dict[type[PreTrainedModel], type[PreTrainedModel]] = {}
 """Class with memory by stock class."""
 
-_AUTO_CLASS_OF: dict[type, Any] = {}
+AUTO_CLASS_OF: dict[type, Any] = {}
 """Auto class by class with memory, as they were registered."""
 
 
@@ -100,8 +100,8 @@ def make_known(config: Any, models: Sequence[Any]) -> None:
     rename_as(config.backbone_type, config.model_type)
     for model in models:
         stock = model.__bases__[1]
-        _AUTO_CLASS_OF[model] = AUTO_CLASSES[end_of(model)]
-        for auto in (_AUTO_CLASS_OF[model], *ALSO_KNOWN_TO.get(end_of(model), ())):
+        AUTO_CLASS_OF[model] = AUTO_CLASSES[end_of(model)]
+        for auto in (AUTO_CLASS_OF[model], *ALSO_KNOWN_TO.get(end_of(model), ())):
             auto.register(config, model, exist_ok=True)
         MEMORIA_CLASSES[stock] = model
         rename_as(stock.__name__, model.__name__, prefixes_of(model, models))
@@ -109,7 +109,7 @@ def make_known(config: Any, models: Sequence[Any]) -> None:
 
 def auto_class_of(model: type) -> Any:
     """Return the Auto class that a class with memory was registered with, or the one that it is derived from."""
-    return next(_AUTO_CLASS_OF[cls] for cls in model.__mro__ if cls in _AUTO_CLASS_OF)
+    return next(AUTO_CLASS_OF[cls] for cls in model.__mro__ if cls in AUTO_CLASS_OF)
 
 
 def _check_family(spec: Any, config_class: Any, model_classes: Any) -> None:

@@ -18,6 +18,7 @@ from hf_memoria.backbones.spec import BackboneSpec
 from hf_memoria.models import registered
 from hf_memoria.models.config import ENTRY, MemoriaConfigMixin
 from hf_memoria.models.families import (
+    AUTO_CLASS_OF,
     AUTO_CLASSES,
     MEMORIA_CLASSES,
     config_with_memory,
@@ -117,6 +118,21 @@ def is_found(model_class: Any) -> bool:
     return issubclass(model_class.config_class, FoundBackbone)
 
 
+def is_undeclared(stock: Any) -> bool:
+    """Whether a stock class is of a family that nobody declared; a class of a user's own may be of a declared one."""
+    return _declared_config(stock.config_class) is None
+
+
+def _declared_config(config_class: Any) -> Any:
+    """Return the config class with memory that was declared for a stock one, or None."""
+    declared = {model.config_class: None for model in MEMORIA_CLASSES.values() if not is_found(model)}
+    return next((config for config in declared if _is_with_memory_of(config, config_class)), None)
+
+
+def _is_with_memory_of(config: Any, stock: Any) -> bool:
+    return config is stock or (issubclass(config, stock) and config.backbone_type == stock.model_type)
+
+
 def memoria_class_of(stock: type[PreTrainedModel]) -> Any:
     """Return the class with memory of a stock model class, made now if nobody has declared it.
 
@@ -129,7 +145,7 @@ def memoria_class_of(stock: type[PreTrainedModel]) -> Any:
 
 
 def family_of(config_class: Any, also: Sequence[Any] = (), module: str = registered.__name__) -> tuple[Any, ...]:
-    """Return the config class and the model classes with memory of a family that nobody declared.
+    """Return the config class and the model classes with memory of a family, made now if nobody declared it.
 
     Args:
         config_class: stock config class.
@@ -141,14 +157,18 @@ def family_of(config_class: Any, also: Sequence[Any] = (), module: str = registe
     """
     for stock in also:
         end_of(stock)
-    if config_class not in _FAMILIES:
+    declared = _declared_config(config_class)
+    if declared is not None:
+        _FAMILIES.setdefault(config_class, (declared,))
+    elif config_class not in _FAMILIES:
         config = config_with_memory(config_class, module, FoundBackbone)
         models = tuple(model_with_memory(stock, config, module, **MEMBERS) for stock in _heads_of(config_class))
         make_known(config, models)
         _keep(config_class, (config, *models))
     for stock in also:
         if stock not in MEMORIA_CLASSES:
-            made = model_with_memory(stock, _FAMILIES[config_class][0], module, **MEMBERS)
+            members = MEMBERS if declared is None else {}
+            made = model_with_memory(stock, declared or _FAMILIES[config_class][0], module, **members)
             MEMORIA_CLASSES[stock] = made
             _make_told_apart(made)
             _keep(config_class, (*_FAMILIES[config_class], made))
@@ -157,7 +177,7 @@ def family_of(config_class: Any, also: Sequence[Any] = (), module: str = registe
 
 def _make_told_apart(made: Any) -> None:
     """Let an Auto class choose between its class and one that it does not know, by a config's `architectures`."""
-    auto = AUTO_CLASSES[end_of(made)]
+    auto = AUTO_CLASS_OF[made] = AUTO_CLASSES[end_of(made)]
     there = auto._model_mapping.get(made.config_class, ())
     known = there if isinstance(there, tuple) else (there,)
     auto.register(made.config_class, (*known, made), exist_ok=True)

@@ -12,7 +12,7 @@ from hf_memoria.models.config import ENTRY
 from hf_memoria.models.copied import copied_as
 from hf_memoria.models.entries import spec_for
 from hf_memoria.models.families import MEMORIA_CLASSES
-from hf_memoria.models.found import entry_of, is_found, memoria_class_of
+from hf_memoria.models.found import entry_of, is_found, is_undeclared, memoria_class_of
 from hf_memoria.models.mixin import MemoriaMixin
 from hf_memoria.models.trial import Stock, try_out
 
@@ -25,7 +25,8 @@ def wrap(
     """Return a copy of a model with a memory, another attention or both: the same weights, new ones for the memory.
 
     What the model had of either is replaced. A memory that it has already keeps its weights as far as they fit the new
-    settings; `memory=None` takes the memory away, `attention=None` gives the backbone's own attention back.
+    settings; `memory=None` takes the memory away, `attention=None` gives the backbone's own attention back. What is
+    frozen (`requires_grad`) is frozen in the copy, and gradient checkpointing is as it was.
 
     Args:
         model: a stock model, or one of this package; it stays as it is. Of a family that nobody declared, it is found
@@ -55,6 +56,6 @@ def _memoria_class(model: PreTrainedModel) -> Any:
             f"model must be a model of Transformers; got {type(model).__name__}. MemoriaAutoModel...from_pretrained "
             "takes the name of a checkpoint."
         )
-    if type(model) not in MEMORIA_CLASSES:
+    if type(model) not in MEMORIA_CLASSES and is_undeclared(type(model)):
         spec_for(model)  # first: of what is refused nothing is registered
     return memoria_class_of(type(model))

@@ -172,3 +172,15 @@ def test_a_wrapped_model_is_saved_and_comes_back_by_the_auto_class(family, head,
     got = read_all(loaded, segments)[-1]
     assert torch.equal(answer(got), answer(expected))
     assert states_equal(got.memory, expected.memory)
+
+
+def test_what_is_frozen_or_recomputed_is_so_in_a_wrapped_model():
+    plain = stock_class("Llama", "ForCausalLM")(stock_config("Llama"))
+    plain.model.embed_tokens.weight.requires_grad_(False)
+    plain.model._set_gradient_checkpointing(True)
+    wrapped = hf_memoria.wrap(plain, memory=hf_memoria.EpisodicMemoryConfig())
+    frozen = {name for name, parameter in wrapped.named_parameters() if not parameter.requires_grad}
+    assert frozen == {name for name, parameter in plain.named_parameters() if not parameter.requires_grad}
+    assert "model.embed_tokens.weight" in frozen
+    assert wrapped.is_gradient_checkpointing
+    assert not hf_memoria.wrap(stock_class("Llama", "ForCausalLM")(stock_config("Llama"))).is_gradient_checkpointing
