@@ -53,7 +53,8 @@ class EpisodicMemoryConfig(GatedSettings):
         weighting: the weights of the separate read: `"softmax"`, over scores that fall with age, or
             `"stick_breaking"`, by which the youngest engram that answers is read, however old it is.
         capacity: engrams of a row at most; None keeps everything.
-        stm_capacity: the number of the youngest engrams that stay whatever they are worth.
+        stm_capacity: the number of the youngest engrams that stay whatever they are worth; None is an eighth of
+            `capacity`.
         keep: the rule for what goes when a row is full: `"learned"`, what is expected to get the least attention,
             `"lifespan"`, what has the least life left (Memoria), `"lru"`, what was read longest ago, `"fifo"`, the
             oldest, or `"random"`.
@@ -113,7 +114,7 @@ class EpisodicMemoryConfig(GatedSettings):
     read_all_up_to: int = 1024
     weighting: str = "softmax"
     capacity: int | None = 4096
-    stm_capacity: int = 512
+    stm_capacity: int | None = None
     keep: str = "learned"
     usage_decay: float = 0.9
     initial_lifespan: int | float = 9
@@ -140,7 +141,7 @@ class EpisodicMemoryConfig(GatedSettings):
         check_count("top_k", self.top_k, least=1, optional=True, most=MOST_COUNTED)
         check_count("read_all_up_to", self.read_all_up_to, most=MOST_COUNTED)
         check_count("capacity", self.capacity, least=1, optional=True, most=MOST_COUNTED)
-        check_count("stm_capacity", self.stm_capacity, most=MOST_COUNTED)
+        check_count("stm_capacity", self.stm_capacity, optional=True, most=MOST_COUNTED)
         check_count("exact_distance", self.exact_distance, least=1, optional=True, most=MOST_COUNTED)
         check_count("sink", self.sink, most=MOST_COUNTED)
         check_one_of("keep", self.keep, KEEPS)
@@ -190,6 +191,25 @@ class EpisodicMemoryConfig(GatedSettings):
         if self.exact_distance is not None and not self.share_attention:
             raise ValueError(f"exact_distance must be None without share_attention; got {self.exact_distance}.")
 
+        self._check_capacities()
+
+    def _check_capacities(self) -> None:
+        free = 1 if self.capacity is None else self.capacity - self._protected - self._kept_sink
+        if free < 1 and self.keep != "fifo":
+            raise ValueError(
+                f"stm_capacity and sink must leave room in capacity ({self.capacity}) for what keep={self.keep!r} "
+                f"chooses; got {self._protected} and {self._kept_sink}. stm_capacity=None is an eighth of capacity, "
+                "and keep='fifo' keeps the youngest."
+            )
+
+    @property
+    def _protected(self) -> int:
+        return (self.capacity or 0) // 8 if self.stm_capacity is None else self.stm_capacity
+
+    @property
+    def _kept_sink(self) -> int:
+        return self.sink if self.share_attention else 0
+
     @property
     def stores_keys(self) -> bool:
         """Whether keys and values of blocks are kept, not their inputs."""
@@ -210,8 +230,8 @@ class EpisodicMemoryConfig(GatedSettings):
         return KeepPolicy(
             keep=self.keep,
             capacity=self.capacity,
-            protected=self.stm_capacity,
-            sink=self.sink if self.share_attention else 0,
+            protected=self._protected,
+            sink=self._kept_sink,
             usage_decay=self.usage_decay,
             initial_lifespan=self.initial_lifespan,
             lifespan_extend_scale=self.lifespan_extend_scale,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from hf_memoria.memories.episodic.selection import Selection
 from hf_memoria.memories.shared.largest import least_of_largest
@@ -13,6 +14,12 @@ def in_heads(vectors: Tensor, num_heads: int) -> Tensor:
     """Return `[B, H, T, D / H]` of vectors `[B, T, D]`."""
     heads: Tensor = vectors.unflatten(-1, (num_heads, -1)).transpose(1, 2)
     return heads
+
+
+def unit_heads(vectors: Tensor, num_heads: int) -> Tensor:
+    """Return heads of length 1, `[B, H, T, D / H]`, of vectors `[B, T, D]`; zeros stay zeros in every dtype."""
+    least = max(1e-12, torch.finfo(vectors.dtype).tiny)  # the first is zero in float16
+    return F.normalize(in_heads(vectors, num_heads), dim=-1, eps=least)
 
 
 def merged(heads: Tensor) -> Tensor:

@@ -66,7 +66,8 @@ def has_ids(base_model: Any) -> bool:
 
 def embedding_size(config: Any) -> int:
     """Return the width of what stands for a position in the store: of the embeddings of ids, or of a block's input."""
-    names = ("embedding_size", "input_embedding_size", "embedding_rank")  # RemBERT has the second, NeoMME the third
+    # RemBERT has the second, NeoMME the third, and OPT the last.
+    names = ("embedding_size", "input_embedding_size", "embedding_rank", "word_embed_proj_dim")
     found: int = next((getattr(config, name) for name in names if getattr(config, name, None)), config.hidden_size)
     return found
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hf_memoria.backbones import leave_undecayed
-from hf_memoria.memories.episodic.heads import in_heads, merged, weights_of_best
+from hf_memoria.memories.episodic.heads import in_heads, merged, unit_heads, weights_of_best
 from hf_memoria.memories.episodic.id_windows import Embed, WindowMix, Windows, id_windows_of
 from hf_memoria.memories.episodic.searched import Bank, Columns, SearchedStore, SearchRead
 from hf_memoria.memories.episodic.selection import PART, Selection, best_in_parts, columns_read, is_long, parts_of
@@ -178,7 +178,7 @@ class EpisodicReader(nn.Module):
             parts.append(self.key(self._mixed(windows, store, self.key_mix, 0)))
         if self.reads_hidden:
             parts.append(self.hidden_key(self.hidden_norm(self._hidden(store))))
-        return F.normalize(in_heads(sum(parts[1:], parts[0]), self.num_heads), dim=-1)
+        return unit_heads(sum(parts[1:], parts[0]), self.num_heads)
 
     def values(self, windows: Windows | None, store: SearchedStore) -> Tensor:
         """Return the values of a store, `[B, H, M, d]`; `windows` are its own."""
@@ -283,7 +283,7 @@ class EpisodicReader(nn.Module):
 
     def scores(self, query: Tensor, keys: Tensor, store: SearchedStore) -> Tensor:
         """Return how well the engrams answer normed hidden states `[B, T, D]`, `[B, H, T, M]`."""
-        asked = F.normalize(in_heads(self.query(query), self.num_heads), dim=-1)
+        asked = unit_heads(self.query(query), self.num_heads)
         scores: Tensor = asked @ keys.transpose(-1, -2) * self.log_sharpness.exp()
         if self.forgetting is None:
             return scores

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hf_memoria.backbones import leave_undecayed
-from hf_memoria.memories.episodic.heads import in_heads, merged
+from hf_memoria.memories.episodic.heads import in_heads, merged, unit_heads
 from hf_memoria.memories.episodic.searched import Bank, SearchedStore
 from hf_memoria.memories.episodic.store.columns import columns_of
 from hf_memoria.memories.episodic.store.state import take
@@ -85,11 +85,11 @@ class SpreadRead(nn.Module):
             sharpness: tau of the first read, `[H, 1, 1]`.
             weigh: the function from scores to weights, `[B, H, T, M]`.
         """
-        keys = in_heads(self.key(merged(bank[0])), self.num_heads)
+        keys = unit_heads(self.key(merged(bank[0])), self.num_heads)
         values = in_heads(self.value(merged(bank[1])), self.num_heads)
-        asked = F.normalize(in_heads(self.query(query), self.num_heads), dim=-1)
+        asked = unit_heads(self.query(query), self.num_heads)
         drawn = (self.associated(found.mean(dim=1), store) + SPREADS_TO).log().unsqueeze(1)
-        scores = asked @ F.normalize(keys, dim=-1).transpose(-1, -2) * sharpness + self.pull * drawn
+        scores = asked @ keys.transpose(-1, -2) * sharpness + self.pull * drawn
         weights = weigh(scores)
         return self.output(merged(weights @ values)), weights
 

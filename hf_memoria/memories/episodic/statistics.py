@@ -21,8 +21,9 @@ class EpisodicStatistics:
 
     @torch.no_grad()
     def observe(self, before: EpisodicState | None, inputs: Mapping[str, Any], output: Any) -> None:
-        """Count what was forgotten in one forward, and add its losses."""
+        """Count what was forgotten in one forward, and add its losses; a document that ends is not forgotten."""
         after: EpisodicState = output["memory"]
+        before = None if before is None else before.reset(inputs["reset_memory"].to(before.count.device))
         read = after.positions - (0 if before is None else before.positions)
         held = after.count - (0 if before is None else before.count)
         self._forgotten = self._forgotten.to(read.device) + (read - held).sum().double()

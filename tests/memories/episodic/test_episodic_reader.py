@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from families import small_episodes, tiny_model
 from torch import nn
 
 from hf_memoria.memories.episodic.naive_reader import read_naively
@@ -162,3 +163,17 @@ def test_keys_and_values_of_a_large_store_are_made_in_parts(form, monkeypatch):
     assert len(made) == -(-store.valid.shape[1] // 5)
     for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("association", [None, "spread"])
+def test_vectors_of_zeros_are_read_in_half_precision(dtype, association):
+    """A token of padding that nobody masks has an embedding of zeros, and a key made of these is zero."""
+    model = tiny_model("Llama", "ForCausalLM", small_episodes(association=association), pad_token_id=1).to(dtype)
+    model.get_input_embeddings().weight[1] = 0
+    ids = torch.tensor([[1, 1, 1, 1, 5, 6, 7]])
+    memory = model(input_ids=ids).memory
+    logits = model(input_ids=ids, memory=memory).logits
+    assert logits.isfinite().all()
+    assert not torch.equal(logits, model(input_ids=ids).logits)

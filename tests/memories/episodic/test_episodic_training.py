@@ -10,6 +10,7 @@ from versions import needs_new_dynamo
 import hf_memoria
 from hf_memoria import MemoriaCallback, segment_documents
 from hf_memoria.memories.episodic.keep_score import WEIGHT
+from hf_memoria.memories.episodic.statistics import EpisodicStatistics
 
 pytestmark = pytest.mark.slow
 
@@ -91,6 +92,19 @@ def test_trainer_logs_what_it_holds(tmp_path):
     parts = zip(logged(trainer, "memory/task_loss"), logged(trainer, "memory/keep_loss"), strict=True)
     total = [task + WEIGHT * keep for task, keep in parts]
     torch.testing.assert_close(torch.tensor(logged(trainer)), torch.tensor(total), atol=1e-3, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_a_document_that_ends_is_not_counted_as_forgotten():
+    model, memory, statistics = episodic("shared", keep="fifo", capacity=20), None, EpisodicStatistics()
+    forgotten = []
+    for step, inputs in enumerate(tiny_segments("GPT2", steps=6)):
+        inputs["reset_memory"] = torch.tensor([step % 3 == 0, False])
+        output = model(**inputs, memory=memory)
+        statistics.observe(memory, inputs, output)
+        memory = output.memory
+        forgotten.append(statistics.logged(statistics.sums(memory))["memory/forgotten"])
+    assert forgotten == [0, 0, 7 + 7, 9, 9, 7 + 9]  # of the rows: the first begins a document at the fourth step
 
 
 def test_peft_trains_its_parameters():

@@ -39,7 +39,7 @@ class KeepPolicy:
         keep: one of `KEEPS`.
         capacity: engrams of a row at most; None for no bound.
         protected: so many of the youngest stay whatever they are worth.
-        sink: so many of a document's first positions stay.
+        sink: so many of a document's first positions stay, even where that leaves no room for the youngest.
         usage_decay: the decay of the moving average of attention.
         initial_lifespan: segments that an engram lives without attention.
         lifespan_extend_scale: segments of life for a position's whole attention.
@@ -73,22 +73,23 @@ def kept_engrams(state: EpisodicState, there: Tensor, policy: KeepPolicy, scorer
         policy: the rule for what goes.
         scorer: the source of what age adds to the expected attention; None for nothing.
     """
-    always = _protected(state, there, policy)
+    sink = there & (state.position < policy.sink)
+    always = sink | _young(there, policy.protected)
     if policy.keep == "lifespan":
         there = there & ((state.score > 0) | always)
     if policy.capacity is None or state.width <= policy.capacity:
         return there
-    worth = _worth(state, policy, scorer).masked_fill(always, torch.inf).masked_fill(~there, -torch.inf)
+    worth = _worth(state, policy, scorer).masked_fill(always, torch.finfo(torch.float64).max)
+    worth = worth.masked_fill(sink, torch.inf).masked_fill(~there, -torch.inf)
     # The young are first, and a stable sort leaves them so among equals.
     order = worth.flip(1).argsort(dim=1, descending=True, stable=True)
     rank = order.argsort(dim=1).flip(1)
     return there & (rank < policy.capacity)
 
 
-def _protected(state: EpisodicState, there: Tensor, policy: KeepPolicy) -> Tensor:
+def _young(there: Tensor, number: int) -> Tensor:
     from_end = there.flip(1).cumsum(dim=1).flip(1)
-    young = there & (from_end <= policy.protected)
-    return young | (there & (state.position < policy.sink))
+    return there & (from_end <= number)
 
 
 def _worth(state: EpisodicState, policy: KeepPolicy, scorer: Scorer | None) -> Tensor:

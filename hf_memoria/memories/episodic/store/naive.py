@@ -106,8 +106,8 @@ class NaiveRow:
         if not policy.protected:
             young = set()
 
-        def protected(engram: NaiveEngram) -> bool:
-            return engram.position in young or engram.position < policy.sink
+        def protected(engram: NaiveEngram) -> int:
+            return 2 if engram.position < policy.sink else int(engram.position in young)
 
         if policy.keep == "lifespan":
             self.engrams = [engram for engram in self.engrams if engram.score > 0 or protected(engram)]

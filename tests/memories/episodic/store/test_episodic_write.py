@@ -23,6 +23,8 @@ POLICIES = {
     "lru": KeepPolicy(keep="lru", capacity=12),
     "lru-young": KeepPolicy(keep="lru", capacity=10, protected=4, sink=1),
     "smaller-than-protected": KeepPolicy(keep="learned", capacity=3, protected=6),
+    "protected-and-sink": KeepPolicy(keep="fifo", capacity=8, protected=8, sink=3),
+    "smaller-than-sink": KeepPolicy(keep="lru", capacity=3, protected=2, sink=5),
 }
 
 
