@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 SettingsT = TypeVar("SettingsT")
@@ -107,12 +108,25 @@ def settings_from(
             "your own before it is used."
         )
     cls: Any = kinds[kind]
-    known = {part.name for part in fields(cls)}
+    known = _fields_of(cls)
     unknown = sorted(set(given) - known)
     if unknown:
         raise ValueError(
             f"{field} must hold fields of {cls.__name__}; got {unknown}, which this version does not know. "
-            f"Was it written by a newer version? This one knows {', '.join(sorted(known))}."
+            f"{_hint(unknown[0], known, kinds)}It knows {', '.join(sorted(known))}; a newer version may know more."
         )
     made: SettingsT = cls(**given)
     return made
+
+
+def _fields_of(cls: Any) -> set[str]:
+    return {part.name for part in fields(cls)}
+
+
+def _hint(unknown: str, known: set[str], kinds: Mapping[str, Any]) -> str:
+    """Return what an unknown field may have been meant to be, or nothing."""
+    others = sorted(kind for kind, cls in kinds.items() if unknown in _fields_of(cls))
+    if others:
+        return f"kind={others[0]!r} has {unknown!r}. "
+    alike = get_close_matches(unknown, sorted(known), n=1)
+    return f"Is it {alike[0]!r}? " if alike else ""

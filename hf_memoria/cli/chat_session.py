@@ -99,13 +99,11 @@ class Session:
 
     def keep(self, memory: State | None) -> None:
         """Go on from a state, and write it to the file; of an empty memory there is no file."""
-        self.memory = memory
-        if self.path is None:
-            return
-        if memory is None:
+        if self.path is not None and memory is None:
             self.path.unlink(missing_ok=True)
-        else:
+        elif self.path is not None:
             save_memory(memory, self.path, self.model)
+        self.memory = memory  # after the file: an error leaves both as they were
 
     def forget(self, turn: int) -> int:
         """Forget a turn; return how many tokens were remembered of it.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,29 @@ def finding(word: str, name: str) -> Iterator[None]:
         if not Path(name).is_dir():
             nothing = f"no folder {name}, and from the Hub it was not to be had"
         told = f"{word} must be a checkpoint's folder or its name on the Hub; there is {nothing}: {error}"
+        raise FileNotFoundError(told) from error
+
+
+def tokenizer_of(word: str, name: str, **given: Any) -> Any:
+    """Return the tokenizer of a checkpoint.
+
+    Args:
+        word: the argument that names the checkpoint, for the message.
+        name: its folder, or its name on the Hub.
+        given: arguments of `AutoTokenizer.from_pretrained`.
+
+    Raises:
+        FileNotFoundError: if the folder has none.
+    """
+    # Local: only commands that need it pay for it.
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name, **given)
+    except (OSError, ValueError) as error:
+        if not Path(name).is_dir() or any(Path(name).glob("tokenizer*")):
+            raise
+        told = f"{word} must hold a tokenizer; the folder {name} has none: tokenizer.save_pretrained({name!r})."
         raise FileNotFoundError(told) from error
 
 

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer, set_seed
+from transformers import AutoModelForCausalLM, TextStreamer, set_seed
 
-from hf_memoria.cli.command import Command, finding
+from hf_memoria.cli.command import Command, finding, tokenizer_of
 from hf_memoria.cli.text import REMEDY, decode_text
 from hf_memoria.memories.interface import system_of
 from hf_memoria.models import MemoriaMixin, load_memory, save_memory
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     trust = {"trust_remote_code": args.trust_remote_code}
     with finding("MODEL", args.model):
         model = AutoModelForCausalLM.from_pretrained(args.model, **trust).to(args.device).eval()
-    tokenizer = AutoTokenizer.from_pretrained(args.model, **trust)
+    tokenizer = tokenizer_of("MODEL", args.model, **trust)
     if (args.memory or args.save_memory) and not isinstance(model, MemoriaMixin):
         raise TypeError(f"MODEL must be a model of hf_memoria to remember; got {type(model).__name__}.")
     inputs = tokenizer(prompt, return_tensors="pt").to(model.device)

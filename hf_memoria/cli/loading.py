@@ -5,9 +5,9 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoModelForCausalLM, set_seed
 
-from hf_memoria.cli.command import finding, settings_of_words
+from hf_memoria.cli.command import finding, settings_of_words, tokenizer_of
 from hf_memoria.memories.kinds import DEFAULT_KIND
 from hf_memoria.models import MemoriaMixin, wrap
 
@@ -37,7 +37,7 @@ def load_to_talk_with(args: Namespace, words: list[str] | None, option: str, dty
     settings = settings_of_words(words, option)
     with finding("MODEL", args.model):
         model: Any = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype, **given)
-    tokenizer = AutoTokenizer.from_pretrained(args.model, **given)
+    tokenizer = tokenizer_of("MODEL", args.model, **given)
     if settings is not None:
         set_seed(MEMORY_SEED)
         model = wrap(model, memory={"kind": DEFAULT_KIND, **settings})

@@ -14,7 +14,13 @@ from transformers.trainer_callback import ExportableState
 from hf_memoria.memories.interface import State, Statistics, system_of
 from hf_memoria.memories.shared.gates import mean_openness
 from hf_memoria.training.checkpoints import load_lanes, save_lanes
-from hf_memoria.training.checks import check_dataset, check_resumable, check_trained, check_training_arguments
+from hf_memoria.training.checks import (
+    check_dataset,
+    check_resumable,
+    check_segment_length,
+    check_trained,
+    check_training_arguments,
+)
 from hf_memoria.training.continuity import UNKNOWN, check_rows
 from hf_memoria.training.evaluation_loss import EvaluationLoss
 from hf_memoria.training.lane_memory import LaneMemory, find_memory_model
@@ -92,6 +98,7 @@ class MemoriaCallback(TrainerCallback, ExportableState):
         dataloader = kwargs["train_dataloader"]
         layout = check_dataset(dataloader.dataset, args.train_batch_size, args.world_size, "train_dataset")
         check_rows(dataloader.dataset, layout, "train_dataset")
+        check_segment_length(model, layout)
         self._lanes.attach(kwargs["model"])
         if state.global_step:
             check_resumable(dataloader.dataset, state.epoch)

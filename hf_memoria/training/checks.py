@@ -93,6 +93,18 @@ def check_trained(model: nn.Module) -> None:
     system_of(memory_model.config.memory).warn_untrained(memory_model.config.memory)
 
 
+def check_segment_length(model: Any, layout: LaneLayout) -> None:
+    """Warn where segments of training are shorter than those of generation, which would write none of theirs."""
+    own = model.config.segment_length
+    if model.main_input_name == "input_ids" and own is not None and layout.segment_length < own:
+        warnings.warn(
+            f"train_dataset has segments of {layout.segment_length} tokens, and generation with this model writes one "
+            f"after {own}, by its memory's segment_length (None: all positions of the backbone). Give both the same, "
+            f"segment_length={layout.segment_length} for one.",
+            stacklevel=2,
+        )
+
+
 def check_resumable(dataset: Any, epoch: float | None) -> None:
     """Refuse to resume in the second pass over a stream, whose length Trainer does not know.
 

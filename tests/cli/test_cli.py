@@ -244,6 +244,16 @@ def test_generate_says_what_is_wrong(capsys, checkpoint, words, told):
     assert told in err
 
 
+@pytest.mark.parametrize("command", [["generate", "--prompt", "a"], ["chat"]])
+def test_a_checkpoint_without_a_tokenizer_is_told_in_one_line(capsys, tmp_path, command):
+    tiny_model("GPT2", "ForCausalLM", small_tokens()).save_pretrained(tmp_path)
+    name, *more = command
+    status, _, err = call(capsys, name, tmp_path, *more)
+    assert status == 1
+    assert f"MODEL must hold a tokenizer; the folder {tmp_path} has none: tokenizer.save_pretrained(" in err
+    assert len(err.strip().splitlines()) <= 2
+
+
 @pytest.mark.parametrize("command", [["generate", "--prompt", "a"], ["convert", "--memory"]])
 def test_a_checkpoint_that_is_not_there_is_told_before_the_hub(capsys, tmp_path, command):
     (tmp_path / "empty").mkdir()

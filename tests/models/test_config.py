@@ -60,6 +60,8 @@ def test_a_wrong_field_is_named(field, value, error):
         ({"kind": ["engram"]}, ValueError, r"memory.kind must be one of .*; got \['engram'\]"),
         ({"kind": {"engram": 1}}, ValueError, r"memory.kind must be one of .*; got \{'engram': 1\}"),
         ({"kind": "engram", "future": 1}, ValueError, r"\['future'\], which this version does not know"),
+        ({"kind": "engram", "num_memorys": 1}, ValueError, r"does not know\. Is it 'num_memories'\? It knows"),
+        ({"kind": "engram", "capacity": 1}, ValueError, r"does not know\. kind='episodic' has 'capacity'\. It knows"),
         (EngramMemoryConfig(layers=[0, 12]), ValueError, "layers must name blocks below 12"),
         (EngramMemoryConfig(cue_layer=3), ValueError, "cue_layer must be None for gpt2"),
         (EngramMemoryConfig(segment_length=2000), ValueError, "segment_length must be at most the backbone's 1024"),

@@ -264,6 +264,16 @@ def test_what_runs_as_a_model_of_another_type_takes_a_memory_as_that(tmp_path):
         assert torch.equal(model.eval()(**ids).logits, stock(**ids).logits)
 
 
+@torch.no_grad()
+def test_embeddings_of_another_width_than_the_stream_are_remembered():
+    stock = tiny_stock("OPTForCausalLM", word_embed_proj_dim=16, do_layer_norm_before=False)
+    model = hf_memoria.wrap(stock, memory=hf_memoria.EpisodicMemoryConfig(gate=None))
+    first, second = segments()[:2]
+    memory = model(input_ids=first["input_ids"]).memory
+    read = model(input_ids=second["input_ids"], memory=memory).logits
+    assert not torch.allclose(read, model(input_ids=second["input_ids"]).logits)
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_it_is_found_where_no_gradient_is_wanted(mode):
     stock = tiny_stock(

@@ -1,6 +1,7 @@
 """Training in lanes under the plain Trainer: what it equals, what every lane is fed, and what is refused."""
 
 import copy
+import warnings
 from contextlib import nullcontext
 
 import pytest
@@ -420,3 +421,13 @@ def test_an_evaluation_of_one_batch_in_the_middle_of_training_is_refused_as_well
     trainer = new_trainer(new_model(), segments, without, eval_strategy="steps", eval_steps=2)
     with pytest.raises(ValueError, match="must read segments with reset_memory; this one did not"):
         trainer.train()
+
+
+def test_segments_shorter_than_those_of_generation_are_told_of(new_model, segments, new_trainer):
+    length = len(segments[0]["input_ids"])
+    longer, same = (new_model(segment_length=number) for number in (length + 1, length))
+    with pytest.warns(UserWarning, match=rf"of {length} tokens, and generation .* after {length + 1},"):
+        new_trainer(longer, segments, max_steps=1).train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        new_trainer(same, segments, max_steps=1).train()
