@@ -99,9 +99,6 @@ ARMS = {
         "the same, and keys start at random", "segment", prepare=rivals.keys_at_random, read_all_up_to=0
     ),
     "segment_gated": _spread("the same, read through a gate that starts at zero", "segment", gate="tanh"),
-    "segment_stick": _spread(
-        "second read, same segment, stick-breaking weights", "segment", weighting="stick_breaking"
-    ),
     "cofire": _spread("second read, Hebbian links", "cofire"),
     "shuffled": _spread("second read, segments of random engrams", "segment", prepare=shuffle),
     "neighbours": _spread("second read, neighbouring positions", "segment", prepare=neighbours),
