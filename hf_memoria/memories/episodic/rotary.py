@@ -27,7 +27,7 @@ class Placed:
         module: the module that made it.
         args: its arguments.
         kwargs: its named arguments.
-        output: what came out.
+        output: the embeddings that came out.
     """
 
     module: nn.Module
