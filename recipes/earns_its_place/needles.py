@@ -74,11 +74,11 @@ ARMS = {
     "delta": rivals.DELTA,
     "episodic": _episodic("episodic memory", every=False),
     "episodic_every": _episodic("the same, read by every block", every=True),
-    "every_stick": _episodic("read by every block, stick-breaking weights", True, weighting="stick_breaking"),
     "every_random": _episodic("the same, and outputs start at random", True, rivals.outputs_at_random),
+    "every_stick": _episodic("read by every block, stick-breaking weights", True, weighting="stick_breaking"),
 }
 
-OURS = ("episodic", "episodic_every", "every_stick", "every_random")
+OURS = ("episodic", "episodic_every", "every_random", "every_stick")
 
 
 def parse(argv: list[str]) -> Arguments:
