@@ -44,6 +44,8 @@ def check_attention_modules() -> None:
         config: Any = ours.config_class
         if config.backbone_type not in SPECS or stock.base_model_prefix not in stock.__name__.lower():
             continue  # of a family that was found, the modules were asked
+        if not stock.__module__.startswith("transformers."):
+            continue  # a user's own class of a family that is declared
         source = sys.modules[stock.__module__]
         classes = [cls for name, cls in vars(source).items() if name.endswith("Attention") and inspect.isclass(cls)]
         there = any(list(attention_modules(_blank(cls))) for cls in classes if cls.__module__ == source.__name__)
@@ -71,7 +73,7 @@ def check_blocks() -> None:
         if spec is None or not stock.__name__.endswith("Model") or "LMHead" in stock.__name__:
             continue
         with torch.device("meta"):
-            block = blocks_of(stock(config(num_hidden_layers=1)), spec)[0]
+            block = blocks_of(stock(config(num_hidden_layers=1)).base_model, spec)[0]
         for path in filter(None, (spec.attention, spec.norm, spec.joins)):
             block.get_submodule(path)
 

@@ -8,14 +8,18 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GPT2Double
 
 import hf_memoria
 from hf_memoria import wrap
+from hf_memoria.compatibility import checks
 from hf_memoria.models.families import auto_class_of
 
 
-class OwnForCausalLM(transformers.LlamaForCausalLM):
+class OwnModelForCausalLM(transformers.LlamaForCausalLM):
     """A user's own class of a family that is declared."""
 
 
-CASES = {"own": ("Llama", OwnForCausalLM, AutoModelForCausalLM), "stock": ("GPT2", GPT2DoubleHeadsModel, AutoModel)}
+CASES = {
+    "own": ("Llama", OwnModelForCausalLM, AutoModelForCausalLM),
+    "stock": ("GPT2", GPT2DoubleHeadsModel, AutoModel),
+}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -31,6 +35,8 @@ def test_the_declared_classes_stay_as_they_are(case, tmp_path):
     assert type(before.config) is declared.config_class
     assert isinstance(before, own)
     assert auto_class_of(type(before)) is auto
+    for check in (checks.check_blocks, checks.check_attention_modules):
+        check()  # of all classes that are known by now
     before.save_pretrained(tmp_path / "own")
     loaded = auto.from_pretrained(tmp_path / "own")
     assert type(loaded) is type(before)
