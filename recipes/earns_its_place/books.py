@@ -18,7 +18,6 @@ from common.arms import Run
 from common.config import check_positive
 from common.corpus import cut_documents, load_corpus, read_files
 from common.evaluation import score_windows, score_with_memory
-from common.report import write_json
 from common.tokenizer import encode_documents, train_tokenizer
 from common.training import adamw, small_llama
 from torch import Tensor
@@ -31,6 +30,7 @@ from hf_memoria import wrap
 from hf_memoria.metrics import load_metric
 
 from . import suite
+from .bars import above, say
 from .books_arms import ARMS, Arm
 
 
@@ -84,7 +84,7 @@ def parse(argv: list[str]) -> Arguments:
 
 
 def main(args: Arguments) -> dict[str, Any]:
-    """Run every arm; return (and write) the results, with paired differences to the arm of both reads."""
+    """Run every arm; return (and write) the results, with paired differences to the arm of both reads, and bars."""
     train, validation, test = documents(args)
     print(f"{len(train)} training, {len(validation)} validation and {len(test)} test documents")
 
@@ -96,13 +96,14 @@ def main(args: Arguments) -> dict[str, Any]:
     reference = "combined" if "combined" in labels else next(iter(labels))
     runs = results["runs"]
     pairs = {
-        arm: suite.paired_difference(runs[arm], runs[reference], "by_document") for arm in labels if arm != reference
+        arm: suite.paired_difference(runs[arm], runs[reference], "by_document") for arm in runs if arm != reference
     }
     print(f"Nats a token above {labels[reference]}, ± standard error over documents")
     for arm, difference in pairs.items():
         print(f"  {labels[arm]:45} {difference.value:+.4f} ± {difference.error or 0:.4f}")
     results["paired"] = {"reference": reference} | {arm: [found.value, found.error] for arm, found in pairs.items()}
-    write_json(results, args.output_dir / "results.json")
+    labels = {arm: labels[arm] for arm in results["summary"]}
+    say([above(arm, reference, "loss") for arm in labels], results, labels, args.output_dir / "results.json")
     return results
 
 

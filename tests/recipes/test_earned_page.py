@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 from common.needles import KINDS
-from earns_its_place import again, babi, episode, marked, mqar, needles, recall
+from common.statistics import mean_and_spread
+from earns_its_place import again, babi, books, episode, marked, mqar, needles, recall
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {
     name: (ROOT / f"docs/pages/results/{name}.md").read_text(encoding="utf-8")
-    for name in ("earns_its_place", "babi", "needles")
+    for name in ("earns_its_place", "babi", "needles", "books")
 }
 RESULTS = ROOT / "recipes" / "results" / "earns_its_place"
 SHOWN = {
@@ -63,6 +64,27 @@ def test_needles_have_a_table_for_each_kind_and_one_of_costs():
             figures = " | ".join(said(summary[f"{kind}_{words}"]) for words in lengths)
             assert f"| {label} | {figures} |" in page, (kind, figures)
         assert row_of(arm, results, (), label) in page
+
+
+def differences(runs, others):
+    theirs = {run["seed"]: run["loss"] for run in others}
+    return mean_and_spread([run["loss"] - theirs[run["seed"]] for run in runs])
+
+
+def test_books_have_a_row_for_each_arm_and_what_is_read_of_each_memory():
+    results, page = published("books"), page_of("books").splitlines()
+    for arm, summary in results["summary"].items():
+        label, perplexity = books.ARMS[arm].label, summary["perplexity"]
+        above, over_documents = (
+            differences(results["runs"][arm], results["runs"]["combined"]),
+            results["paired"].get(arm),
+        )
+        beside = f"{above.value:+.3f} ± {above.error:.3f} | {over_documents[1]:.3f}" if over_documents else " | "
+        costs = f"{summary['mflops']['value']:.2f} | {summary['ms_per_512']['value']:.0f}"
+        assert f"| {label} | {perplexity['value']:.1f} ± {perplexity['error']:.1f} | {beside} | {costs} |" in page
+        if books.ARMS[arm].memory(books.parse([])) is not None:
+            read = " | ".join(f"{summary[name]['value']:.3f}" for name in ("loss", "shuffled", "off"))
+            assert f"| {label} | {read} |" in page
 
 
 @pytest.mark.parametrize("task", [*SHOWN, "needles"])
