@@ -3,7 +3,7 @@
     python recipes/earns_its_place/picture.py     # writes recipes/results/earns_its_place/worth.png
 
 Above, who can say what was told some segments ago (`recipes/recall_at_lags.py`, five seeds). Below, perplexity on
-books beside what else was tried (`recipes/earns_its_place books`, one seed), with the time of a training step.
+books beside what else was tried (`recipes/earns_its_place books`, five seeds), with the time of a training step.
 """
 
 import argparse
