@@ -58,7 +58,7 @@ def show_books(axes: Axes, summary: dict[str, Any]) -> None:
         axes.text(value + 1, row, f"{value:.1f}  ({time / summary['none']['ms_per_512']['value']:.1f}x)", va="center")
     axes.invert_yaxis()
     axes.set_yticks([])
-    axes.set_xlim(0, 142)
+    axes.set_xlim(0, 150)
     axes.set_xlabel("lower is better; in brackets, time of a training step")
     axes.set_title("Perplexity on books")
 
