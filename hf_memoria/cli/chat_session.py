@@ -99,10 +99,11 @@ class Session:
 
     def keep(self, memory: State | None) -> None:
         """Go on from a state, and write it to the file; of an empty memory there is no file."""
-        if self.path is not None and memory is None:
-            self.path.unlink(missing_ok=True)
-        elif self.path is not None:
-            save_memory(memory, self.path, self.model)
+        if self.path is not None:
+            if memory is None:
+                self.path.unlink(missing_ok=True)
+            else:
+                save_memory(memory, self.path, self.model)
         self.memory = memory  # after the file: an error leaves both as they were
 
     def forget(self, turn: int) -> int:
