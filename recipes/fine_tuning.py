@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from common.arguments import RunArguments
 from common.arms import Run, compare_arms, kept_runs, parse_seeds
-from common.config import WrongSettingError, check_list, check_positive, parse_arguments
+from common.config import WrongSettingError, check_list, check_positive, check_room, parse_arguments
 from common.corpus import cut_documents, documents_of_length, load_corpus, read_files
 from common.evaluation import score_windows, score_with_memory
 from common.fine_tuned import Arm, Tuning, fine_tune, merged
@@ -79,9 +79,9 @@ class Arguments(RunArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "learning_rate", "memory_learning_rate", "gate_learning_rate")
-        check_positive(self, "segment_length", "kept", "train_seconds", "rank", "train_steps", "lanes")
-        check_positive(self, "document_tokens", "documents", "teacher_context")
+        check_positive(self, "learning_rate", "memory_learning_rate", "gate_learning_rate", "teacher_context", "documents")
+        check_positive(self, "segment_length", "kept", "train_seconds", "rank", "train_steps", "lanes", "document_tokens")
+        check_room(self)
         check_list(self, "ages", 0)
         if self.task == "books" and self.documents < 2:
             raise WrongSettingError("documents", "2 or more, since each is read with another's memory", self.documents)

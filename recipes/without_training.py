@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from common.arguments import RunArguments
 from common.arms import Run, compare_arms, kept_runs, parse_seeds
-from common.config import WrongSettingError, check_list, check_positive, parse_arguments
+from common.config import WrongSettingError, check_list, check_positive, check_room, parse_arguments
 from common.corpus import cut_documents, documents_of_length, load_corpus, read_files
 from common.evaluation import score_windows
 from common.held import bytes_held, kv_bytes, positions_for_inputs
@@ -79,6 +79,7 @@ class Arguments(RunArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "segment_length", "top_k", "kept", "document_tokens", "documents", "keys", "texts")
+        check_room(self, SINK)
         if self.exact_distance is not None:
             check_positive(self, "exact_distance")
         if self.documents_at is not None:

@@ -76,6 +76,21 @@ def check_positive(arguments: Any, *names: str) -> None:
             raise WrongSettingError(name, "above 0", value)
 
 
+def check_room(arguments: Any, fixed: int = 0) -> None:
+    """Check that a memory keeps more than the segment before, which stays whatever is chosen.
+
+    Args:
+        arguments: settings with `kept` and `segment_length`.
+        fixed: the number of further positions among the kept ones that always stay.
+
+    Raises:
+        WrongSettingError: naming `kept`.
+    """
+    if arguments.kept <= arguments.segment_length + fixed:
+        always = arguments.segment_length + fixed
+        raise WrongSettingError("kept", f"above {always}, the positions that stay whatever is chosen", arguments.kept)
+
+
 def check_list(arguments: Any, name: str, least: int) -> None:
     """Check that a setting holds numbers, and none below the least.
 

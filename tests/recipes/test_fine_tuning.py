@@ -41,6 +41,7 @@ def test_differences_are_paired_over_documents():
         ({"arms": ["lora"], "task": "forgetting"}, "arms: must be among fifo, learned"),
         ({"documents": 1}, "documents: must be 2 or more, since each is read with another's memory; got 1"),
         ({"distill": 1.5}, "distill: must be from 0 to 1; got 1.5"),
+        ({"kept": 256}, "kept: must be above 256, the positions that stay whatever is chosen; got 256"),
         ({"train_seconds": 0}, "train_seconds: must be above 0; got 0"),
         ({"gate_learning_rate": 0}, "gate_learning_rate: must be above 0; got 0"),
     ],
@@ -88,7 +89,7 @@ def test_every_arm_runs_and_is_not_run_again(run_here, flags, tmp_path):
 
 
 def test_every_memory_is_asked_for_facts(run_here, flags, tmp_path):
-    sizes = ["--task", "forgetting", "--segment_length", "64", "--kept", "64", "--arms", *KEEPS]
+    sizes = ["--task", "forgetting", "--segment_length", "64", "--kept", "128", "--arms", *KEEPS]
     run_here(CONFIGS.parents[1] / "fine_tuning.py", *flags, *sizes, cwd=tmp_path)
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     for name in KEEPS:
