@@ -79,8 +79,8 @@ class Arguments(RunArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "learning_rate", "memory_learning_rate", "gate_learning_rate", "teacher_context", "documents")
-        check_positive(self, "segment_length", "kept", "train_seconds", "rank", "train_steps", "lanes", "document_tokens")
+        check_positive(self, "learning_rate", "memory_learning_rate", "gate_learning_rate", "segment_length", "lanes")
+        check_positive(self, "train_seconds", "train_steps", "rank", "document_tokens", "documents", "teacher_context")
         check_room(self)
         check_list(self, "ages", 0)
         if self.task == "books" and self.documents < 2:
