@@ -43,6 +43,9 @@ class EpisodicMemoryConfig(GatedSettings):
         content: the part of a position that is kept: `"ids"`, its id with those around it, `"hidden"`, the inputs of
             the reading blocks, or both. Positions that come without ids keep their embeddings.
         key_window: ids that a key is made of: that of its position and those before it.
+        query_ids: whether a query is made of the ids of its own window, as a key is, beside the hidden state. So a
+            word is searched for by itself from the first step on, in whatever block; where positions have no ids, by
+            its embedding. It takes `"ids"` in `content`.
         value_ahead: the number of positions that a value's window reaches beyond its own, 0 or 1.
         read_heads: heads of the separate read, each of the size of the backbone's; None is as many as the backbone
             has, and four at most: what a store costs to project grows with them.
@@ -99,6 +102,7 @@ class EpisodicMemoryConfig(GatedSettings):
         "association_links",  # a state of another number is told by its size
         "gate",
         "value_ahead",
+        "query_ids",
     )
 
     layers: list[int] | None = None
@@ -108,6 +112,7 @@ class EpisodicMemoryConfig(GatedSettings):
     share_content: str = "inputs"
     content: list[str] = field(default_factory=lambda: ["ids"])
     key_window: int = 3
+    query_ids: bool = False
     value_ahead: int = 1
     read_heads: int | None = None
     top_k: int | None = 32
@@ -136,6 +141,7 @@ class EpisodicMemoryConfig(GatedSettings):
         check_bool("share_attention", self.share_attention)
         check_one_of("share_content", self.share_content, SHARE_CONTENTS)
         check_count("key_window", self.key_window, least=1, most=MOST_IN_WINDOW)
+        check_bool("query_ids", self.query_ids)
         check_one_of("value_ahead", self.value_ahead, (0, 1))
         check_count("read_heads", self.read_heads, least=1, optional=True, most=MOST_COUNTED)
         check_count("top_k", self.top_k, least=1, optional=True, most=MOST_COUNTED)
@@ -224,6 +230,11 @@ class EpisodicMemoryConfig(GatedSettings):
     def num_links(self) -> int:
         """Links of an engram, none where no graph of them is read."""
         return 0 if self.association_graph == "segment" else self.association_links
+
+    @property
+    def asks_for_past_ids(self) -> bool:
+        """Whether queries are made of ids before their own."""
+        return self.separate_read and self.query_ids and self.key_window > 1
 
     def policy(self) -> KeepPolicy:
         """Return what a row keeps."""

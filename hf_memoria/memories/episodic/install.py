@@ -120,6 +120,7 @@ def _reader_for(base: Any, config: Any, width: int, place: int) -> EpisodicReade
         reads_tokens="ids" in memory.content,
         has_ids=has_ids(base),
         reads_hidden="hidden" in memory.content,
+        query_ids=memory.query_ids,
         spreads=memory.association == "spread",
         place=place,
         gated=memory.gate is not None,
@@ -131,9 +132,9 @@ def search(block: Any, reading: EpisodicReading, index: int, hidden: Tensor) -> 
     """Search the store from a block's residual stream `[B, T, D]`, and read into it; see `BlockReads`."""
     # Looked up at each call: PEFT puts a trained copy in its place.
     kept = reading.kept
-    read: SearchRead = block.memory(
-        hidden, reading.store, reading.embed, None if kept is None else kept.get(index), keep=kept is not None
-    )
+    bank = None if kept is None else kept.get(index)
+    own = reading.own_ids(hidden) if reading.config.memory.query_ids else None
+    read: SearchRead = block.memory(hidden, reading.store, reading.embed, bank, keep=kept is not None, own=own)
     if kept is not None and read.bank is not None:
         kept[index] = read.bank
     reading.leave_attention(index, hidden, read)

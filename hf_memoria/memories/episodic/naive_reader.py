@@ -8,12 +8,18 @@ from torch.nn import functional as F
 
 from hf_memoria.memories.episodic.id_windows import Embed, WindowMix
 from hf_memoria.memories.episodic.reader import EpisodicReader
+from hf_memoria.memories.episodic.searched import OwnIds
 from hf_memoria.memories.episodic.spread_read import SPREADS_TO
 from hf_memoria.memories.episodic.store.state import NO_ID, EpisodicState
 
 
 def read_naively(
-    reader: EpisodicReader, hidden: Tensor, state: EpisodicState, embed: Embed, graph: str = "segment"
+    reader: EpisodicReader,
+    hidden: Tensor,
+    state: EpisodicState,
+    embed: Embed,
+    graph: str = "segment",
+    own: OwnIds | None = None,
 ) -> Tensor:
     """Return the residual stream with what was read; equations in `EpisodicReader`.
 
@@ -23,6 +29,7 @@ def read_naively(
         state: the state, with what each row has read.
         embed: the model's embeddings of ids.
         graph: the graph that the second read goes by, see `EpisodicMemoryConfig.association_graph`.
+        own: the windows of the positions' own ids, where queries are made of them.
     """
     rows = []
     for row, stream in enumerate(hidden):
@@ -34,7 +41,9 @@ def read_naively(
         values = [_made(reader, state, embed, row, m, value=True) for m in engrams]
         ages = [float(state.step[row] - state.segment[row, m]) for m in engrams]
         associated = [[_associated(state, row, m, n, graph) for n in engrams] for m in engrams]
-        rows.append(torch.stack([_read_at(reader, h, keys, values, ages, associated) for h in stream]))
+        asked = [_asked(reader, h, embed, own, row, t) for t, h in enumerate(stream)]
+        read = [_read_at(reader, h, q, keys, values, ages, associated) for h, q in zip(stream, asked, strict=True)]
+        rows.append(torch.stack(read))
     return torch.stack(rows)
 
 
@@ -44,15 +53,24 @@ def _may_be_read(reader: EpisodicReader, state: EpisodicState, row: int, m: int)
     return not (reader.value_ahead and last and waits)
 
 
-def _mixed(reader: EpisodicReader, state: EpisodicState, embed: Embed, row: int, m: int, value: bool) -> Tensor:
-    mix: WindowMix = reader.value_mix if value else reader.key_mix
-    ahead = reader.value_ahead if value else 0
+def _asked(reader: EpisodicReader, stream: Tensor, embed: Embed, own: OwnIds | None, row: int, t: int) -> Tensor:
+    asked: Tensor = reader.query(reader.norm(stream))
+    if reader.query_ids:
+        assert own is not None
+        embeds = None if own.embeds is None else own.embeds[row, t]
+        asked = asked + reader.id_query(_mixed(reader, reader.query_mix, own.ids[row, t], embeds, embed, 0))
+    return asked
+
+
+def _mixed(
+    reader: EpisodicReader, mix: WindowMix, window: Tensor, embeds: Tensor | None, embed: Embed, ahead: int
+) -> Tensor:
     mixed = mix.weight.new_zeros(mix.weight.shape[1])
-    if state.embeds.shape[1] and bool(state.embeds[row, m].any()):
-        mixed = mixed + mix.weight[0] * reader.store_norm(state.embeds[row, m])
+    if embeds is not None and bool(embeds.any()):
+        mixed = mixed + mix.weight[0] * reader.store_norm(embeds)
     for place in range(len(mix.weight) if reader.has_ids else 0):
         back = place - ahead
-        token = int(state.ids[row, m, -1] if back < 0 else state.ids[row, m, back])
+        token = int(window[-1] if back < 0 else window[back])
         if token != NO_ID:
             mixed = mixed + mix.weight[place] * reader.store_norm(embed(torch.tensor(token)))
     return mixed
@@ -63,7 +81,9 @@ def _made(reader: EpisodicReader, state: EpisodicState, embed: Embed, row: int, 
     of_tokens, of_hidden = ("value", "hidden_value") if value else ("key", "hidden_key")
     made = torch.zeros(reader.query.out_features)
     if reader.reads_tokens:
-        made = made + getattr(reader, of_tokens)(_mixed(reader, state, embed, row, m, value))
+        mix, ahead = (reader.value_mix, reader.value_ahead) if value else (reader.key_mix, 0)
+        embeds = state.embeds[row, m] if state.embeds.shape[1] else None
+        made = made + getattr(reader, of_tokens)(_mixed(reader, mix, state.ids[row, m], embeds, embed, ahead))
     if reader.reads_hidden:
         made = made + getattr(reader, of_hidden)(reader.hidden_norm(state.hidden[row, m, reader.place]))
     return made
@@ -72,15 +92,15 @@ def _made(reader: EpisodicReader, state: EpisodicState, embed: Embed, row: int, 
 def _read_at(
     reader: EpisodicReader,
     stream: Tensor,
+    query: Tensor,
     keys: list[Tensor],
     values: list[Tensor],
     ages: list[float],
     associated: list[list[float]],
 ) -> Tensor:
-    query, heads = reader.norm(stream), range(reader.num_heads)
+    heads = range(reader.num_heads)
     first = [
-        _attend(reader, head, reader.query(query), keys, values, [_forgotten(reader, head, age) for age in ages])
-        for head in heads
+        _attend(reader, head, query, keys, values, [_forgotten(reader, head, age) for age in ages]) for head in heads
     ]
     read = reader.output(torch.cat([found for found, _ in first]))
     if reader.spread is not None:
@@ -88,7 +108,7 @@ def _read_at(
         bias = [reader.spread.pull[0] * pull for pull in drawn]
         again = [reader.spread.key(_unit_heads(reader, key)) for key in keys]
         other = [reader.spread.value(value) for value in values]
-        asked = reader.spread.query(query)
+        asked = reader.spread.query(reader.norm(stream))
         second = [_attend(reader, head, asked, again, other, bias)[0] for head in heads]
         read = read + reader.spread.output(torch.cat(second))
     factor = reader.openness()

@@ -13,11 +13,12 @@ from torch.nn import functional as F
 from hf_memoria.memories.episodic.best_stored import BestRead
 from hf_memoria.memories.episodic.id_windows import Embed
 from hf_memoria.memories.episodic.rotary import Placed
-from hf_memoria.memories.episodic.searched import Bank, SearchedStore, SearchRead
+from hf_memoria.memories.episodic.searched import Bank, OwnIds, SearchedStore, SearchRead
 from hf_memoria.memories.episodic.shared_keys import SharedKeys, Visible
 from hf_memoria.memories.episodic.spread_read import LinkedStore
 from hf_memoria.memories.episodic.store import EpisodicState
 from hf_memoria.memories.episodic.store.state import NO_ID
+from hf_memoria.memories.episodic.store.windows import compact_ids, last_ids, windows_in_place
 from hf_memoria.memories.episodic.stored_keys import SegmentKeys
 from hf_memoria.memories.shared.masks import real_positions
 
@@ -45,6 +46,7 @@ class EpisodicReading:
         shared_attention: the same of the block's self-attention.
         ids: the ids that the forward was given, `[B, T]`, or None.
         embeds: embeddings that it was given or made of images, `[B, T, E]`, or None.
+        past: the last ids before the forward's, the oldest first, int32 `[B, W - 1]`; `NO_ID` where there is none.
         hidden: the stored vectors of the segment, by block, `[B, T, L, D]` each: its input, or its key and value.
         segment_keys: the way in which keys and values of the segment are stored, by block; empty where inputs are.
         visible: the stored positions that shared attention may see; None where it is not shared.
@@ -69,6 +71,7 @@ class EpisodicReading:
     shared_attention: dict[int, Tensor] = field(default_factory=dict)
     ids: Tensor | None = None
     embeds: Tensor | None = None
+    past: Tensor | None = None
     hidden: dict[int, Tensor] = field(default_factory=dict)
     segment_keys: dict[int, SegmentKeys] = field(default_factory=dict)
     visible: Visible | None = None
@@ -95,6 +98,20 @@ class EpisodicReading:
     def real_positions(self, hidden: Tensor) -> Tensor:
         """Return which positions of the segment's hidden states `[B, T, D]` are not padding, bool `[B, T]`."""
         return real_positions(self.attention_mask, hidden)
+
+    def own_ids(self, hidden: Tensor) -> OwnIds:
+        """Return what the positions of hidden states `[B, T, D]` are."""
+        assert self.past is not None  # `reading_from` sees to it
+        real = self.real_positions(hidden)
+        ids = windows_in_place(self.past, self.ids, real)
+        return OwnIds(ids, self.embeds if self.ids is None else None)
+
+    def ids_behind(self) -> Tensor:
+        """Return the last ids with those of the forward, which the next one has before its own; see `past`."""
+        assert self.past is not None  # as above
+        assert self.final_hidden is not None  # `run_segment` leaves them
+        real = self.real_positions(self.final_hidden)
+        return last_ids(self.past, compact_ids(self.ids, real), real.sum(dim=1))
 
     def leave_attention(self, block: int, hidden: Tensor, read: SearchRead) -> None:
         """Keep what a block's real positions, of hidden states `[B, T, D]`, paid each engram."""

@@ -15,6 +15,7 @@ from hf_memoria.memories.episodic.searched import Bank
 from hf_memoria.memories.episodic.segment import reading_from, write
 from hf_memoria.memories.episodic.store import EpisodicState
 from hf_memoria.memories.episodic.store.state import aligned
+from hf_memoria.memories.episodic.store.windows import past_ids
 from hf_memoria.memories.interface import KeysAndValues
 
 
@@ -27,6 +28,7 @@ class EpisodicRecall:
         state: the states.
         paid: attention that their engrams got so far, float32 `[B, M]`.
         begun: positions that they have read of their segments, int64 `[B]`.
+        past: the last ids that they have read, the oldest first, int32 `[B, W - 1]`.
         kept: keys and values, by block, of the store, which the first forward of the segment leaves.
     """
 
@@ -34,6 +36,7 @@ class EpisodicRecall:
     state: EpisodicState
     paid: Tensor
     begun: Tensor
+    past: Tensor
     kept: dict[Any, Bank] = field(default_factory=dict)
     prefix: tuple[KeysAndValues, ...] = ()
     num_prefix: int = 0
@@ -42,7 +45,7 @@ class EpisodicRecall:
     @classmethod
     def begin(cls, model: Any, state: EpisodicState) -> EpisodicRecall:
         """Return what a segment searches that starts from `state`."""
-        return cls(model, state, torch.zeros_like(state.usage), torch.zeros_like(state.count))
+        return cls(model, state, torch.zeros_like(state.usage), torch.zeros_like(state.count), past_ids(state))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EpisodicRecall:
         return self  # a copy of a KV cache is of the same model, and nothing here is ever written
@@ -50,13 +53,14 @@ class EpisodicRecall:
     def reading(self, real: Tensor) -> EpisodicReading:
         """Return what a forward over a piece reads; bool `real` `[B, T]` are its real positions."""
         kept = None if self.model.training else self.kept
-        return reading_from(self.model, self.state, real, real, self.begun, kept=kept)
+        return reading_from(self.model, self.state, real, real, self.begun, kept=kept, past=self.past)
 
     def after(self, reading: EpisodicReading) -> EpisodicRecall:
         """Add the attention that a forward left in its reading."""
         assert reading.attention_mask is not None
         begun = self.begun + reading.attention_mask.sum(dim=1).to(self.begun)
-        return replace(self, paid=self.paid + reading.paid().to(self.paid), begun=begun)
+        past = reading.ids_behind().to(self.past)
+        return replace(self, paid=self.paid + reading.paid().to(self.paid), begun=begun, past=past)
 
     def memorize(
         self,
@@ -77,7 +81,7 @@ class EpisodicRecall:
         width = max(state.width, 1)
         kept = {block: (keys[:, :, :width], values[:, :, :width]) for block, (keys, values) in kept.items()}
         paid = _columns(self.paid[index], state.width)
-        return replace(self, state=state, paid=paid, begun=self.begun[index], kept=kept)
+        return replace(self, state=state, paid=paid, begun=self.begun[index], past=self.past[index], kept=kept)
 
     def put(self, rows: Tensor, other: EpisodicRecall) -> EpisodicRecall:
         """Return it with some rows replaced; banks are made anew."""
@@ -88,7 +92,8 @@ class EpisodicRecall:
         state = type(mine).cat([mine, theirs])[order]
         paid = torch.cat([_columns(self.paid, mine.width), _columns(other.paid, mine.width)])[order]
         begun = torch.cat([self.begun, other.begun])[order]
-        return replace(self, state=state, paid=_columns(paid, state.width), begun=begun, kept={})
+        past = torch.cat([self.past, other.past])[order]
+        return replace(self, state=state, paid=_columns(paid, state.width), begun=begun, past=past, kept={})
 
 
 def _columns(values: Tensor, width: int) -> Tensor:

@@ -49,6 +49,19 @@ class SearchedStore:
 
 
 @dataclass(frozen=True)
+class OwnIds:
+    """What the positions of a forward are, which their queries are made of as keys are made of a store.
+
+    Attributes:
+        ids: windows of ids, int `[B, T, W + 1]`; `NO_ID` where there is none.
+        embeds: embeddings of positions without ids, `[B, T, E]`, or None.
+    """
+
+    ids: Tensor
+    embeds: Tensor | None
+
+
+@dataclass(frozen=True)
 class Columns:
     """Some columns of a store.
 

@@ -13,6 +13,7 @@ from hf_memoria.memories.episodic.shared_keys import Visible
 from hf_memoria.memories.episodic.sharing import check_still_shares
 from hf_memoria.memories.episodic.store import EpisodicState, Segment, write_segment
 from hf_memoria.memories.episodic.store.keep import BY_ATTENTION, BY_SQUARES
+from hf_memoria.memories.episodic.store.windows import past_ids
 
 
 def reading_from(
@@ -29,6 +30,7 @@ def reading_from(
         others: fields of `EpisodicReading`.
     """
     settings, base = model.config.memory, model.base_model
+    others.setdefault("past", past_ids(state))
     reading = EpisodicReading.of(
         state,
         embeddings_of(base),

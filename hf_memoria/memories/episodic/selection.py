@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hf_memoria.memories.episodic.id_windows import Windows
-from hf_memoria.memories.episodic.searched import Columns, SearchedStore
+from hf_memoria.memories.episodic.searched import Bank, Columns, SearchedStore
 
 PART = 1024
 """Engrams of a part of a store that is gone through in parts."""
@@ -66,6 +66,28 @@ def parts_of(windows: Windows | None, store: SearchedStore) -> Iterator[tuple[Te
         place = torch.arange(start, min(start + PART, number), device=store.valid.device)
         index = place.expand(rows, -1)
         yield place, None if windows is None else windows.take(index), store.take(index, store.valid.gather(1, index))
+
+
+def bank_in_parts(
+    windows: Windows | None, store: SearchedStore, make: Callable[[Windows | None, SearchedStore], Bank]
+) -> Bank:
+    """Return keys and values of a store, `[B, H, M, d]`, made some engrams at a time.
+
+    Args:
+        windows: those of the store, or None.
+        store: the store with M engrams.
+        make: the function from a part's windows and the part to its keys and values.
+    """
+    whole: Bank | None = None
+    for place, own, part in parts_of(windows, store):
+        made = make(own, part)
+        if whole is None:
+            empty = (one.new_empty(*one.shape[:2], store.valid.shape[1], one.shape[3]) for one in made)
+            whole = next(empty), next(empty)
+        for all_of, one in zip(whole, made, strict=True):
+            all_of.index_copy_(2, place, one)
+    assert whole is not None
+    return whole
 
 
 def best_in_parts(

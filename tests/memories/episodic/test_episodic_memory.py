@@ -48,6 +48,7 @@ FORMS = {
     },
     # Of three words, "a b a" and "b a a" have one key at first, and rounding says which is among the best.
     "stick": {"weighting": "stick_breaking", "key_window": 2},
+    "own-ids": {"query_ids": True},
     "two-layers": {"layers": [0, 2], "top_k": None, "keep": "lifespan"},
 }
 
@@ -203,8 +204,9 @@ def test_generation_with_a_second_read_takes_the_best_that_segments_do(family):
     torch.testing.assert_close(torch.stack(output.logits, dim=1), logits, atol=1e-4, rtol=1e-3)
 
 
-def test_rows_of_a_padded_batch_generate_what_they_generate_alone():
-    model = episodic(segment_length=8)
+@pytest.mark.parametrize("query_ids", [False, True])
+def test_rows_of_a_padded_batch_generate_what_they_generate_alone(query_ids):
+    model = episodic(segment_length=8, query_ids=query_ids)
     ids = tiny_segments("GPT2", steps=1, length=6)[0]["input_ids"]
     mask = torch.ones_like(ids)
     mask[0, :3] = 0

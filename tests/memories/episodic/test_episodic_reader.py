@@ -8,8 +8,10 @@ from torch import nn
 from hf_memoria.memories.episodic.naive_reader import read_naively
 from hf_memoria.memories.episodic.reader import EpisodicReader
 from hf_memoria.memories.episodic.reading import store_of, with_hidden
+from hf_memoria.memories.episodic.searched import OwnIds
 from hf_memoria.memories.episodic.spread_read import by_links
 from hf_memoria.memories.episodic.store import EpisodicState, KeepPolicy, Segment, write_segment
+from hf_memoria.memories.episodic.store.windows import past_ids, windows_in_place
 
 pytestmark = pytest.mark.slow
 
@@ -20,6 +22,11 @@ FORMS = {
     "few": {"top_k": 3},
     "some-whole": {"top_k": 3, "read_all_up_to": 10},
     "one": {"window": 1, "top_k": 2},
+    "own": {"query_ids": True, "top_k": 3},
+    "own-one": {"query_ids": True, "window": 1},
+    "own-hidden": {"query_ids": True, "reads_hidden": True, "gated": True},
+    "own-spread": {"query_ids": True, "spreads": True},
+    "own-stick": {"query_ids": True, "weighting": "stick_breaking", "top_k": 3},
     "spread": {"spreads": True},
     "spread-few": {"spreads": True, "top_k": 3, "gated": True},
     "cofire": {"spreads": True},
@@ -60,6 +67,15 @@ def reader_of(seed=0, **form):
     return reader
 
 
+def own_ids(reader, state, embeds=False):
+    """What positions of five ids are, or of five embeddings; None where queries are not made of it."""
+    if not reader.query_ids:
+        return None
+    ids = torch.randint(VOCABULARY, (3, 5))
+    windows = windows_in_place(past_ids(state), None if embeds else ids, torch.ones(3, 5, dtype=torch.bool))
+    return OwnIds(windows, torch.randn(3, 5, WIDTH) if embeds else None)
+
+
 @pytest.mark.parametrize("small", [1024, 5], ids=["whole", "parts"])
 @pytest.mark.parametrize("embeds", [False, True], ids=["ids", "embeds"])
 @pytest.mark.parametrize("ragged", [False, True], ids=["full", "ragged"])
@@ -68,16 +84,16 @@ def test_it_reads_what_the_naive_one_reads(form, ragged, embeds, small, monkeypa
     monkeypatch.setattr("hf_memoria.memories.episodic.selection.PART", small)
     reader, embed = reader_of(**FORMS[form]), nn.Embedding(VOCABULARY, WIDTH)
     state = random_state(FORMS[form].get("window", 3), ragged, embeds)
-    hidden = torch.randn(3, 5, WIDTH, requires_grad=True)
+    hidden, own = torch.randn(3, 5, WIDTH, requires_grad=True), own_ids(reader, state, embeds)
     graph = form if form in ("cofire", "both") else "segment"
     answers = []
     for naive in (True, False):
         leaves = [hidden, *embed.parameters(), *reader.parameters()]
         if naive:
-            read = read_naively(reader, hidden, state, embed, graph)
+            read = read_naively(reader, hidden, state, embed, graph, own)
         else:
             store = with_hidden(store_of(state, reader.value_ahead, graph), state.hidden)
-            read = reader(hidden, store, embed).hidden
+            read = reader(hidden, store, embed, own=own).hidden
         gradients = torch.autograd.grad(
             (read * torch.linspace(-1, 1, WIDTH)).square().sum(), leaves, allow_unused=True
         )
@@ -155,7 +171,7 @@ def test_keys_and_values_of_a_large_store_are_made_in_parts(form, monkeypatch):
     with torch.no_grad():
         windows = reader.windows(embed, store)
         whole = reader.bank(windows, store)
-        for bound in ("selection.PART", "reader.LARGE"):
+        for bound in ("selection.PART", "queries_keys_values.LARGE"):
             monkeypatch.setattr(f"hf_memoria.memories.episodic.{bound}", 5)
         made = []
         monkeypatch.setattr(reader, "keys", lambda *args: made.append(1) or type(reader).keys(reader, *args))

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.slow
 
 FORMS = {
     "ids": {"keep": "random"},
+    "own-ids": {"query_ids": True},
     "shared": {"share_attention": True, "association": "spread"},
     "cofire": {"association": "spread", "association_graph": "both"},
 }

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from hf_memoria.memories.episodic.store.keep import KeepPolicy, Scorer, kept_engrams
 from hf_memoria.memories.episodic.store.links import link_what_fired
-from hf_memoria.memories.episodic.store.state import NO_ID, EpisodicState, take
+from hf_memoria.memories.episodic.store.state import EpisodicState, take
+from hf_memoria.memories.episodic.store.windows import compact_ids, last_ids, past_ids, real_first, windows_of
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def write_segment(
     """
     alive = segment.real.any(dim=1)
     used = link_what_fired(_after_use(state, attention, alive, policy), attention, alive)
-    ids = _compact_ids(segment)
+    ids = compact_ids(segment.ids, segment.real)
     used = replace(used, ids=_with_next_ids(used, ids, alive))
     new = _new_engrams(state, segment, ids, policy)
     if scorer is not None and policy.keep == "learned":
@@ -66,7 +67,7 @@ def write_segment(
             **joined,
             "step": state.step + alive,
             "positions": state.positions + count,
-            "tail": _new_tail(state, ids, count),
+            "tail": last_ids(past_ids(state), ids, count).flip(1),
         }
     )
     there = torch.cat([before.valid, behind.valid], dim=1)
@@ -105,20 +106,6 @@ def _are_read(attention: Tensor, valid: Tensor) -> Tensor:
     return paid * valid.sum(dim=1, keepdim=True) > paid.sum(dim=1, keepdim=True)
 
 
-def _order(real: Tensor) -> Tensor:
-    """Return the positions of each row with the real ones first, int64 `[B, T]`."""
-    return torch.argsort((~real).to(torch.int8), dim=1, stable=True)
-
-
-def _compact_ids(segment: Segment) -> Tensor:
-    """Return the ids of the real positions at the front, int32 `[B, T]`, and `NO_ID` behind them."""
-    real = segment.real
-    if segment.ids is None:
-        return torch.full(real.shape, NO_ID, dtype=torch.int32, device=real.device)
-    ids = segment.ids.to(torch.int32).masked_fill(~real, NO_ID)
-    return ids.gather(1, _order(real))
-
-
 def _with_next_ids(state: EpisodicState, ids: Tensor, alive: Tensor) -> Tensor:
     """Return the windows of what is stored; the youngest position's gets the id behind it in its document."""
     if not state.width:
@@ -129,27 +116,10 @@ def _with_next_ids(state: EpisodicState, ids: Tensor, alive: Tensor) -> Tensor:
     return torch.cat([state.ids[..., :-1], behind.unsqueeze(-1)], dim=-1)
 
 
-def _past_ids(state: EpisodicState) -> Tensor:
-    """Return the last ids before the segment, the oldest first, int32 `[B, W - 1]`; `NO_ID` before a document."""
-    reach = torch.arange(state.window - 1, device=state.tail.device)
-    known = reach < state.positions.unsqueeze(1)
-    return state.tail.masked_fill(~known, NO_ID).flip(1)
-
-
-def _new_tail(state: EpisodicState, ids: Tensor, count: Tensor) -> Tensor:
-    if state.window == 1:
-        return state.tail
-    line = torch.cat([_past_ids(state), ids], dim=1)
-    last = count.unsqueeze(1) + state.window - 2 - torch.arange(state.window - 1, device=count.device)
-    return line.gather(1, last)
-
-
 def _new_engrams(state: EpisodicState, segment: Segment, ids: Tensor, policy: KeepPolicy) -> EpisodicState:
     """Return the segment's positions as engrams, those of a row at the front."""
-    real, window, order = segment.real, state.window, _order(segment.real)
+    real, order = segment.real, real_first(segment.real)
     rows, length = real.shape
-    line = torch.cat([_past_ids(state), ids, ids.new_full((rows, 1), NO_ID)], dim=1)
-    windows = [line[:, window - 1 - back : window - 1 - back + length] for back in range(window)]
     place = torch.arange(length, device=real.device).expand(rows, -1)
     filled = torch.zeros(rows, length, dtype=torch.int64, device=real.device)
     start = policy.initial_lifespan if policy.keep == "lifespan" else 0.0
@@ -159,7 +129,7 @@ def _new_engrams(state: EpisodicState, segment: Segment, ids: Tensor, policy: Ke
             **state.tensors(),
             "hidden": _vectors(segment.hidden, state.hidden, order),
             "embeds": _vectors(segment.embeds, state.embeds, order),
-            "ids": torch.stack([*windows, line[:, window:]], dim=-1),
+            "ids": windows_of(past_ids(state), ids),
             "position": state.positions.unsqueeze(1) + place,
             "segment": filled + state.step.unsqueeze(1),
             "source": filled + state.document.unsqueeze(1),
