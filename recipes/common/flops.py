@@ -57,14 +57,15 @@ def episodic_flops(backbone: PreTrainedModel, memory: EpisodicMemoryConfig, leng
     A block whose attention is shared: its attention module projects the stored inputs (8 M D^2, queries and outputs
     that nobody reads among them; none where keys and values are stored), scores and weighted sum (4 T M D). A separate
     read: query and output of every token (4 T D^2), keys and values of the store (4 M D^2), scores and weighted sum
-    (4 T M D); twice where it spreads.
+    (4 T M D); twice where it spreads. Queries of ids are projected once more (2 T D^2).
     """
     D, blocks = backbone.config.hidden_size, backbone.config.num_hidden_layers
     shared = (blocks if memory.share_layers is None else len(memory.share_layers)) if memory.share_attention else 0
     reads = (1 if memory.layers is None else len(memory.layers)) if memory.separate_read else 0
+    asked = reads * 2 * length * D**2 if memory.query_ids else 0
     reads *= 1 if memory.association is None else 2
     attended, projected = 4 * length * held * D, 0 if memory.stores_keys else 8 * held * D**2
-    return float(shared * (projected + attended) + reads * (4 * (length + held) * D**2 + attended))
+    return float(shared * (projected + attended) + reads * (4 * (length + held) * D**2 + attended) + asked)
 
 
 def engram_flops(backbone: PreTrainedModel, memory: EngramMemoryConfig, length: int, engrams: float) -> float:

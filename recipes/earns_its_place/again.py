@@ -33,7 +33,7 @@ ARMS = {
     **KEEPS,
     "rmt": rivals.RMT_2,
 }
-BOUNDED = ("learned_tiers", "learned", "learned_stick", "lifespan", "lru", "fifo", "random")
+BOUNDED = ("learned_tiers", "learned", "learned_stick", "learned_ids", "lifespan", "lru", "fifo", "random")
 
 
 @dataclass(kw_only=True)

@@ -89,9 +89,10 @@ ARMS = {
     "episodic_sharp": _episodic("the same, sharper at first", _sharp_at_first),
     "episodic_stick": _episodic("episodic memory, stick-breaking weights", weighting="stick_breaking"),
     "episodic_untied": _episodic("the episodic memory, keys do not start as queries", rivals.keys_at_random),
+    "episodic_ids": _episodic("episodic memory, queries of ids", query_ids=True),
 }
 
-OURS = ("episodic", "episodic_sharp", "episodic_stick", "episodic_untied")
+OURS = ("episodic", "episodic_sharp", "episodic_stick", "episodic_untied", "episodic_ids")
 
 
 def parse(argv: list[str]) -> Arguments:

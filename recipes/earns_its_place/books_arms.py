@@ -40,6 +40,9 @@ def _engrams(args: Any) -> MemorySettings:
 
 SHARED = {"share_attention": True, "top_k": None, "keep": "fifo"}
 
+WHOLE = {"capacity": None, "keep": "fifo"}
+BY_IDS = {"query_ids": True, "gate": None}
+
 ARMS = {
     "none": Arm("segments alone"),
     "window": Arm("sliding window, moves by 1/2", stride=1 / 2),
@@ -48,7 +51,10 @@ ARMS = {
     "longest": Arm("segments four times as long", longer=4),
     "longest_8": Arm("segments eight times as long", longer=8),
     "engrams": Arm("engram memory", memory=_engrams),
-    "episodic": Arm("episodic memory, separate read", memory=_episodic(capacity=None, keep="fifo")),
+    "episodic": Arm("episodic memory, separate read", memory=_episodic(**WHOLE)),
+    "episodic_open": Arm("the same, without a gate", memory=_episodic(**WHOLE, gate=None)),
+    "episodic_ids": Arm("the same, and queries of ids", memory=_episodic(**WHOLE, **BY_IDS)),
+    "episodic_ids_2": Arm("the same, windows of two", memory=_episodic(**WHOLE, **BY_IDS, key_window=2)),
     "cache": Arm("episodic memory, shared attention", memory=_episodic(separate_read=False, **SHARED)),
     "combined": Arm("episodic memory, both reads", memory=_episodic(**SHARED)),
 }

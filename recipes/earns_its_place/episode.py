@@ -94,6 +94,7 @@ def _spread(
 ARMS = {
     "content": rivals.episodic("content alone, one read", gate=None),
     "segment": _spread("second read, same segment", "segment"),
+    "segment_ids": _spread("the same, queries of ids", "segment", query_ids=True),
     "segment_best": _spread("the same, reads only the best", "segment", read_all_up_to=0),
     "segment_untied": _spread(
         "the same, and keys start at random", "segment", prepare=rivals.keys_at_random, read_all_up_to=0

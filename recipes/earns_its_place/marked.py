@@ -74,6 +74,7 @@ ARMS = {
     "learned_stick": Arm(
         "learned score and usage, stick-breaking weights", _keeps("learned", weighting="stick_breaking")
     ),
+    "learned_ids": Arm("learned score and usage, queries of ids", _keeps("learned", query_ids=True)),
     "lifespan": Arm("lifespans", _keeps("lifespan")),
     "lru": Arm("least recently used goes", _keeps("lru")),
     "fifo": Arm("FIFO", _keeps("fifo")),

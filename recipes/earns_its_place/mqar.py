@@ -29,6 +29,7 @@ ARMS = {
     "episodic_stick": rivals.episodic(
         "episodic memory, stick-breaking weights", gate=None, weighting="stick_breaking"
     ),
+    "episodic_ids": rivals.episodic("episodic memory, queries of ids", gate=None, query_ids=True),
     "episodic_shared": rivals.episodic("episodic memory, both reads", gate=None, share_attention=True, sink=0),
 }
 

@@ -76,9 +76,11 @@ ARMS = {
     "episodic_every": _episodic("the same, read by every block", every=True),
     "every_random": _episodic("the same, and outputs start at random", True, rivals.outputs_at_random),
     "every_stick": _episodic("read by every block, stick-breaking weights", True, weighting="stick_breaking"),
+    "episodic_ids": _episodic("episodic memory, queries of ids", False, query_ids=True),
+    "every_ids": _episodic("read by every block, queries of ids", True, query_ids=True),
 }
 
-OURS = ("episodic", "episodic_every", "every_random", "every_stick")
+OURS = ("episodic", "episodic_every", "every_random", "every_stick", "episodic_ids", "every_ids")
 
 
 def parse(argv: list[str]) -> Arguments:

@@ -69,6 +69,7 @@ ARMS = {
     "episodic": rivals.episodic("episodic memory"),
     "episodic_open": rivals.episodic("the same, without a gate", gate=None),
     "episodic_stick": rivals.episodic("episodic memory, stick-breaking weights", weighting="stick_breaking"),
+    "episodic_ids": rivals.episodic("episodic memory, queries of ids", query_ids=True),
 }
 
 

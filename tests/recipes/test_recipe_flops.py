@@ -4,7 +4,7 @@ from common.flops import block_flops, matched_stride, memory_flops
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from hf_memoria import EngramMemoryConfig, TokenMemoryConfig, wrap
+from hf_memoria import EngramMemoryConfig, EpisodicMemoryConfig, TokenMemoryConfig, wrap
 
 LENGTH = 8
 SETTINGS = {"num_memories": 3, "stm_capacity": 400, "num_reminded_stm": 3, "num_reminded_ltm": 0}
@@ -46,6 +46,18 @@ def test_memory_tokens_cost_what_pytorch_counts(gpt2, encoder_layers):
         with_memory, _ = counted(wrap(gpt2, memory=memory).eval(), ids)
     without, _ = counted(wrap(gpt2, memory=None).eval(), ids)
     assert memory_flops(gpt2, memory, LENGTH, 3) == with_memory - without
+
+
+@pytest.mark.parametrize("settings", [{}, {"query_ids": True}, {"association": "spread"}], ids=str)
+def test_a_separate_read_costs_what_pytorch_counts(gpt2, settings):
+    memory = EpisodicMemoryConfig(capacity=None, segment_length=LENGTH, **settings)
+    model, ids, state = wrap(gpt2, memory=memory).eval(), torch.zeros(1, LENGTH, dtype=torch.long), None
+    for _ in range(3):
+        _, state = counted(model, ids, state)
+    held = int(state.count)
+    with_memory, _ = counted(model, ids, state)
+    without, _ = counted(wrap(gpt2, memory=None).eval(), ids)
+    assert memory_flops(gpt2, memory, LENGTH, held) == pytest.approx(with_memory - without, rel=0.0001)
 
 
 def test_the_stride_costs_as_much_as_the_memory(gpt2):
