@@ -57,4 +57,10 @@ ARMS = {
     "episodic_ids_2": Arm("the same, windows of two", memory=_episodic(**WHOLE, **BY_IDS, key_window=2)),
     "cache": Arm("episodic memory, shared attention", memory=_episodic(separate_read=False, **SHARED)),
     "combined": Arm("episodic memory, both reads", memory=_episodic(**SHARED)),
+    "combined_ids": Arm(
+        "both reads of everything, queries of ids", memory=_episodic(**WHOLE, **BY_IDS, share_attention=True)
+    ),
+    "cache_whole": Arm(
+        "shared attention with everything", memory=_episodic(**WHOLE, share_attention=True, separate_read=False)
+    ),
 }
