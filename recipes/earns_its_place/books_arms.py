@@ -50,6 +50,7 @@ ARMS = {
     "longer": Arm("segments twice as long", longer=2),
     "longest": Arm("segments four times as long", longer=4),
     "longest_8": Arm("segments eight times as long", longer=8),
+    "window_whole": Arm("sliding window 40 times as long, moves by 1/5", longer=40, stride=1 / 5),
     "engrams": Arm("engram memory", memory=_engrams),
     "episodic": Arm("episodic memory, separate read", memory=_episodic(**WHOLE)),
     "episodic_open": Arm("the same, without a gate", memory=_episodic(**WHOLE, gate=None)),
