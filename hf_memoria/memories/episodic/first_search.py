@@ -20,9 +20,9 @@ def start_by_words(
 
     Args:
         query: the projection of what is asked with.
-        key: that of what is found.
-        value: that of what is read.
-        output: that of what was read, into the residual stream.
+        key: the projection of what is found.
+        value: the projection of what is read.
+        output: the projection of what was read into the residual stream.
         by_hidden: the projection of hidden states into queries where `query` is that of ids; None where it is not.
     """
     if by_hidden is not None:

@@ -22,7 +22,7 @@ def note_ids(cache: Any, reading: EpisodicReading) -> None:
 
     Args:
         cache: the cache that a forward filled.
-        reading: what the forward read.
+        reading: the reading of that forward.
     """
     if cache is not None and reading.config.memory.asks_for_past_ids:
         setattr(cache, NOTE, reading.ids_behind())

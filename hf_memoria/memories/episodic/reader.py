@@ -109,9 +109,8 @@ class EpisodicReader(QueriesKeysValues):
             place=place,
         )
         self.top_k, self.read_all_up_to = top_k, read_all_up_to
-        self.log_sharpness = nn.Parameter(torch.empty(num_heads, 1, 1))
+        self.log_sharpness, self.null = (nn.Parameter(torch.empty(num_heads, 1, 1)) for _ in range(2))
         self.forgetting = nn.Parameter(torch.empty(num_heads, 1, 1)) if weighting == "softmax" else None
-        self.null = nn.Parameter(torch.empty(num_heads, 1, 1))
         self.spread = SpreadRead(hidden_size, num_heads, self.query.out_features // num_heads) if spreads else None
         self.gate = nn.Parameter(torch.zeros(1)) if gated else None
         self.reset_memory_parameters()
