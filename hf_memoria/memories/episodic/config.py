@@ -180,6 +180,13 @@ class EpisodicMemoryConfig(GatedSettings):
                 f"weighting must be 'softmax' with association={self.association!r}, whose second read knows no other "
                 f"weights; got {self.weighting!r}."
             )
+        if self.query_ids and not self.separate_read:
+            raise ValueError("query_ids must be False without separate_read, whose queries they are of; got True.")
+        if self.query_ids and "ids" not in self.content:
+            raise ValueError(
+                f"query_ids must be False where content has no 'ids', which queries would be compared with; got True "
+                f"and {self.content}."
+            )
         if self.association_graph != "segment" and self.association is None:
             raise ValueError(
                 "association_graph must be 'segment' without association, whose graph it is; got "
@@ -234,7 +241,7 @@ class EpisodicMemoryConfig(GatedSettings):
     @property
     def asks_for_past_ids(self) -> bool:
         """Whether queries are made of ids before their own."""
-        return self.separate_read and self.query_ids and self.key_window > 1
+        return self.query_ids and self.key_window > 1
 
     def policy(self) -> KeepPolicy:
         """Return what a row keeps."""

@@ -42,7 +42,7 @@ class QueriesKeysValues(nn.Module):
         place: the place of this block among the stored layers.
 
     Raises:
-        ValueError: if D is no multiple of H and no `head_size` is given.
+        ValueError: if D is no multiple of H and no `head_size` is given, or with `query_ids` but no `reads_tokens`.
     """
 
     def __init__(
@@ -64,15 +64,17 @@ class QueriesKeysValues(nn.Module):
         inner = _inner_size(hidden_size, num_heads, head_size)
         self.num_heads, self.value_ahead, self.place = num_heads, value_ahead, place
         self.reads_tokens, self.has_ids, self.reads_hidden = reads_tokens, has_ids, reads_hidden
-        self.query_ids = query_ids and reads_tokens
+        self.query_ids = query_ids
+        if query_ids and not reads_tokens:
+            raise ValueError("query_ids must be False without reads_tokens, whose keys queries are like; got True.")
         self.norm = nn.LayerNorm(hidden_size)
         self.query, self.output = nn.Linear(hidden_size, inner), nn.Linear(inner, hidden_size)
         if reads_tokens:
             places, self.store_norm = window if has_ids else 1, nn.LayerNorm(embedding_size)
             self.key_mix, self.value_mix = WindowMix(places, embedding_size), WindowMix(places, embedding_size)
             self.key, self.value = (nn.Linear(embedding_size, inner) for _ in range(2))
-            if query_ids:
-                self.query_mix, self.id_query = WindowMix(places, embedding_size), nn.Linear(embedding_size, inner)
+        if query_ids:
+            self.query_mix, self.id_query = WindowMix(places, embedding_size), nn.Linear(embedding_size, inner)
         if reads_hidden:
             self.hidden_norm = nn.LayerNorm(hidden_size)
             self.hidden_key, self.hidden_value = (nn.Linear(hidden_size, inner) for _ in range(2))

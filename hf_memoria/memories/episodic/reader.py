@@ -72,7 +72,7 @@ class EpisodicReader(QueriesKeysValues):
         weighting: `"softmax"` or `"stick_breaking"`, see `EpisodicMemoryConfig`.
 
     Raises:
-        ValueError: if D is no multiple of H and no `head_size` is given.
+        ValueError: if D is no multiple of H and no `head_size` is given, or with `query_ids` but no `reads_tokens`.
     """
 
     def __init__(

@@ -127,6 +127,20 @@ def test_without_its_own_ids_a_reader_says_so():
         reader.asked(torch.randn(1, 3, 8), None, None)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"separate_read": False, "share_attention": True}, "query_ids must be False without separate_read"),
+        ({"content": ["hidden"], "value_ahead": 0}, "query_ids must be False where content has no 'ids'"),
+    ],
+)
+def test_where_it_would_do_nothing_it_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        small_episodes(query_ids=True, **settings)
+    with pytest.raises(ValueError, match="query_ids must be False without reads_tokens"):
+        EpisodicReader(8, 8, 2, query_ids=True, reads_tokens=False, reads_hidden=True)
+
+
 def test_it_is_a_switch():
     with pytest.raises(TypeError, match="query_ids must be True or False"):
         small_episodes(query_ids="yes")
