@@ -180,13 +180,6 @@ class EpisodicMemoryConfig(GatedSettings):
                 f"weighting must be 'softmax' with association={self.association!r}, whose second read knows no other "
                 f"weights; got {self.weighting!r}."
             )
-        if self.query_ids and not self.separate_read:
-            raise ValueError("query_ids must be False without separate_read, whose queries they are of; got True.")
-        if self.query_ids and "ids" not in self.content:
-            raise ValueError(
-                f"query_ids must be False where content has no 'ids', which queries would be compared with; got True "
-                f"and {self.content}."
-            )
         if self.association_graph != "segment" and self.association is None:
             raise ValueError(
                 "association_graph must be 'segment' without association, whose graph it is; got "
@@ -204,7 +197,17 @@ class EpisodicMemoryConfig(GatedSettings):
         if self.exact_distance is not None and not self.share_attention:
             raise ValueError(f"exact_distance must be None without share_attention; got {self.exact_distance}.")
 
+        self._check_queries()
         self._check_capacities()
+
+    def _check_queries(self) -> None:
+        if self.query_ids and not self.separate_read:
+            raise ValueError("query_ids must be False without separate_read, whose queries they are of; got True.")
+        if self.query_ids and "ids" not in self.content:
+            raise ValueError(
+                f"query_ids must be False where content has no 'ids', which queries would be compared with; got True "
+                f"and {self.content}."
+            )
 
     def _check_capacities(self) -> None:
         free = 1 if self.capacity is None else self.capacity - self._protected - self._kept_sink
