@@ -67,6 +67,9 @@ class Arguments(suite.SuiteArguments):
         self.check_arms(ARMS)
 
 
+OURS = "episodic_ids"
+"""The arm that the others are compared with: of what the memory can be, the best that costs no more than a window."""
+
 MEASURES = {
     "loss": "nats a token",
     "perplexity": "perplexity",
@@ -84,7 +87,7 @@ def parse(argv: list[str]) -> Arguments:
 
 
 def main(args: Arguments) -> dict[str, Any]:
-    """Run every arm; return (and write) the results, with paired differences to the arm of both reads, and bars."""
+    """Run every arm; return (and write) the results, with paired differences to `OURS`, and bars."""
     train, validation, test = documents(args)
     print(f"{len(train)} training, {len(validation)} validation and {len(test)} test documents")
 
@@ -93,7 +96,7 @@ def main(args: Arguments) -> dict[str, Any]:
 
     labels = {name: ARMS[name].label for name in args.arms}
     results = suite.compare(labels, run, MEASURES, args, "validation_loss")
-    reference = "combined" if "combined" in labels else next(iter(labels))
+    reference = OURS if OURS in labels else next(iter(labels))
     runs = results["runs"]
     pairs = {
         arm: suite.paired_difference(runs[arm], runs[reference], "by_document") for arm in runs if arm != reference

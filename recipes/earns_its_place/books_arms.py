@@ -53,15 +53,16 @@ ARMS = {
     "window_whole": Arm("sliding window 40 times as long, moves by 1/5", longer=40, stride=1 / 5),
     "engrams": Arm("engram memory", memory=_engrams),
     "episodic": Arm("episodic memory, separate read", memory=_episodic(**WHOLE)),
-    "episodic_open": Arm("the same, without a gate", memory=_episodic(**WHOLE, gate=None)),
-    "episodic_ids": Arm("the same, and queries of ids", memory=_episodic(**WHOLE, **BY_IDS)),
-    "episodic_ids_2": Arm("the same, windows of two", memory=_episodic(**WHOLE, **BY_IDS, key_window=2)),
+    "episodic_open": Arm("separate read, no gate", memory=_episodic(**WHOLE, gate=None)),
+    "episodic_ids": Arm("episodic memory, separate read by ids", memory=_episodic(**WHOLE, **BY_IDS)),
+    "episodic_ids_2": Arm("separate read by ids, windows of two", memory=_episodic(**WHOLE, **BY_IDS, key_window=2)),
     "cache": Arm("episodic memory, shared attention", memory=_episodic(separate_read=False, **SHARED)),
     "combined": Arm("episodic memory, both reads", memory=_episodic(**SHARED)),
     "combined_ids": Arm(
-        "both reads of everything, queries of ids", memory=_episodic(**WHOLE, **BY_IDS, share_attention=True)
+        "episodic memory, both reads of everything, by ids", memory=_episodic(**WHOLE, **BY_IDS, share_attention=True)
     ),
     "cache_whole": Arm(
-        "shared attention with everything", memory=_episodic(**WHOLE, share_attention=True, separate_read=False)
+        "episodic memory, shared attention with everything",
+        memory=_episodic(**WHOLE, share_attention=True, separate_read=False),
     ),
 }

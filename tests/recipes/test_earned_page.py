@@ -42,9 +42,9 @@ def row_of(arm, results, measures, label):
     return f"| {label} | {' | '.join(cells)} | {summary['seconds']['value']:.0f} |"
 
 
-def said(estimate):
-    spread = "" if estimate["error"] is None else f" ± {estimate['error']:.3f}"
-    return f"{estimate['value']:.3f}{spread}"
+def said(estimate, form=".3f"):
+    spread = "" if estimate["error"] is None else f" ± {estimate['error']:{form.lstrip('+')}}"
+    return f"{estimate['value']:{form}}{spread}"
 
 
 @pytest.mark.parametrize("task", SHOWN)
@@ -76,12 +76,12 @@ def test_books_have_a_row_for_each_arm_and_what_is_read_of_each_memory():
     for arm, summary in results["summary"].items():
         label, perplexity = books.ARMS[arm].label, summary["perplexity"]
         above, over_documents = (
-            differences(results["runs"][arm], results["runs"]["combined"]),
+            differences(results["runs"][arm], results["runs"][books.OURS]),
             results["paired"].get(arm),
         )
-        beside = f"{above.value:+.3f} ± {above.error:.3f} | {over_documents[1]:.3f}" if over_documents else " | "
+        beside = f"{said(vars(above), '+.3f')} | {over_documents[1]:.3f}" if over_documents else " | "
         costs = f"{summary['mflops']['value']:.2f} | {summary['ms_per_512']['value']:.0f}"
-        assert f"| {label} | {perplexity['value']:.1f} ± {perplexity['error']:.1f} | {beside} | {costs} |" in page
+        assert f"| {label} | {said(perplexity, '.1f')} | {beside} | {costs} |" in page
         if books.ARMS[arm].memory(books.parse([])) is not None:
             read = " | ".join(f"{summary[name]['value']:.3f}" for name in ("loss", "shuffled", "off"))
             assert f"| {label} | {read} |" in page

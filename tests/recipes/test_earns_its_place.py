@@ -73,9 +73,9 @@ def test_every_arm_of_books_runs(tmp_path):
     flags = ["--config", suite.CONFIGS / "books_smoke.yaml", *files, "--output_dir", tmp_path / "out"]
     results = books.main(books.parse([*map(str, flags), "--arms", *books.ARMS]))
     assert set(results["summary"]) == set(books.ARMS)
-    assert set(results["paired"]) == set(books.ARMS) - {"combined"} | {"reference"}
+    assert set(results["paired"]) == set(books.ARMS) - {books.OURS} | {"reference"}
     assert len(results["bars"]) == len(books.ARMS) - 1
-    assert all("above episodic memory, both reads: loss (one seed)" in bar["bar"] for bar in results["bars"])
+    assert all(f"above {books.ARMS[books.OURS].label}: loss (one seed)" in bar["bar"] for bar in results["bars"])
     assert json.loads((tmp_path / "out" / "results.json").read_text())["paired"] == results["paired"]
     for arm, (run,) in results["runs"].items():
         assert len(run["by_document"]) == 2
