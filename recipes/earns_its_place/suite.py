@@ -153,11 +153,12 @@ def paired_difference(runs: list[Run], others: list[Run], measure: str) -> Estim
 
     Args:
         runs: of one arm, one for each seed; `measure` names lists with one value for each document.
-        others: of the other, with the same seeds.
+        others: of the other; seeds that only one of them has are left out.
         measure: what is compared.
     """
-    rows = zip(runs, others, strict=True)
-    by_seed = [[x - y for x, y in zip(a[measure], b[measure], strict=True)] for a, b in rows]
+    theirs = {run["seed"]: run[measure] for run in others}
+    rows = [(run[measure], theirs[run["seed"]]) for run in runs if run["seed"] in theirs]
+    by_seed = [[x - y for x, y in zip(a, b, strict=True)] for a, b in rows]
     documents = [sum(values) / len(values) for values in zip(*by_seed, strict=True)]
     estimate = mean_and_spread(documents)
     error = None if estimate.error is None else estimate.error / math.sqrt(len(documents))

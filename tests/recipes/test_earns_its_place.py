@@ -53,6 +53,8 @@ def test_the_rate_of_an_arm_is_the_best_on_other_data(tmp_path):
     difference = suite.paired_difference(results["runs"]["a"], results["runs"]["b"], "by_document")
     assert difference.value == pytest.approx(-0.1)
     assert difference.error == pytest.approx(0, abs=1e-9)
+    one_seed = suite.paired_difference(results["runs"]["a"], results["runs"]["b"][1:], "by_document")
+    assert one_seed.value == pytest.approx(-0.1)  # of those that both have
 
 
 def test_every_arm_of_books_runs(tmp_path):
