@@ -25,7 +25,7 @@ def start_by_words(
         output: the projection of what was read into the residual stream.
         by_hidden: the projection of hidden states into queries where `query` is that of ids; None where it is not.
     """
-    if by_hidden is not None:
+    if by_hidden is not None and by_hidden.weight.is_floating_point():  # packed in four bits it is not
         by_hidden.weight.mul_(SHARE_OF_HIDDEN)
     if key.weight.shape != query.weight.shape:
         return

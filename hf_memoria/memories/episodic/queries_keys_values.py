@@ -83,6 +83,10 @@ class QueriesKeysValues(nn.Module):
         """Let keys start as queries, and the output as the values' transpose; see `start_by_words`."""
         of_tokens, of_hidden = ("key", "value"), ("hidden_key", "hidden_value")
         key, value = (getattr(self, name) for name in (of_tokens if self.reads_tokens else of_hidden))
+        if self.query_ids and getattr(key.weight, "_is_hf_initialized", False):
+            for parameter in self.id_query.parameters():  # keys that were trained without them are found as they were
+                nn.init.zeros_(parameter)
+            return
         by_ids, by_hidden = (self.id_query, self.query) if self.query_ids else (self.query, None)
         start_by_words(by_ids, key, value, self.output, by_hidden)
 

@@ -100,18 +100,34 @@ class EpisodicReading:
         return real_positions(self.attention_mask, hidden)
 
     def own_ids(self, hidden: Tensor) -> OwnIds:
-        """Return what the positions of hidden states `[B, T, D]` are."""
+        """Return what the positions of hidden states `[B, T, D]` are.
+
+        Raises:
+            ValueError: if the blocks see other positions than there are ids or embeddings.
+        """
         assert self.past is not None  # `reading_from` sees to it
-        real = self.real_positions(hidden)
-        ids = windows_in_place(self.past, self.ids, real)
-        return OwnIds(ids, self.embeds if self.ids is None else None)
+        given = self.embeds if self.ids is None else self.ids
+        if given is None or given.shape[1] != hidden.shape[1]:
+            got = "none" if given is None else str(given.shape[1])
+            raise ValueError(
+                f"query_ids must be False for a backbone whose blocks see other positions than its input has; got "
+                f"{got} and {hidden.shape[1]} in a block."
+            )
+        embeds = None if self.ids is not None else given.detach().to(hidden.device)  # as what is stored of them
+        ids = windows_in_place(self.past, *self._on_past(self.real_positions(hidden)))
+        return OwnIds(ids.to(hidden.device), embeds)
+
+    def _on_past(self, real: Tensor) -> tuple[Tensor | None, Tensor]:
+        assert self.past is not None
+        device = self.past.device
+        return None if self.ids is None else self.ids.to(device), real.to(device)
 
     def ids_behind(self) -> Tensor:
         """Return the last ids with those of the forward, which the next one has before its own; see `past`."""
         assert self.past is not None  # as above
         assert self.final_hidden is not None  # `run_segment` leaves them
-        real = self.real_positions(self.final_hidden)
-        return last_ids(self.past, compact_ids(self.ids, real), real.sum(dim=1))
+        ids, real = self._on_past(self.real_positions(self.final_hidden))
+        return last_ids(self.past, compact_ids(ids, real), real.sum(dim=1))
 
     def leave_attention(self, block: int, hidden: Tensor, read: SearchRead) -> None:
         """Keep what a block's real positions, of hidden states `[B, T, D]`, paid each engram."""

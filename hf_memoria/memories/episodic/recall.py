@@ -59,7 +59,7 @@ class EpisodicRecall:
         """Add the attention that a forward left in its reading."""
         assert reading.attention_mask is not None
         begun = self.begun + reading.attention_mask.sum(dim=1).to(self.begun)
-        past = reading.ids_behind().to(self.past)
+        past = reading.ids_behind() if self.model.config.memory.asks_for_past_ids else self.past
         return replace(self, paid=self.paid + reading.paid().to(self.paid), begun=begun, past=past)
 
     def memorize(

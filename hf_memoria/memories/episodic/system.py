@@ -11,7 +11,6 @@ from transformers.utils import ModelOutput
 
 from hf_memoria.backbones import cached_length, check_layers_exist
 from hf_memoria.memories.episodic.config import EpisodicMemoryConfig
-from hf_memoria.memories.episodic.ids_in_cache import ids_before, note_ids
 from hf_memoria.memories.episodic.install import (
     embedding_size,
     embeddings_of,
@@ -28,7 +27,6 @@ from hf_memoria.memories.episodic.statistics import EpisodicStatistics
 from hf_memoria.memories.episodic.store import EpisodicState
 from hf_memoria.memories.episodic.store.joining import join_episodes
 from hf_memoria.memories.episodic.store.state import VECTORS
-from hf_memoria.memories.episodic.store.windows import past_ids
 from hf_memoria.memories.episodic.summary import summary_of
 from hf_memoria.memories.interface import Forward
 from hf_memoria.memories.shared.losses import share_of_step
@@ -81,10 +79,14 @@ class EpisodicSystem(SegmentMemory[EpisodicState]):
         """As `MemorySystem.read`."""
         mask = token_mask(kwargs.get("attention_mask"))
         begun = cached_length(kwargs.get("past_key_values"))
-        past = ids_before(kwargs["past_key_values"], state, model.config.memory) if begun else past_ids(state)
-        reading = reading_from(model, state, _real_positions(mask, kwargs), mask, begun, past=past)
+        if begun and model.config.memory.asks_for_past_ids:
+            raise ValueError(
+                f"past_key_values must be empty or a MemoriaCache with query_ids=True and key_window="
+                f"{model.config.memory.key_window}: queries are made of the ids before their own, and a plain KV cache "
+                f"has none; got one of {begun} positions. MemoriaCache(model.config) keeps them, as model.generate does."
+            )
+        reading = reading_from(model, state, _real_positions(mask, kwargs), mask, begun)
         output = self.run(model, stock_forward, reading, kwargs)
-        note_ids(output.get("past_key_values"), reading)
         if begun:
             return with_memory(output, state)
         assert reading.final_hidden is not None

@@ -1,13 +1,13 @@
 """Queries that are made of their own ids: which ids these are, and what such a search finds at first."""
 
-import copy
-
 import pytest
 import torch
 from families import small_episodes, tiny_model, tiny_segments
 from torch.nn.functional import normalize
 
+from hf_memoria import MemoriaCache
 from hf_memoria.memories.episodic.reader import EpisodicReader
+from hf_memoria.memories.episodic.segment import reading_from
 from hf_memoria.memories.episodic.store import EpisodicState, KeepPolicy, Segment, write_segment
 from hf_memoria.memories.episodic.store.state import NO_ID
 from hf_memoria.memories.episodic.store.windows import compact_ids, last_ids, past_ids, windows_in_place
@@ -53,35 +53,76 @@ def test_windows_are_those_of_the_real_positions(window, pieces):
     assert torch.equal(past, past_ids(write_segment(state, segment, torch.zeros(4, state.width), KeepPolicy())))
 
 
-@pytest.mark.parametrize("family", ["GPT2", "Llama"])
-@pytest.mark.parametrize("key_window", [1, 3])
 @pytest.mark.parametrize("pieces", [[6, 3], [1] * 9], ids=["two", "one-by-one"])
-def test_a_segment_goes_on_in_a_plain_cache(family, key_window, pieces):
-    model = tiny_model(family, "ForCausalLM", small_episodes(query_ids=True, key_window=key_window))
+@pytest.mark.parametrize("family", ["GPT2", "Llama"])
+def test_a_segment_goes_on_in_a_plain_cache_where_no_earlier_id_is_asked_for(family, pieces):
+    model = tiny_model(family, "ForCausalLM", small_episodes(query_ids=True, key_window=1))
     first, second = (inputs["input_ids"] for inputs in tiny_segments(family, steps=2))
     with torch.no_grad():
         memory, cache, logits = model(first).memory, None, []
         whole = model(second, memory=memory).logits
         for part in second.split(pieces, dim=1):
             output = model(part, memory=memory, past_key_values=cache, use_cache=True)
-            cache = copy.deepcopy(output.past_key_values)
+            cache = output.past_key_values
             logits.append(output.logits)
     torch.testing.assert_close(torch.cat(logits, dim=1), whole, atol=1e-5, rtol=1e-4)
 
 
-def test_a_cache_without_ids_is_refused():
+@pytest.mark.parametrize("pieces", [[6, 3], [1] * 9], ids=["two", "one-by-one"])
+@pytest.mark.parametrize("family", ["GPT2", "Llama"])
+def test_a_cache_of_ours_keeps_the_ids_and_a_plain_one_is_refused(family, pieces):
+    model = tiny_model(family, "ForCausalLM", small_episodes(query_ids=True, segment_length=9))
+    first, second = (inputs["input_ids"] for inputs in tiny_segments(family, steps=2, length=9))
+    with torch.no_grad():
+        memory = model(first).memory
+        whole = model(second, memory=memory).logits
+        cache = MemoriaCache(model.config, memory=memory)
+        logits = [model(part, past_key_values=cache).logits for part in second.split(pieces, dim=1)]
+        torch.testing.assert_close(torch.cat(logits, dim=1), whole, atol=1e-5, rtol=1e-4)
+        plain = model(second[:, :4], memory=memory, use_cache=True).past_key_values
+        with pytest.raises(ValueError, match=r"past_key_values must be empty or a MemoriaCache .* got one of 4"):
+            model(second[:, 4:], memory=memory, past_key_values=plain)
+
+
+def test_keys_of_a_checkpoint_are_found_as_they_were(tmp_path):
+    trained = tiny_model("Llama", "ForCausalLM", small_episodes())
+    trained.save_pretrained(tmp_path)
+    first, second = (inputs["input_ids"] for inputs in tiny_segments("Llama", steps=2))
+    asking = type(trained).from_pretrained(tmp_path, memory=small_episodes(query_ids=True))
+    with torch.no_grad():
+        answers = [model.eval()(second, memory=model(first).memory).logits for model in (trained, asking)]
+    torch.testing.assert_close(*answers)
+
+
+def test_weights_packed_in_bytes_stay():
+    reader = EpisodicReader(8, 8, 2, query_ids=True)
+    for layer in reader.modules():
+        if isinstance(layer, torch.nn.Linear):
+            packed = torch.zeros(layer.weight.shape, dtype=torch.uint8)
+            layer.weight = torch.nn.Parameter(packed, requires_grad=False)
+    reader.copy_memory_parameters()
+    assert not reader.query.weight.any()
+
+
+def test_a_backbone_that_sees_other_positions_is_refused_by_name():
     model = asks_by_ids()
     first, second = (inputs["input_ids"] for inputs in tiny_segments("Llama", steps=2))
     memory = model(first).memory
-    output = model(second[:, :4], memory=memory, use_cache=True)
-    plain = type(output.past_key_values)(config=model.config)
-    keys = torch.zeros(2, model.config.num_key_value_heads, 4, model.config.head_dim)
-    for layer in range(model.config.num_hidden_layers):
-        plain.update(keys, keys, layer)
-    with pytest.raises(ValueError, match=r"past_key_values must be a cache of 2 rows .* got one without"):
-        model(second[:, 4:], memory=memory, past_key_values=plain)
-    with pytest.raises(ValueError, match=r"past_key_values must be a cache of 1 rows .* got those of 2 rows"):
-        model(second[:1, 4:], memory=memory[:1], past_key_values=output.past_key_values)
+    reading = reading_from(model, memory, torch.ones_like(second, dtype=torch.bool), None)
+    reading.ids = second
+    with pytest.raises(ValueError, match="query_ids must be False for a backbone whose blocks see other positions"):
+        reading.own_ids(torch.zeros(2, second.shape[1] + 3, 8))
+
+
+def test_embeddings_may_lead_back_to_a_graph():
+    model = asks_by_ids(key_window=1).train()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+    embed, memory = model.get_input_embeddings(), None
+    for inputs in tiny_segments("Llama", steps=2):
+        output = model(inputs_embeds=embed(inputs["input_ids"]), labels=inputs["input_ids"], memory=memory)
+        output.loss.backward()
+        memory = output.memory
+    assert embed.weight.grad.any()
 
 
 def test_keys_start_as_queries_of_ids():
