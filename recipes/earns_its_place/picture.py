@@ -18,6 +18,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 ORANGE, BLUE = "#d9662b", "#56728f"
 
 BOOKS = {
+    "episodic_ids": "memory, read by ids",
     "combined": "memory, both reads",
     "cache": "memory, shared attention",
     "window": "window of 64, moves by 32",
@@ -26,7 +27,7 @@ BOOKS = {
     "longest_8": "segments of 512",
     "longer": "segments of 128",
     "none": "segments of 64",
-    "episodic": "memory, separate read alone",
+    "episodic": "memory, read by hidden state",
     "engrams": "memory, engrams",
 }
 

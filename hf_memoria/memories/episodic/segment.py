@@ -35,7 +35,8 @@ def reading_from(
         state,
         embeddings_of(base),
         settings.value_ahead,
-        (real.cumsum(dim=1) - 1).clamp(min=0) + (begun.unsqueeze(1) if isinstance(begun, Tensor) else begun),
+        # As in a `MemoriaCache`: padding is where the last real position is, also in a row that is all padding.
+        (real.cumsum(dim=1) - 1 + (begun.unsqueeze(1) if isinstance(begun, Tensor) else begun)).clamp(min=0),
         model.config,
         settings.association_graph,
         attention_mask=mask,

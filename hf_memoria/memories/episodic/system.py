@@ -81,9 +81,9 @@ class EpisodicSystem(SegmentMemory[EpisodicState]):
         begun = cached_length(kwargs.get("past_key_values"))
         if begun and model.config.memory.asks_for_past_ids:
             raise ValueError(
-                f"past_key_values must be empty or a MemoriaCache with query_ids=True and key_window="
-                f"{model.config.memory.key_window}: queries are made of the ids before their own, and a plain KV cache "
-                f"has none; got one of {begun} positions. MemoriaCache(model.config) keeps them, as model.generate does."
+                "past_key_values must be empty or a MemoriaCache with query_ids=True and a key_window above 1: "
+                "queries are made of ids before their own, and a plain KV cache has none; got one of "
+                f"{begun} positions. MemoriaCache(model.config) keeps them, as model.generate does."
             )
         reading = reading_from(model, state, _real_positions(mask, kwargs), mask, begun)
         output = self.run(model, stock_forward, reading, kwargs)

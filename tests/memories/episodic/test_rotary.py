@@ -5,7 +5,7 @@ import torch
 import transformers
 from families import small_episodes, stock_config, tiny_model, tiny_segments
 
-from hf_memoria import EpisodicMemoryConfig, wrap
+from hf_memoria import EpisodicMemoryConfig, MemoriaCache, wrap
 
 SHARE = {"separate_read": False, "share_attention": True, "layers": None, "capacity": None, "keep": "fifo"}
 CONTENTS = ("inputs", "keys_values")
@@ -30,6 +30,20 @@ def test_a_row_beside_padding_reads_what_it_reads_alone(side, content):
     assert (alone.logits - empty.logits).abs().max() > 1e-2
     later = model(input_ids=third, memory=together.memory).logits[:1]
     torch.testing.assert_close(later, model(input_ids=third[:1], memory=alone.memory).logits, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("content", CONTENTS)
+def test_rows_that_pause_read_the_same_a_token_at_a_time(content):
+    memory = small_episodes(**SHARE, share_content=content, segment_length=7)
+    model, generator = tiny_model("Llama", "ForCausalLM", memory), torch.Generator().manual_seed(1)
+    ids = torch.randint(1, 59, (3, 24), generator=generator)
+    mask = (torch.rand(3, 24, generator=generator) < 0.7).long()
+    whole = model(ids, attention_mask=mask, past_key_values=MemoriaCache(model.config)).logits
+    cache, logits = MemoriaCache(model.config), []
+    for token, real in zip(ids.split(1, dim=1), mask.split(1, dim=1), strict=True):
+        logits.append(model(token, attention_mask=real, past_key_values=cache).logits)
+    torch.testing.assert_close(torch.cat(logits, dim=1)[mask.bool()], whole[mask.bool()], atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
