@@ -1,4 +1,4 @@
-"""Books: what does a memory save of the loss of the next token, compared with other uses of the same time?
+"""Books: what does a memory save of the loss of the next token, compared with other uses of the same steps?
 
 Every arm starts from the same backbone, a Llama from nothing, and reads the same documents with as many scored tokens
 a step: with a memory in their order, side by side, and without one in random order, which learns better. Documents are
