@@ -18,12 +18,7 @@ from hf_memoria.memories.episodic.heads import merged, weights_of_best
 from hf_memoria.memories.episodic.id_windows import Embed, Windows
 from hf_memoria.memories.episodic.queries_keys_values import QueriesKeysValues
 from hf_memoria.memories.episodic.searched import Bank, Columns, OwnIds, SearchedStore, SearchRead
-from hf_memoria.memories.episodic.selection import (
-    Selection,
-    best_in_parts,
-    columns_read,
-    is_long,
-)
+from hf_memoria.memories.episodic.selection import Selection, best_in_parts, columns_read, is_long
 from hf_memoria.memories.episodic.spread_read import SpreadRead
 from hf_memoria.memories.episodic.stick_breaking import best_columns, stick_breaking_weights
 from hf_memoria.memories.shared.gates import openness_of
