@@ -27,20 +27,35 @@ def merged(heads: Tensor) -> Tensor:
     return heads.transpose(1, 2).flatten(2)
 
 
-def weights_of_best(scores: Tensor, valid: Tensor, null: Tensor, selection: Selection) -> Tensor:
+def scored(asked: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
+    """Return products of queries and keys with a bias, `[B, H, T, M]`, in one pass over them where they are precise.
+
+    Args:
+        asked: the queries, `[B, H, T, d]`.
+        keys: the keys, `[B, H, M, d]`.
+        bias: the bias of each key, `[B, H, 1, M]`.
+    """
+    rounds = asked.element_size() < 4 or torch.is_autocast_enabled(asked.device.type)
+    if rounds or torch.compiler.is_compiling():  # a compiler makes one pass of both
+        products: Tensor = asked @ keys.transpose(-1, -2)
+        return products + bias
+    flat = torch.baddbmm(bias.flatten(0, 1), asked.flatten(0, 1), keys.flatten(0, 1).transpose(-1, -2))
+    by_head: Tensor = flat.unflatten(0, asked.shape[:2])
+    return by_head
+
+
+def weights_of_best(scores: Tensor, null: Tensor, selection: Selection) -> Tensor:
     """Return softmax weights over the best engrams and nothing at all, without the latter, `[B, H, T, M]`.
 
     Args:
-        scores: the scores of the engrams, `[B, H, T, M]`.
-        valid: engrams that may be read, bool `[B, M]`.
+        scores: the scores of the engrams, `[B, H, T, M]`; minus infinity for those that may not be read.
         null: score of nothing at all, `[H, 1, 1]`; the weights are of its dtype.
         selection: the number of engrams that a head reads at a position; all that are as good as the last are read.
     """
     precise = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    precise = precise.masked_fill(~valid[:, None, None], -torch.inf)
     if selection.limits(precise.shape[-1]):
         assert selection.top_k is not None
-        least = least_of_largest(precise.detach(), selection.top_k)
-        precise = precise.masked_fill(~selection.kept(precise >= least), -torch.inf)
+        least = selection.bound(least_of_largest(precise.detach(), selection.top_k))
+        precise = precise.masked_fill(precise < least, -torch.inf)
     nothing = null.to(precise.dtype).expand(precise.shape[0], -1, precise.shape[2], 1)
     return torch.cat([nothing, precise], dim=-1).softmax(dim=-1)[..., 1:].to(null.dtype)

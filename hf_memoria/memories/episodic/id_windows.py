@@ -44,6 +44,26 @@ class Windows:
             mixed = torch.addcmul(mixed, weight[place], F.embedding(self.index[..., place - ahead], self.table))
         return mixed
 
+    def projected(self, weight: Tensor, ahead: int, linear: nn.Linear) -> Tensor:
+        """Return `linear(mixed(weight, ahead))`, each id projected once for each place, `[B, M, H d]`.
+
+        The projection is called, so that hooks which load offloaded weights see it.
+        """
+        weighted = (weight.unsqueeze(1) * self.table).flatten(0, 1)
+        parts = linear(torch.cat([weighted, torch.zeros_like(self.table[:1])]))
+        bias, parts = parts[-1], parts[:-1].unflatten(0, (len(weight), -1))
+        summed: Tensor = F.embedding(self.index[..., -ahead], parts[0])
+        for place in range(1, len(weight)):
+            summed = summed + F.embedding(self.index[..., place - ahead], parts[place])
+        once: Tensor = summed - (len(weight) - 1) * bias  # each place has it
+        return once
+
+    def repeats(self, places: int) -> bool:
+        """Say whether ids that stand in so many places of a window are fewer than the windows."""
+        if torch.compiler.is_compiling():  # all count as different then
+            return False
+        return places * len(self.table) < self.index.shape[:2].numel()
+
 
 Embed = Callable[[Tensor], Tensor]
 """From ids, int64 `[U]`, to their embeddings, `[U, E]`."""

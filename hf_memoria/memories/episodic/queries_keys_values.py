@@ -110,6 +110,16 @@ class QueriesKeysValues(nn.Module):
             parts.append(weight[0] * self.store_norm(embeds) * given)
         return sum(parts[1:], parts[0])
 
+    def _projected(
+        self, windows: Windows | None, embeds: Tensor | None, mix: WindowMix, ahead: int, linear: nn.Linear
+    ) -> Tensor:
+        """Return projections of mixed windows, `[B, M, H d]`, of ids that come again by way of theirs."""
+        plain = type(linear) is nn.Linear  # neither an adapter nor packed weights
+        if plain and windows is not None and embeds is None and windows.repeats(len(mix.weight)):
+            return windows.projected(mix(), ahead, linear)
+        projected: Tensor = linear(self._mixed(windows, embeds, mix, ahead))
+        return projected
+
     def asked(self, query: Tensor, embed: Embed, own: OwnIds | None) -> Tensor:
         """Return what positions ask for, heads of length 1, `[B, H, T, d]`.
 
@@ -136,7 +146,7 @@ class QueriesKeysValues(nn.Module):
         """Return the keys of a store, of length 1, `[B, H, M, d]`; `windows` are its own."""
         parts = []
         if self.reads_tokens:
-            parts.append(self.key(self._mixed(windows, store.embeds, self.key_mix, 0)))
+            parts.append(self._projected(windows, store.embeds, self.key_mix, 0, self.key))
         if self.reads_hidden:
             parts.append(self.hidden_key(self.hidden_norm(self._hidden(store))))
         return unit_heads(sum(parts[1:], parts[0]), self.num_heads)
@@ -145,7 +155,7 @@ class QueriesKeysValues(nn.Module):
         """Return the values of a store, `[B, H, M, d]`; `windows` are its own."""
         parts = []
         if self.reads_tokens:
-            parts.append(self.value(self._mixed(windows, store.embeds, self.value_mix, self.value_ahead)))
+            parts.append(self._projected(windows, store.embeds, self.value_mix, self.value_ahead, self.value))
         if self.reads_hidden:
             parts.append(self.hidden_value(self.hidden_norm(self._hidden(store))))
         return in_heads(sum(parts[1:], parts[0]), self.num_heads)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hf_memoria.backbones import leave_undecayed
-from hf_memoria.memories.episodic.heads import merged, weights_of_best
+from hf_memoria.memories.episodic.heads import merged, scored, weights_of_best
 from hf_memoria.memories.episodic.id_windows import Embed, Windows
 from hf_memoria.memories.episodic.queries_keys_values import QueriesKeysValues
 from hf_memoria.memories.episodic.searched import Bank, Columns, OwnIds, SearchedStore, SearchRead
@@ -163,7 +163,7 @@ class EpisodicReader(QueriesKeysValues):
         keys, values = bank
         scores = self.scores(asked, keys, store)
         weights_of = stick_breaking_weights if self.breaks else weights_of_best
-        weigh = partial(weights_of, valid=store.valid, null=self.null, selection=selection)
+        weigh = partial(weights_of, null=self.null, selection=selection)
         weights = weigh(scores)
         read = self.output(merged(weights @ values))
         if self.spread is not None:
@@ -186,8 +186,9 @@ class EpisodicReader(QueriesKeysValues):
         Scores are made twice: without gradient to find the best of a large store, with it for those. So neither a
         matrix of positions by engrams nor the projections of what is not read are kept for the backward.
         """
-        searched = is_long(store) and self.spread is None and not torch.compiler.is_compiling()
-        if selection.top_k is None or not searched:
+        if selection.top_k is None or self.spread is not None or torch.compiler.is_compiling():
+            return None
+        if not is_long(store, asked[..., 0].numel()):
             return None
         best = self.best(asked, store, windows, selection.top_k)
         return columns_read(best, store, selection)
@@ -211,9 +212,11 @@ class EpisodicReader(QueriesKeysValues):
         return best_in_parts(windows, store, top_k, score, order)
 
     def scores(self, asked: Tensor, keys: Tensor, store: SearchedStore) -> Tensor:
-        """Return how well the engrams answer queries of length 1 `[B, H, T, d]`, `[B, H, T, M]`."""
-        scores: Tensor = asked @ keys.transpose(-1, -2) * self.log_sharpness.exp()
-        if self.forgetting is None:
-            return scores
+        """Return how well the engrams answer queries of length 1 `[B, H, T, d]`, `[B, H, T, M]`.
+
+        Those that may not be read have minus infinity.
+        """
         past = torch.log1p(store.age.to(asked.dtype))[:, None, None]
-        return scores - F.softplus(self.forgetting) * past
+        loss = past.new_zeros(self.num_heads, 1, 1) if self.forgetting is None else F.softplus(self.forgetting)
+        bias = (-loss * past).masked_fill(~store.valid[:, None, None], -torch.inf)
+        return scored(asked * self.log_sharpness.exp(), keys, bias)

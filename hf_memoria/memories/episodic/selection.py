@@ -17,6 +17,12 @@ from hf_memoria.memories.episodic.searched import Bank, Columns, SearchedStore
 PART = 1024
 """Engrams of a part of a store that is gone through in parts."""
 
+WHOLE = 4 * PART
+"""Engrams at most of a store that is not: parts are scored twice."""
+
+WHOLE_SCORES = 2**23
+"""Scores at most of such a store, of all rows, heads and positions."""
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -45,10 +51,15 @@ class Selection:
         """Return which engrams are read, bool `[B, H, T, M]`, where `best` of that shape are the best."""
         return best if self.whole is None else best | self.whole[:, None, None, None]
 
+    def bound(self, least: Tensor) -> Tensor:
+        """Return the score from which on engrams are read, where `least` `[B, H, T, 1]` is that of the last best."""
+        return least if self.whole is None else least.masked_fill(self.whole[:, None, None, None], -torch.inf)
 
-def is_long(store: SearchedStore) -> bool:
-    """Say whether a store is gone through in parts."""
-    return store.valid.shape[1] > PART
+
+def is_long(store: SearchedStore, queries: int) -> bool:
+    """Say whether a store is gone through in parts for so many queries of all rows and heads together."""
+    number = store.valid.shape[1]
+    return number > PART and (number > WHOLE or number * queries > WHOLE_SCORES)
 
 
 def parts_of(windows: Windows | None, store: SearchedStore) -> Iterator[tuple[Tensor, Windows | None, SearchedStore]]:
@@ -103,12 +114,13 @@ def best_in_parts(
         windows: those of the store, or None.
         store: the store that is searched.
         top_k: the number of engrams wanted.
-        score: the function from a part's windows and the part to its scores, `[B, H, T, U]`.
+        score: the function from a part's windows and the part to its scores, `[B, H, T, U]`, minus infinity for those
+            that may not be read.
         order: the function from scores and a number to the columns of so many best.
     """
     scores, columns = None, None
     for place, own, part in parts_of(windows, store):
-        found = score(own, part).masked_fill(~part.valid[:, None, None], -torch.inf)
+        found = score(own, part)
         at = place.expand(found.shape)
         if scores is not None and columns is not None:
             found, at = torch.cat([scores, found], dim=-1), torch.cat([columns, at], dim=-1)

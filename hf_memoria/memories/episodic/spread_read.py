@@ -83,14 +83,14 @@ class SpreadRead(nn.Module):
             store: the store that is searched.
             bank: its keys and values for the first read.
             sharpness: tau of the first read, `[H, 1, 1]`.
-            weigh: the function from scores to weights, `[B, H, T, M]`.
+            weigh: the function from scores, minus infinity for what may not be read, to weights, `[B, H, T, M]`.
         """
         keys = unit_heads(self.key(merged(bank[0])), self.num_heads)
         values = in_heads(self.value(merged(bank[1])), self.num_heads)
         asked = unit_heads(self.query(query), self.num_heads)
         drawn = (self.associated(found.mean(dim=1), store) + SPREADS_TO).log().unsqueeze(1)
-        scores = asked @ keys.transpose(-1, -2) * sharpness + self.pull * drawn
-        weights = weigh(scores)
+        pulled = (self.pull * drawn).masked_fill(~store.valid[:, None, None], -torch.inf)
+        weights = weigh((asked * sharpness) @ keys.transpose(-1, -2) + pulled)
         return self.output(merged(weights @ values)), weights
 
     def associated(self, found: Tensor, store: SearchedStore) -> Tensor:

@@ -13,7 +13,7 @@ from hf_memoria.memories.episodic.selection import Selection
 from hf_memoria.memories.shared.largest import least_of_largest
 
 
-def stick_breaking_weights(scores: Tensor, valid: Tensor, null: Tensor, selection: Selection) -> Tensor:
+def stick_breaking_weights(scores: Tensor, null: Tensor, selection: Selection) -> Tensor:
     """Return stick-breaking weights over the best engrams, `[B, H, T, M]`.
 
     From the youngest to the oldest, each takes its part of what younger ones leave (Tan et al. 2024, arXiv
@@ -24,13 +24,12 @@ def stick_breaking_weights(scores: Tensor, valid: Tensor, null: Tensor, selectio
     What is left at the end goes to nothing at all. Nothing but order counts of age, within a segment too.
 
     Args:
-        scores: the scores of the engrams, the oldest first, `[B, H, T, M]`.
-        valid: engrams that may be read, bool `[B, M]`.
+        scores: the scores of the engrams, the oldest first, `[B, H, T, M]`; minus infinity for those that may not be
+            read.
         null: score with which an engram takes half of what is left, `[H, 1, 1]`; the weights are of its dtype.
         selection: the number of engrams that a head reads at a position, see `best_columns`.
     """
     logits = scores.to(torch.promote_types(scores.dtype, torch.float32)) - null
-    logits = logits.masked_fill(~valid[:, None, None], -torch.inf)
     if not selection.limits(logits.shape[-1]):
         return _weights(logits).to(null.dtype)
     assert selection.top_k is not None

@@ -5,10 +5,12 @@ import torch
 from families import small_episodes, tiny_model
 from torch import nn
 
+from hf_memoria.memories.episodic.id_windows import Windows
 from hf_memoria.memories.episodic.naive_reader import read_naively
 from hf_memoria.memories.episodic.reader import EpisodicReader
 from hf_memoria.memories.episodic.reading import store_of, with_hidden
 from hf_memoria.memories.episodic.searched import OwnIds
+from hf_memoria.memories.episodic.selection import is_long
 from hf_memoria.memories.episodic.spread_read import by_links
 from hf_memoria.memories.episodic.store import EpisodicState, KeepPolicy, Segment, write_segment
 from hf_memoria.memories.episodic.store.windows import past_ids, windows_in_place
@@ -67,6 +69,12 @@ def reader_of(seed=0, **form):
     return reader
 
 
+def set_part(monkeypatch, size):
+    """Go through stores of more engrams than this in parts."""
+    for bound in ("PART", "WHOLE"):
+        monkeypatch.setattr(f"hf_memoria.memories.episodic.selection.{bound}", size)
+
+
 def own_ids(reader, state, embeds=False):
     """What positions of five ids are, or of five embeddings; None where queries are not made of it."""
     if not reader.query_ids:
@@ -81,7 +89,8 @@ def own_ids(reader, state, embeds=False):
 @pytest.mark.parametrize("ragged", [False, True], ids=["full", "ragged"])
 @pytest.mark.parametrize("form", FORMS)
 def test_it_reads_what_the_naive_one_reads(form, ragged, embeds, small, monkeypatch):
-    monkeypatch.setattr("hf_memoria.memories.episodic.selection.PART", small)
+    set_part(monkeypatch, small)
+    monkeypatch.setattr(Windows, "repeats", lambda windows, places: small == 5)  # the other way for the others
     reader, embed = reader_of(**FORMS[form]), nn.Embedding(VOCABULARY, WIDTH)
     state = random_state(FORMS[form].get("window", 3), ragged, embeds)
     hidden, own = torch.randn(3, 5, WIDTH, requires_grad=True), own_ids(reader, state, embeds)
@@ -136,8 +145,38 @@ def test_each_id_is_embedded_once():
     assert ids.numel() == state.ids.unique().numel() < state.ids.numel()
 
 
+def test_only_stores_with_many_scores_are_gone_through_in_parts():
+    def long(engrams, queries):
+        return is_long(random_store(engrams), queries)
+
+    assert not long(1024, 10**9)
+    assert not long(4096, 2048)
+    assert long(4096, 2049)
+    assert long(4097, 1)
+
+
+def random_store(engrams):
+    store = store_of(random_state(3, ragged=False), 0)
+    return store.take(torch.zeros(3, engrams, dtype=torch.int64), torch.ones(3, engrams, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("adapted", [False, True], ids=["plain", "another module"])
+def test_only_plain_projections_are_made_of_ids_alone(adapted, monkeypatch):
+    class Adapted(nn.Linear):
+        pass
+
+    reader, embed = reader_of(), nn.Embedding(VOCABULARY, WIDTH)
+    if adapted:
+        reader.key.__class__ = Adapted
+    store, made = store_of(random_state(3, ragged=False), 1), []
+    monkeypatch.setattr(Windows, "repeats", lambda windows, places: True)
+    monkeypatch.setattr(Windows, "mixed", lambda *args, mixed=Windows.mixed: made.append(1) or mixed(*args))
+    reader(torch.randn(3, 5, WIDTH), store, embed)
+    assert len(made) == adapted
+
+
 def test_heads_may_be_fewer_than_the_backbone_has(monkeypatch):
-    monkeypatch.setattr("hf_memoria.memories.episodic.selection.PART", 5)
+    set_part(monkeypatch, 5)
     torch.manual_seed(0)
     reader, embed = EpisodicReader(WIDTH, WIDTH, 3, head_size=2, top_k=4), nn.Embedding(VOCABULARY, WIDTH)
     state = random_state(3, ragged=True)
@@ -171,8 +210,8 @@ def test_keys_and_values_of_a_large_store_are_made_in_parts(form, monkeypatch):
     with torch.no_grad():
         windows = reader.windows(embed, store)
         whole = reader.bank(windows, store)
-        for bound in ("selection.PART", "queries_keys_values.LARGE"):
-            monkeypatch.setattr(f"hf_memoria.memories.episodic.{bound}", 5)
+        set_part(monkeypatch, 5)
+        monkeypatch.setattr("hf_memoria.memories.episodic.queries_keys_values.LARGE", 5)
         made = []
         monkeypatch.setattr(reader, "keys", lambda *args: made.append(1) or type(reader).keys(reader, *args))
         parts = reader.bank(windows, store)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from families import small_episodes, small_memory, tiny_model, tiny_segments
+from test_episodic_reader import set_part
 
 from hf_memoria.memories.episodic.looks import SEPARATE, SHARED, LookRecorder, mean_over_blocks, write_looks_page
 
@@ -16,7 +17,7 @@ def test_every_position_s_looks_are_the_weights_of_its_read(monkeypatch):
     memory = model(**segments[1], memory=model(**segments[0]).memory).memory
     recorded = []
     for small in (1024, 5):  # as a whole, and in parts
-        monkeypatch.setattr("hf_memoria.memories.episodic.selection.PART", small)
+        set_part(monkeypatch, small)
         with LookRecorder(model, most=50) as recorder:
             model(**segments[2], memory=memory)
         recorded.append(recorder.looked)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from families import small_episodes, tiny_model, tiny_segments
-from test_episodic_reader import VOCABULARY, WIDTH, random_state, reader_of
+from test_episodic_reader import VOCABULARY, WIDTH, random_state, reader_of, set_part
 from torch import nn
 
 from hf_memoria import EpisodicMemoryConfig, export_segment
@@ -20,7 +20,8 @@ NULL = torch.full((1, 1, 1), 4.0)
 def weights_of(scores, top_k=None, valid=None, null=NULL):
     scores = torch.tensor(scores)
     there = torch.ones(1, len(scores), dtype=torch.bool) if valid is None else torch.tensor([valid])
-    return stick_breaking_weights(scores[None, None, None], there, null, Selection(top_k))[0, 0, 0]
+    scores = scores[None, None, None].masked_fill(~there[:, None, None], -torch.inf)
+    return stick_breaking_weights(scores, null, Selection(top_k))[0, 0, 0]
 
 
 def test_each_takes_its_part_of_what_younger_ones_leave():
@@ -63,7 +64,8 @@ def test_the_last_of_equal_columns_are_found():
 def test_extreme_scores_give_finite_weights_and_gradients(top_k):
     scores = torch.tensor([1e4, -1e4, 80.0, -200.0, 1e4, 3.0], requires_grad=True)
     null = torch.zeros(1, 1, 1, requires_grad=True)
-    weights = stick_breaking_weights(scores[None, None, None], torch.arange(6)[None] != 4, null, Selection(top_k))
+    given = scores.masked_fill(torch.arange(6) == 4, -torch.inf)[None, None, None]
+    weights = stick_breaking_weights(given, null, Selection(top_k))
     weights.square().sum().backward()
     assert weights.isfinite().all()
     assert weights.sum() <= 1 + 1e-6
@@ -74,7 +76,7 @@ def test_extreme_scores_give_finite_weights_and_gradients(top_k):
 
 @pytest.mark.parametrize("small", [1024, 5], ids=["whole", "parts"])
 def test_it_reads_in_order_what_evictions_leave_of_words_that_come_again(small, monkeypatch):
-    monkeypatch.setattr("hf_memoria.memories.episodic.selection.PART", small)
+    set_part(monkeypatch, small)
     reader = reader_of(weighting="stick_breaking", window=1, value_ahead=0, top_k=3)
     embed, hidden = nn.Embedding(VOCABULARY, WIDTH), torch.randn(3, 5, WIDTH)
     state = random_state(1, ragged=False, again=True, policy=KeepPolicy(keep="random", capacity=11))
@@ -113,11 +115,11 @@ def test_a_model_has_what_its_weights_need_and_older_settings_mean_softmax():
 def test_compiled_its_weights_are_one_graph_and_the_same(top_k):
     torch.compiler.reset()
     scores = torch.randint(8, (2, 1, 3, 9), generator=torch.Generator().manual_seed(0)).float()
-    valid = torch.arange(9) < torch.tensor([[9], [5]])
+    scores[1, ..., 5:] = -torch.inf
     compiled = torch.compile(stick_breaking_weights, backend="eager", fullgraph=True)
     selection = Selection(top_k)
-    expected = stick_breaking_weights(scores, valid, NULL, selection)
-    assert torch.equal(compiled(scores, valid, NULL, selection), expected)
+    expected = stick_breaking_weights(scores, NULL, selection)
+    assert torch.equal(compiled(scores, NULL, selection), expected)
     torch.compiler.reset()
 
 
