@@ -57,7 +57,8 @@ def episodic_flops(backbone: PreTrainedModel, memory: EpisodicMemoryConfig, leng
     A block whose attention is shared: its attention module projects the stored inputs (8 M D^2, queries and outputs
     that nobody reads among them; none where keys and values are stored), scores and weighted sum (4 T M D). A separate
     read: query and output of every token (4 T D^2), keys and values of the store (4 M D^2), scores and weighted sum
-    (4 T M D); twice where it spreads. Queries of ids are projected once more (2 T D^2).
+    (4 T M D); twice where it spreads. Queries of ids are projected once more (2 T D^2). Of a store where few ids come
+    again and again keys and values cost less than that.
     """
     D, blocks = backbone.config.hidden_size, backbone.config.num_hidden_layers
     shared = (blocks if memory.share_layers is None else len(memory.share_layers)) if memory.share_attention else 0

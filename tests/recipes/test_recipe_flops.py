@@ -51,8 +51,8 @@ def test_memory_tokens_cost_what_pytorch_counts(gpt2, encoder_layers):
 @pytest.mark.parametrize("settings", [{}, {"query_ids": True}, {"association": "spread"}], ids=str)
 def test_a_separate_read_costs_what_pytorch_counts(gpt2, settings):
     memory = EpisodicMemoryConfig(capacity=None, segment_length=LENGTH, **settings)
-    model, ids, state = wrap(gpt2, memory=memory).eval(), torch.zeros(1, LENGTH, dtype=torch.long), None
-    for _ in range(3):
+    model, state = wrap(gpt2, memory=memory).eval(), None
+    for ids in torch.arange(3 * LENGTH).view(3, 1, LENGTH):  # those that come again cost less
         _, state = counted(model, ids, state)
     held = int(state.count)
     with_memory, _ = counted(model, ids, state)
