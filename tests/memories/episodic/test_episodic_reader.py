@@ -90,7 +90,8 @@ def own_ids(reader, state, embeds=False):
 @pytest.mark.parametrize("form", FORMS)
 def test_it_reads_what_the_naive_one_reads(form, ragged, embeds, small, monkeypatch):
     set_part(monkeypatch, small)
-    monkeypatch.setattr(Windows, "repeats", lambda windows, places: small == 5)  # the other way for the others
+    # Parts are made of projected ids, the whole of projected windows.
+    monkeypatch.setattr(Windows, "repeats", lambda windows, places: small == 5)
     reader, embed = reader_of(**FORMS[form]), nn.Embedding(VOCABULARY, WIDTH)
     state = random_state(FORMS[form].get("window", 3), ragged, embeds)
     hidden, own = torch.randn(3, 5, WIDTH, requires_grad=True), own_ids(reader, state, embeds)
@@ -143,6 +144,19 @@ def test_each_id_is_embedded_once():
     reader(torch.randn(3, 5, WIDTH), store_of(state, 1), embed)
     (ids,) = seen
     assert ids.numel() == state.ids.unique().numel() < state.ids.numel()
+
+
+@pytest.mark.parametrize("form", ["plain", "some-whole", "stick-few"])
+def test_autocast_reads_the_same_but_for_rounding(form):
+    reader, embed = reader_of(**FORMS[form]), nn.Embedding(VOCABULARY, WIDTH)
+    hidden, store = torch.randn(3, 5, WIDTH), store_of(random_state(3, ragged=True), 1)
+    precise = reader(hidden, store, embed)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = reader(hidden, store, embed)
+    rounded.hidden.square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in reader.parameters())
+    torch.testing.assert_close(rounded.weights.float(), precise.weights, atol=0.05, rtol=0)
+    assert not rounded.weights.masked_select(~store.valid[:, None, None]).any()
 
 
 def test_only_stores_with_many_scores_are_gone_through_in_parts():
