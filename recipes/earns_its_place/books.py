@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from common.arms import Run
-from common.config import check_positive
+from common.config import WrongSettingError, check_positive
 from common.corpus import cut_documents, load_corpus, read_files
 from common.evaluation import score_windows, score_with_memory
 from common.tokenizer import encode_documents, train_tokenizer
@@ -31,7 +31,7 @@ from hf_memoria.metrics import load_metric
 
 from . import suite
 from .bars import above, say
-from .books_arms import ARMS, Arm
+from .books_arms import ARMS, Arm, arm_of
 
 
 @dataclass(kw_only=True)
@@ -57,14 +57,19 @@ class Arguments(suite.SuiteArguments):
     segment_length: int = field(metadata={"help": "Tokens of a segment."})
     stored: int = field(metadata={"help": "Positions that a memory keeps."})
     tokens: int = field(metadata={"help": "Scored in a step: lanes times what a segment scores."})
-    epochs: int = field(metadata={"help": "Passes over the training documents."})
+    epochs: int = field(metadata={"help": "Passes over the training documents, times those of an arm."})
     train_documents: int = field(metadata={"help": "To train on, at most."})
     test_documents: int = field(metadata={"help": "To measure on, and as many to choose learning rates on."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "document_characters", "document_tokens", "segment_length", "tokens", "epochs", "stored")
-        self.check_arms(ARMS)
+        for name in self.arms:
+            try:
+                arm_of(name)
+            except KeyError as error:
+                expected = f"among {', '.join(ARMS)}, each with its passes behind @ or without (window@8)"
+                raise WrongSettingError("arms", expected, name) from error
 
 
 OURS = "episodic_ids"
@@ -76,6 +81,7 @@ MEASURES = {
     "off": "memory off",
     "shuffled": "another document's",
     "ms_per_512": "ms per 512 tokens trained",
+    "seconds": "seconds of training",
     "mflops": "forward MFLOPs a token",
     "bytes": "bytes a row",
 }
@@ -94,7 +100,7 @@ def main(args: Arguments) -> dict[str, Any]:
     def run(arm: str, seed: int, rate: float) -> Run:
         return run_arm(arm, seed, rate, train, validation, test, args)
 
-    labels = {name: ARMS[name].label for name in args.arms}
+    labels = {name: arm_of(name).label for name in args.arms}
     results = suite.compare(labels, run, MEASURES, args, "validation_loss")
     reference = OURS if OURS in labels else next(iter(labels))
     runs = results["runs"]
@@ -133,7 +139,7 @@ def run_arm(
     name: str, seed: int, rate: float, train: Tensor, validation: Tensor, test: Tensor, args: Arguments
 ) -> Run:
     """Train one arm and measure it."""
-    arm = ARMS[name]
+    arm = arm_of(name)
     set_seed(seed)
     backbone = small_llama(
         vocabulary=args.vocabulary_size,
@@ -157,7 +163,7 @@ def run_arm(
         "perplexity": load_metric("document_perplexity").compute(losses=on[:, None])["perplexity"],  # of one length
         "off": float(off.mean()),
         "shuffled": float(other.mean()),
-        "ms_per_512": 1000 * seconds / (args.epochs * train.numel() / 512),
+        "ms_per_512": 1000 * seconds / (arm.passes * args.epochs * train.numel() / 512),
         "seconds": round(seconds, 1),
         **cost,
         "by_document": on.tolist(),
@@ -183,7 +189,7 @@ def train_arm(model: PreTrainedModel, arm: Arm, train: Tensor, rate: float, seed
     stride = round(window * arm.stride)
     cut, lanes = list(pieces(train.shape[1], window, stride)), max(args.tokens // stride, 1)
     in_order = model.config.memory is not None
-    batches = list((side_by_side if in_order else shuffled)(len(train), cut, lanes, args.epochs, seed))
+    batches = list((side_by_side if in_order else shuffled)(len(train), cut, lanes, arm.passes * args.epochs, seed))
     optimizer = adamw(model, rate, None)
     schedule = get_linear_schedule_with_warmup(optimizer, len(batches) // 20, len(batches))
     model.train()

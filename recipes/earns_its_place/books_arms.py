@@ -1,7 +1,7 @@
 """The arms of books: ways to read a document, and their memories."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hf_memoria import EngramMemoryConfig, EpisodicMemoryConfig
@@ -17,12 +17,14 @@ class Arm:
         longer: length of its segments, in those of the others.
         stride: tokens by which its window moves, as a share of the window.
         memory: its memory's settings.
+        passes: the number of times that it goes through what an arm with one pass does.
     """
 
     label: str
     longer: int = 1
     stride: float = 1.0
     memory: Callable[[Any], MemorySettings | None] = lambda args: None
+    passes: int = 1
 
 
 def _episodic(**settings: Any) -> Callable[[Any], MemorySettings]:
@@ -66,3 +68,19 @@ ARMS = {
         memory=_episodic(**WHOLE, share_attention=True, separate_read=False),
     ),
 }
+
+
+def arm_of(name: str) -> Arm:
+    """Return the arm of a name, which may end with `@` and its passes, as `window@8` does.
+
+    Raises:
+        KeyError: if there is none.
+    """
+    known, apart, passes = name.partition("@")
+    if not apart:
+        return ARMS[known]
+    if not passes.isdecimal() or int(passes) < 1:
+        raise KeyError(name)
+    return replace(
+        ARMS[known], label=f"{ARMS[known].label}, {passes} pass{'es' * (passes != '1')}", passes=int(passes)
+    )

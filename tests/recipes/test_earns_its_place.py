@@ -1,12 +1,16 @@
 """The suite that compares memories with their rivals: what tasks read, how it chooses, and that every part runs."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import new_process
 import pytest
 import torch
+from common.config import WrongSettingError
 from earns_its_place import books, suite
+
+from hf_memoria import wrap
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,6 +59,31 @@ def test_the_rate_of_an_arm_is_the_best_on_other_data(tmp_path):
     assert difference.error == pytest.approx(0, abs=1e-9)
     one_seed = suite.paired_difference(results["runs"]["a"], results["runs"]["b"][1:], "by_document")
     assert one_seed.value == pytest.approx(-0.1)  # of those that both have
+
+
+def test_an_arm_of_books_may_have_passes_of_its_own():
+    window = books.arm_of("window@8")
+    assert (window.passes, window.stride, window.label) == (8, 1 / 2, "sliding window, moves by 1/2, 8 passes")
+    assert books.arm_of("none@1").label == "segments alone, 1 pass"
+    assert books.arm_of("none") is books.ARMS["none"]
+    for wrong in ("window@0", "window@", "window@-1", "windows@2", "windows"):
+        with pytest.raises(WrongSettingError, match=f"with its passes behind @ or without .*got '?{wrong}"):
+            replace(books.parse([]), arms=["none", wrong])
+
+
+def test_an_arm_with_two_passes_reads_every_document_twice(monkeypatch):
+    args = replace(books.parse(["--config", str(suite.CONFIGS / "books_smoke.yaml")]), tokens=32)
+    train = torch.arange(4 * 33).view(4, 33)
+    read = []
+    monkeypatch.setattr(
+        books, "learn", lambda model, reads, new, memory: read.extend(reads[:, -new:].flatten().tolist())
+    )
+    for passes in (1, 2):
+        read.clear()
+        sizes = {"layers": 1, "hidden_size": 16, "heads": 2}
+        model = wrap(books.small_llama(vocabulary=300, end_of_text=0, positions=33, **sizes))
+        books.train_arm(model, books.arm_of(f"none@{passes}"), train, 0.001, 0, args)
+        assert sorted(read) == sorted(train[:, 1:].flatten().tolist() * passes)
 
 
 def test_every_arm_of_books_runs(tmp_path):
