@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoTokenizer, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from hf_memoria import (
     EngramMemoryConfig,
@@ -32,8 +32,25 @@ def folder():
 
 
 @pytest.fixture(scope="module")
-def backbone(folder):
-    return LlamaForCausalLM.from_pretrained(folder, gguf_file=SMOLLM2).eval()
+def remembering(folder):
+    """A model that was loaded with a memory."""
+    memory = EpisodicMemoryConfig(separate_read=False, share_attention=True)
+    return MemoriaLlamaForCausalLM.from_pretrained(folder, gguf_file=SMOLLM2, memory=memory).eval()
+
+
+@pytest.fixture(scope="module")
+def backbone(remembering):
+    """Transformers' own model with the same weights: unpacking them takes most of the time of a load."""
+    config = LlamaConfig.from_dict({**remembering.config.to_dict(), "architectures": ["LlamaForCausalLM"]})
+    backbone = LlamaForCausalLM(config)
+    backbone.load_state_dict({name: value for name, value in remembering.state_dict().items() if "memory" not in name})
+    return backbone.eval()
+
+
+@pytest.fixture(scope="module")
+def plain_logits(backbone, segments):
+    with torch.no_grad():
+        return [backbone(segment).logits for segment in segments.unbind(1)]
 
 
 @pytest.fixture(scope="module")
@@ -44,23 +61,21 @@ def segments(folder):
     return torch.tensor(ids[: 2 * SEGMENTS * LENGTH]).view(2, SEGMENTS, LENGTH)
 
 
-def test_it_predicts_better_with_what_it_has_read(folder):
-    memory = EpisodicMemoryConfig(separate_read=False, share_attention=True)
-    model = MemoriaLlamaForCausalLM.from_pretrained(folder, gguf_file=SMOLLM2, memory=memory).eval()
+def test_it_predicts_better_with_what_it_has_read(remembering):
     ids = torch.randint(100, 40000, (1, 8), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        first = model(ids, labels=ids)
-        again = model(ids, labels=ids, memory=first.memory)
+        first = remembering(ids, labels=ids)
+        again = remembering(ids, labels=ids, memory=first.memory)
     assert again.loss < first.loss - 2  # the same words once more
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
-def test_memory_begins_as_the_backbone_in_every_segment(backbone, segments, kind):
+def test_memory_begins_as_the_backbone_in_every_segment(backbone, segments, plain_logits, kind):
     model, memory = wrap(backbone, memory=KINDS[kind](segment_length=LENGTH)), None
-    for segment in segments.unbind(1):
+    for segment, plain in zip(segments.unbind(1), plain_logits, strict=True):
         output = model(segment, memory=memory)
-        torch.testing.assert_close(output.logits, backbone(segment).logits, atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(output.logits, plain, atol=1e-3, rtol=1e-4)
         memory = output.memory
 
 

@@ -87,6 +87,15 @@ def test_books_have_a_row_for_each_arm_and_what_is_read_of_each_memory():
             assert f"| {label} | {read} |" in page
 
 
+def test_books_in_equal_time_have_a_row_for_each_arm():
+    results, page = published("books_equal_time"), page_of("books").splitlines()
+    for arm, summary in results["summary"].items():
+        above = results["paired"].get(arm)
+        beside = "" if above is None else said({"value": above[0], "error": above[1]}, "+.3f")
+        figures = f"{said(summary['perplexity'], '.1f')} | {beside} | {summary['mflops']['value']:.2f}"
+        assert f"| {books.arm_of(arm).label} | {figures} |" in page
+
+
 @pytest.mark.parametrize("task", [*SHOWN, "needles"])
 def test_arms_that_were_not_run_are_named_as_missing(task):
     module = needles if task == "needles" else SHOWN[task][0]
