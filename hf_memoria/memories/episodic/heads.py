@@ -9,13 +9,6 @@ from torch.nn import functional as F
 from hf_memoria.memories.episodic.selection import Selection
 from hf_memoria.memories.shared.largest import least_of_largest
 
-ROUNDING = 2.0**-20
-"""How much less a score may be and count as equal, as a part of it, or of 1 if that is more: eight steps of float32.
-
-Scores of engrams that are alike differ by where a processor's kernel has their columns, and by how many positions are
-read at once.
-"""
-
 
 def in_heads(vectors: Tensor, num_heads: int) -> Tensor:
     """Return `[B, H, T, D / H]` of vectors `[B, T, D]`."""
@@ -57,14 +50,12 @@ def weights_of_best(scores: Tensor, null: Tensor, selection: Selection) -> Tenso
     Args:
         scores: the scores of the engrams, `[B, H, T, M]`; minus infinity for those that may not be read.
         null: score of nothing at all, `[H, 1, 1]`; the weights are of its dtype.
-        selection: the number of engrams that a head reads at a position; all that are as good as the last, but
-            for `ROUNDING`, are read.
+        selection: the number of engrams that a head reads at a position; all that are as good as the last are read.
     """
     precise = scores.to(torch.promote_types(scores.dtype, torch.float32))
     if selection.limits(precise.shape[-1]):
         assert selection.top_k is not None
-        least = least_of_largest(precise.detach(), selection.top_k)
-        least = least - ROUNDING * least.abs().clamp(min=1)
-        precise = precise.masked_fill(precise < selection.bound(least), -torch.inf)
+        least = selection.bound(least_of_largest(precise.detach(), selection.top_k))
+        precise = precise.masked_fill(precise < least, -torch.inf)
     nothing = null.to(precise.dtype).expand(precise.shape[0], -1, precise.shape[2], 1)
     return torch.cat([nothing, precise], dim=-1).softmax(dim=-1)[..., 1:].to(null.dtype)

@@ -23,6 +23,13 @@ WHOLE = 4 * PART
 WHOLE_SCORES = 2**23
 """Scores at most of such a store, of all rows, heads and positions."""
 
+ROUNDING = 2.0**-20
+"""How much less a score may be and count as equal, as a part of it, or of 1 if that is more: eight steps of float32.
+
+Scores of engrams that are alike differ by where a processor's kernel has their columns, and by how many positions are
+read at once.
+"""
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -53,6 +60,7 @@ class Selection:
 
     def bound(self, least: Tensor) -> Tensor:
         """Return the score from which on engrams are read, where `least` `[B, H, T, 1]` is that of the last best."""
+        least = least - ROUNDING * least.abs().clamp(min=1)
         return least if self.whole is None else least.masked_fill(self.whole[:, None, None, None], -torch.inf)
 
 
