@@ -60,8 +60,13 @@ class Selection:
 
     def bound(self, least: Tensor) -> Tensor:
         """Return the score from which on engrams are read, where `least` `[B, H, T, 1]` is that of the last best."""
-        least = least - ROUNDING * least.abs().clamp(min=1)
+        least = least - rounding_of(least)
         return least if self.whole is None else least.masked_fill(self.whole[:, None, None, None], -torch.inf)
+
+
+def rounding_of(scores: Tensor) -> Tensor:
+    """Return how much less than these scores others may be and count as equal; it is finite where a score is not."""
+    return ROUNDING * scores.abs().clamp(min=1, max=torch.finfo(scores.dtype).max)
 
 
 def is_long(store: SearchedStore, queries: int) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hf_memoria.memories.episodic.selection import Selection
+from hf_memoria.memories.episodic.selection import Selection, rounding_of
 from hf_memoria.memories.shared.largest import least_of_largest
 
 
@@ -42,11 +42,13 @@ def best_columns(logits: Tensor, top_k: int) -> Tensor:
     """Return the columns of the best logits `[..., M]`, in rising order `[..., top_k]`, of equal ones the last.
 
     All that take half or more of what is left count as equal: of these the youngest leave next to nothing to the
-    others, however much better those are.
+    others, however much better those are. So do those that differ by what a processor rounds (see `rounding_of`).
     """
     worth = logits.clamp(max=0)
     least = least_of_largest(worth, top_k)
-    better, equal = worth > least, worth == least
+    rounding = rounding_of(least)
+    better = worth > least + rounding
+    equal = (worth >= least - rounding) & ~better
     from_end = equal.flip(-1).cumsum(dim=-1).flip(-1)
     best = better | (equal & (from_end <= top_k - better.sum(dim=-1, keepdim=True)))
     return best.to(torch.float32).topk(top_k, dim=-1).indices.sort(dim=-1).values

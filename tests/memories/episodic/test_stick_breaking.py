@@ -60,6 +60,13 @@ def test_the_last_of_equal_columns_are_found():
         assert columns.tolist() == sorted(sorted(range(12), key=lambda m, row=row: (-float(row[m]), -m))[:5])
 
 
+@pytest.mark.parametrize("score", [-0.25, -7.0, -1e-6])
+def test_the_youngest_of_those_that_are_alike_are_found_however_a_kernel_rounds(score):
+    rounded = torch.tensor([2.0**-22, 0, -(2.0**-22), 2.0**-23]) * max(1.0, abs(score)) + score
+    scores = torch.cat([rounded, torch.tensor([score - 1e-3])])
+    assert best_columns(scores, 2).tolist() == [2, 3]
+
+
 @pytest.mark.parametrize("top_k", [None, 3])
 def test_extreme_scores_give_finite_weights_and_gradients(top_k):
     scores = torch.tensor([1e4, -1e4, 80.0, -200.0, 1e4, 3.0], requires_grad=True)
